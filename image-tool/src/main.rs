@@ -1,0 +1,2 @@
+//! Pulls an image from an OCI registry into a bundle.
+fn main() {}

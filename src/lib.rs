@@ -1,0 +1,2 @@
+//! ferrun.
+pub mod error;

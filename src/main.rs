@@ -1,0 +1,2 @@
+//! ferrun.
+fn main() {}
