@@ -1,0 +1,209 @@
+//! Making a group: its directories, what has to be in them before anything can
+//! join, and the controllers of version 2 on the way to it.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Error, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags, open};
+
+use super::{checked, read, try_read, try_write, write};
+use crate::error::InField;
+use crate::plan::cgroup::{CgroupPlan, Directory, Group, Version};
+
+/// What `create` has made, parents first. Dropping it keeps all of it.
+#[derive(Debug, Default)]
+#[must_use = "a failure later on has to undo it"]
+pub struct Created {
+    directories: Vec<PathBuf>,
+}
+
+impl Created {
+    /// Removes what was made. Parents that others use by now stay.
+    pub fn undo(self) -> Result<()> {
+        for directory in self.directories.into_iter().rev() {
+            match fs::remove_dir(&directory) {
+                Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOENT)) => {
+                    return Err(error).with_context(|| format!("rmdir {directory:?}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directories of `plan` and readies them to be joined. On failure
+/// nothing of it is left.
+///
+/// A group that exists is taken as it is, unless it is frozen or holds
+/// processes: then the error names `linux.cgroupsPath`.
+pub fn create(plan: &CgroupPlan) -> Result<Created> {
+    let mut created = Created::default();
+    match make(plan, &mut created) {
+        Ok(()) => Ok(created),
+        Err(error) => match created.undo() {
+            Ok(()) => Err(error),
+            Err(undo) => Err(error.context(format!("not undone: {undo:#}"))),
+        },
+    }
+}
+
+fn make(plan: &CgroupPlan, created: &mut Created) -> Result<()> {
+    for directory in &plan.group.directories {
+        let path = checked(directory)?;
+        if !make_directory(path, &directory.mount, created).in_field("linux.cgroupsPath")? {
+            refuse_occupied(path).in_field("linux.cgroupsPath")?;
+        }
+        match directory.version {
+            Version::V1 if directory.controllers.iter().any(|name| name == "cpuset") => {
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    fill_cpuset(path, &directory.mount, file)?;
+                }
+            }
+            Version::V1 => {}
+            Version::V2 => enable_controllers(plan, directory)?,
+        }
+    }
+    refuse_frozen(&plan.group).in_field("linux.cgroupsPath")
+}
+
+/// Makes `path` and what is missing between it and `mount`. Says whether `path`
+/// is new.
+fn make_directory(path: &Path, mount: &Path, created: &mut Created) -> Result<bool> {
+    let mut made = rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).map_err(io::Error::from);
+    if let (Err(error), Some(parent)) = (&made, path.parent())
+        && error.kind() == io::ErrorKind::NotFound
+        && parent != mount
+    {
+        make_directory(parent, mount, created)?;
+        made = fs::create_dir(path);
+    }
+    match made {
+        Ok(()) => {
+            created.directories.push(path.to_owned());
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("mkdir {path:?}")),
+    }
+}
+
+fn refuse_occupied(path: &Path) -> Result<()> {
+    let processes = read(&path.join("cgroup.procs"))?;
+    match processes.lines().next() {
+        None => Ok(()),
+        Some(first) => bail!("{path:?} is in use, by process {first} for one"),
+    }
+}
+
+/// A new group is frozen if one above it is; what joins it would wait for ever.
+fn refuse_frozen(group: &Group) -> Result<()> {
+    match group.freezer() {
+        Some(directory) if super::is_frozen(group)? => bail!("{:?} is frozen", directory.path),
+        _ => Ok(()),
+    }
+}
+
+/// A cpuset of version 1 starts empty, and an empty one cannot be joined: it
+/// gets what its parent has. Returns what it has then.
+fn fill_cpuset(path: &Path, mount: &Path, file: &str) -> Result<String> {
+    let target = path.join(file);
+    let own = read(&target)?;
+    let parent = match path.parent() {
+        Some(parent) if own.trim().is_empty() && path != mount => parent,
+        _ => return Ok(own),
+    };
+    let inherited = fill_cpuset(parent, mount, file)?;
+    write(&target, inherited.trim())?;
+    Ok(inherited)
+}
+
+/// Hands the controllers down to the group: where the whole tree is of version
+/// 2 all that there are, so that usage can be read; beside version 1 those that
+/// are written to. One that cannot be handed down is an error only if something
+/// is to be written.
+fn enable_controllers(plan: &CgroupPlan, directory: &Directory) -> Result<()> {
+    let settings = || plan.settings.iter().filter(|setting| setting.version == Version::V2);
+    let needed = || settings().filter(|setting| setting.controller != "cgroup");
+    let alone = plan.group.directories.len() == 1;
+    let wanted: Vec<&str> = directory
+        .controllers
+        .iter()
+        .map(String::as_str)
+        .filter(|name| alone || needed().any(|setting| setting.controller == *name))
+        .collect();
+    let missing = |file: &Path| -> Result<Vec<&str>> {
+        let text = read(file)?;
+        let present: Vec<_> = text.split_whitespace().collect();
+        Ok(wanted.iter().copied().filter(|name| !present.contains(name)).collect())
+    };
+    let own = directory.path.join("cgroup.controllers");
+    if wanted.is_empty() || missing(&own)?.is_empty() {
+        return Ok(());
+    }
+    let mut refusal = None;
+    let above = directory.path.ancestors().skip(1);
+    let mut above: Vec<_> = above.take_while(|path| path.starts_with(&directory.mount)).collect();
+    above.reverse();
+    for parent in above {
+        let control = parent.join("cgroup.subtree_control");
+        let names = missing(&control)?;
+        let all: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
+        // One that is refused takes the others with it, so they are tried one by one then.
+        if !all.is_empty() && try_write(&control, &all.join(" ")).is_err() {
+            for one in &all {
+                if let Err(error) = try_write(&control, one) {
+                    refusal.get_or_insert_with(|| {
+                        Error::from(error).context(format!("write {one:?} to {control:?}"))
+                    });
+                }
+            }
+        }
+    }
+    let missing = missing(&own)?;
+    match needed().find(|setting| missing.contains(&setting.controller.as_str())) {
+        None => Ok(()),
+        Some(setting) => Err(refusal.unwrap_or_else(|| Error::msg("not handed down from above")))
+            .with_context(|| format!("{:?} lacks {}", directory.path, setting.controller))
+            .in_field(&setting.field),
+    }
+}
+
+/// The group's directory for `CLONE_INTO_CGROUP`: none on a machine with
+/// version 1, whose other trees would have to be joined all the same.
+pub fn directory_fd(plan: &CgroupPlan) -> Result<Option<OwnedFd>> {
+    match plan.group.directories.as_slice() {
+        [directory] if directory.version == Version::V2 => {
+            let path = checked(directory)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let fd = open(path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
+            Ok(Some(fd))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Gives the group's directory of version 2 to `uid`, with the files that the
+/// kernel lists as safe to give away (config-linux.md, "Cgroup ownership"). To
+/// be called only where the container has a cgroup namespace of its own and may
+/// write to its tree.
+pub fn delegate(group: &Group, uid: u32) -> Result<()> {
+    let [directory] = group.directories.as_slice() else { return Ok(()) };
+    ensure!(directory.version == Version::V2, "cgroup v1 has no delegation");
+    let path = checked(directory)?;
+    let give = |target: &Path| match chown(target, Some(uid), None) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("chown {target:?} to {uid}"))
+        }
+        _ => Ok(()),
+    };
+    let files = try_read(Path::new("/sys/kernel/cgroup/delegate"))
+        .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
+    give(path)?;
+    // The kernel's names hold no slash; join would follow one.
+    files.lines().filter(|name| !name.contains('/')).try_for_each(|name| give(&path.join(name)))
+}

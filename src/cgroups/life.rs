@@ -1,0 +1,291 @@
+//! A group while it lives and when it ends: who is in it, freezing, killing,
+//! removing. All of it works from a remembered [`Group`] of which any part may
+//! not exist, since its creator may have been killed half-way.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{checked, try_read, try_write, write};
+use crate::plan::cgroup::{Directory, Group, Version};
+
+/// How long a group may take to freeze, to die, or to let itself be removed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sleeps that grow from a millisecond to a tenth of a second, [`PATIENCE`] in all.
+struct Waits {
+    end: Instant,
+    next: Duration,
+}
+
+impl Waits {
+    fn new(patience: Duration) -> Self {
+        Self { end: Instant::now() + patience, next: Duration::from_millis(1) }
+    }
+
+    /// Sleeps, or says that the time is over.
+    fn wait(&mut self) -> bool {
+        if Instant::now() >= self.end {
+            return false;
+        }
+        sleep(self.next);
+        self.next = (self.next * 2).min(Duration::from_millis(100));
+        true
+    }
+}
+
+/// The processes in the group and below it, in all trees, by number.
+pub fn processes(group: &Group) -> Result<Vec<u32>> {
+    let mut found = BTreeSet::new();
+    for directory in &group.directories {
+        collect(checked(directory)?, &mut found)?;
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn collect(path: &Path, found: &mut BTreeSet<u32>) -> Result<()> {
+    let Some(text) = present(try_read(&path.join("cgroup.procs")))
+        .with_context(|| format!("read the processes of {path:?}"))?
+    else {
+        return Ok(());
+    };
+    found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    children(path)?.iter().try_for_each(|child| collect(child, found))
+}
+
+/// The groups below `path`. A directory without any has two links, which saves
+/// reading it.
+fn children(path: &Path) -> Result<Vec<PathBuf>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        if fs::symlink_metadata(path)?.nlink() == 2 {
+            return Ok(Vec::new());
+        }
+        let mut children = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                children.push(entry.path());
+            }
+        }
+        Ok(children)
+    };
+    Ok(present(list()).with_context(|| format!("list {path:?}"))?.unwrap_or_default())
+}
+
+/// What is gone, or goes while it is looked at, is none rather than an error.
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether every process of the group is frozen, by its own state or that of a
+/// group above it.
+pub fn is_frozen(group: &Group) -> Result<bool> {
+    let Some(directory) = group.freezer() else { return Ok(false) };
+    let path = checked(directory)?;
+    let (file, line) = freezer_state(directory.version);
+    let text = present(try_read(&path.join(file))).with_context(|| format!("read {path:?}/{file}"))?;
+    Ok(text.is_some_and(|text| text.lines().any(|found| found == line)))
+}
+
+/// The file that tells the state and its line for "frozen".
+fn freezer_state(version: Version) -> (&'static str, &'static str) {
+    match version {
+        Version::V1 => ("freezer.state", "FROZEN"),
+        Version::V2 => ("cgroup.events", "frozen 1"),
+    }
+}
+
+/// Asks for one state or the other, and waits for neither.
+fn set_frozen(directory: &Directory, frozen: bool) -> Result<()> {
+    let (file, value) = match (directory.version, frozen) {
+        (Version::V1, true) => ("freezer.state", "FROZEN"),
+        (Version::V1, false) => ("freezer.state", "THAWED"),
+        (Version::V2, true) => ("cgroup.freeze", "1"),
+        (Version::V2, false) => ("cgroup.freeze", "0"),
+    };
+    write(&checked(directory)?.join(file), value)
+}
+
+/// Stops every process of the group and waits until they are stopped. If one
+/// does not stop in time, all run again and the error names it.
+pub fn freeze(group: &Group) -> Result<()> {
+    let Some(directory) = group.freezer() else { bail!("the container has no cgroup to freeze") };
+    if reach_frozen(group, directory, PATIENCE)? {
+        return Ok(());
+    }
+    let culprit = culprit(group);
+    set_frozen(directory, false)?;
+    bail!("{:?} did not freeze in {} s: {culprit}", directory.path, PATIENCE.as_secs());
+}
+
+fn reach_frozen(group: &Group, directory: &Directory, patience: Duration) -> Result<bool> {
+    let mut waits = Waits::new(patience);
+    loop {
+        // Version 1 may stay between the states for ever unless it is told again.
+        set_frozen(directory, true)?;
+        if is_frozen(group)? {
+            return Ok(true);
+        }
+        if !waits.wait() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Lets the processes of the group run.
+pub fn thaw(group: &Group) -> Result<()> {
+    let Some(directory) = group.freezer() else { bail!("the container has no cgroup to thaw") };
+    set_frozen(directory, false)
+}
+
+/// Sends `signal` to every process of the group once.
+pub fn signal_all(group: &Group, signal: Signal) -> Result<()> {
+    // A number in the list may be another process's by the time it is
+    // signalled. A handle cannot: who is still listed after it was opened is
+    // the process that the handle is for.
+    let mut handles = Vec::new();
+    for number in processes(group)? {
+        let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { continue };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => handles.push((number, handle)),
+            Err(Errno::SRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("pidfd_open {number}")),
+        }
+    }
+    let still = processes(group)?;
+    for (number, handle) in handles.into_iter().filter(|(number, _)| still.contains(number)) {
+        match pidfd_send_signal(&handle, signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("send signal to process {number}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kills every process of the group, frozen or not, and waits until none is
+/// left. If one stays, the error names it.
+pub fn kill_all(group: &Group) -> Result<()> {
+    let mut waits = Waits::new(PATIENCE);
+    while !processes(group)?.is_empty() {
+        kill_once(group)?;
+        if processes(group)?.is_empty() {
+            break;
+        }
+        if !waits.wait() {
+            bail!("not all processes died in {} s: {}", PATIENCE.as_secs(), culprit(group));
+        }
+    }
+    Ok(())
+}
+
+fn kill_once(group: &Group) -> Result<()> {
+    if let Some(unified) = group.unified() {
+        // A frozen group of version 2 dies as well.
+        let kill = checked(unified)?.join("cgroup.kill");
+        present(try_write(&kill, "1")).with_context(|| format!("write \"1\" to {kill:?}"))?;
+    }
+    let Some(freezer) = group.directory_of("freezer") else {
+        return signal_all(group, Signal::KILL);
+    };
+    // Who is frozen cannot fork while the others are found. Who will not freeze
+    // is signalled all the same; who is frozen dies when he is thawed.
+    let exists = checked(freezer)?.try_exists().unwrap_or(false);
+    if exists {
+        reach_frozen(group, freezer, Duration::from_millis(5))?;
+    }
+    let signalled = signal_all(group, Signal::KILL);
+    if exists {
+        set_frozen(freezer, false)?;
+    }
+    signalled
+}
+
+/// Removes the group, with all groups below it, where it exists. A group can be
+/// removed only once its last process is gone entirely, so this waits for that;
+/// if it takes too long the error names who is left.
+pub fn remove(group: &Group) -> Result<()> {
+    let mut left: Vec<&Path> = group.directories.iter().map(checked).collect::<Result<_>>()?;
+    let mut waits = Waits::new(PATIENCE);
+    loop {
+        let mut busy = Vec::new();
+        for path in left {
+            if !remove_tree(path)? {
+                busy.push(path);
+            }
+        }
+        let Some(first) = busy.first() else { return Ok(()) };
+        if !waits.wait() {
+            bail!("rmdir {first:?}: busy for {} s: {}", PATIENCE.as_secs(), culprit(group));
+        }
+        left = busy;
+    }
+}
+
+/// Says whether `path` is gone.
+fn remove_tree(path: &Path) -> Result<bool> {
+    if remove_one(path)? {
+        return Ok(true);
+    }
+    for child in children(path)? {
+        remove_tree(&child)?;
+    }
+    remove_one(path)
+}
+
+fn remove_one(path: &Path) -> Result<bool> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV) => Ok(true),
+            Some(libc::EBUSY | libc::ENOTEMPTY) => Ok(false),
+            _ => Err(error).with_context(|| format!("rmdir {path:?}")),
+        },
+    }
+}
+
+/// How often the kernel killed a process of the group for want of memory; none
+/// where nothing counts it.
+pub fn oom_kills(group: &Group) -> Option<u64> {
+    let directory = group.directory_of("memory")?;
+    let file = match directory.version {
+        Version::V1 => "memory.oom_control",
+        Version::V2 => "memory.events",
+    };
+    let text = try_read(&checked(directory).ok()?.join(file)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+/// Who is in the way, for an error: a process in uninterruptible sleep if there
+/// is one, with what it waits for in the kernel.
+fn culprit(group: &Group) -> String {
+    let processes = processes(group).unwrap_or_default();
+    let described: Vec<_> = processes.iter().filter_map(|&pid| describe(pid)).collect();
+    let stuck = described.iter().find(|(state, _)| *state == 'D').or(described.first());
+    stuck.map_or_else(|| "no process is left in it".to_owned(), |(_, text)| text.clone())
+}
+
+/// State and description of a process. The name may hold anything, so the state
+/// is what follows the last parenthesis (proc_pid_stat(5)).
+fn describe(pid: u32) -> Option<(char, String)> {
+    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let stat = try_read(&directory.join("stat")).ok()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let state = rest.trim_start().chars().next()?;
+    let place = try_read(&directory.join("wchan")).unwrap_or_default();
+    let place = if place.is_empty() || place == "0" { String::new() } else { format!(" in {place}") };
+    Some((state, format!("process {pid} ({name:?}) is in state {state}{place}")))
+}

@@ -1,0 +1,235 @@
+//! The machine's control groups: where they are mounted, and what
+//! `plan::cgroup` decided done to them.
+//!
+//! Nothing here chooses what to write. Nothing waits without a bound, and what
+//! runs into it names the process that blocks. Nothing is done to a mount point
+//! itself or outside of it, whatever a state record says.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
+
+use crate::plan::cgroup::{Directory, Group, Hierarchy, Layout, Unified, Version};
+
+mod apply;
+mod bpf;
+mod create;
+mod life;
+
+pub use apply::{apply_devices, apply_settings};
+pub use create::{Created, create, delegate, directory_fd};
+pub use life::{freeze, is_frozen, kill_all, oom_kills, processes, remove, signal_all, thaw};
+
+/// Where control groups are mounted by convention.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC of linux/magic.h.
+const MAGIC_V1: i64 = 0x0027_e0eb;
+const MAGIC_V2: i64 = 0x6367_7270;
+
+/// Looks where the control groups are mounted.
+///
+/// A machine with version 2 alone costs one statfs and one read. The table of
+/// mounts, which grows with the number of containers, is read only where a tree
+/// is not where it is by convention.
+pub fn layout() -> Result<Layout> {
+    if magic(Path::new(ROOT)) == Some(MAGIC_V2) {
+        return Ok(Layout::V2(unified(ROOT.into())?));
+    }
+    let groups = read(Path::new("/proc/self/cgroup"))?;
+    let mut mounts = Mounts::default();
+    let mut hierarchies = Vec::new();
+    let mut beside = None;
+    for Membership { controllers, .. } in memberships(&groups) {
+        if controllers.is_empty() {
+            let convention = Path::new(ROOT).join("unified");
+            beside = match magic(&convention) {
+                Some(MAGIC_V2) => Some(convention),
+                _ => mounts.find("cgroup2", None)?,
+            };
+            continue;
+        }
+        let mount = match conventional(controllers) {
+            Some(mount) => Some(mount),
+            None => mounts.find("cgroup", Some(controllers))?,
+        };
+        // A controller that is in use but mounted nowhere is out of reach.
+        hierarchies.extend(mount.map(|mount| Hierarchy {
+            controllers: controllers.split(',').map(str::to_owned).collect(),
+            mount,
+        }));
+    }
+    let unified = beside.map(unified).transpose()?;
+    Ok(match unified {
+        Some(unified) if hierarchies.is_empty() => Layout::V2(unified),
+        None if hierarchies.is_empty() => Layout::None,
+        unified => Layout::V1 { hierarchies, unified },
+    })
+}
+
+/// The caller's own group in the tree of version 2, if groups can be made in it
+/// and processes moved into them.
+pub fn delegated(layout: &Layout) -> Result<Option<String>> {
+    let Layout::V2(unified) = layout else { return Ok(None) };
+    let groups = read(Path::new("/proc/self/cgroup"))?;
+    let own = memberships(&groups).find(|member| member.controllers.is_empty());
+    let Some(own) = own.map(|member| member.path) else { return Ok(None) };
+    let directory = unified.mount.join(own.trim_start_matches('/'));
+    let writable =
+        |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    let delegated = writable(&directory) && writable(&directory.join("cgroup.procs"));
+    Ok(delegated.then(|| own.to_owned()))
+}
+
+/// Moves the process `pid` into every directory of `group`; 0 is the caller.
+pub fn join(group: &Group, pid: u32) -> Result<()> {
+    let pid = pid.to_string();
+    for directory in &group.directories {
+        write(&checked(directory)?.join("cgroup.procs"), &pid)?;
+    }
+    Ok(())
+}
+
+/// Moves the process `pid` to where the process `member` of `group` is now,
+/// which is below the group where the container has made groups of its own.
+pub fn join_group_of(group: &Group, member: u32, pid: u32) -> Result<()> {
+    let groups = read(&PathBuf::from(format!("/proc/{member}/cgroup")))?;
+    for directory in &group.directories {
+        let names = match directory.version {
+            Version::V1 => directory.controllers.join(","),
+            Version::V2 => String::new(),
+        };
+        let Some(found) = memberships(&groups).find(|found| found.controllers == names) else {
+            bail!("process {member} is in no cgroup of {:?}", directory.mount);
+        };
+        let path = directory.mount.join(found.path.trim_start_matches('/'));
+        ensure!(
+            path.starts_with(checked(directory)?) && is_plain(&path),
+            "process {member} has left its cgroup {:?} for {:?}",
+            directory.path,
+            found.path
+        );
+        write(&path.join("cgroup.procs"), &pid.to_string())?;
+    }
+    Ok(())
+}
+
+/// One line of /proc/PID/cgroup.
+struct Membership<'a> {
+    /// Empty for version 2.
+    controllers: &'a str,
+    path: &'a str,
+}
+
+fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
+    text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        Some(Membership { controllers, path })
+    })
+}
+
+/// /sys/fs/cgroup/cpu,cpuacct, or a link to it under the first name alone.
+fn conventional(controllers: &str) -> Option<PathBuf> {
+    let whole = controllers.strip_prefix("name=").unwrap_or(controllers);
+    let first = whole.split(',').next().unwrap_or(whole);
+    [whole, first]
+        .into_iter()
+        .map(|name| Path::new(ROOT).join(name))
+        .find(|mount| magic(mount) == Some(MAGIC_V1))
+}
+
+fn unified(mount: PathBuf) -> Result<Unified> {
+    let controllers = read(&mount.join("cgroup.controllers"))?;
+    Ok(Unified { controllers: controllers.split_whitespace().map(str::to_owned).collect(), mount })
+}
+
+fn magic(path: &Path) -> Option<i64> {
+    statfs(path).ok().and_then(|stat| i64::try_from(stat.f_type).ok())
+}
+
+/// /proc/self/mountinfo, read when it is first asked for.
+#[derive(Default)]
+struct Mounts(Option<String>);
+
+impl Mounts {
+    /// The first mount of `kind` that has all of `controllers`.
+    fn find(&mut self, kind: &str, controllers: Option<&str>) -> Result<Option<PathBuf>> {
+        let text = match &mut self.0 {
+            Some(text) => text,
+            none => none.insert(read(Path::new("/proc/self/mountinfo"))?),
+        };
+        Ok(find_mount(text, kind, controllers))
+    }
+}
+
+/// See proc_pid_mountinfo(5): the point is the fifth field; kind, source and the
+/// file system's options follow a lone dash.
+fn find_mount(mountinfo: &str, kind: &str, controllers: Option<&str>) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        let mut system = system.split(' ');
+        let matches = system.next()? == kind && {
+            let options: Vec<_> = system.nth(1)?.split(',').collect();
+            controllers.is_none_or(|names| names.split(',').all(|name| options.contains(&name)))
+        };
+        matches.then(|| mount.split(' ').nth(4).map(unescape)).flatten()
+    })
+}
+
+/// Mount points hold `\040` and the like for white space and backslashes.
+fn unescape(text: &str) -> PathBuf {
+    let mut parts = text.split('\\');
+    let mut path = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => path.push(char::from(byte)),
+            None => path.push('\\'),
+        }
+        path.push_str(part.get(3..).unwrap_or_default());
+    }
+    path.into()
+}
+
+/// The directory's path, if it is below its mount point and climbs nowhere.
+fn checked(directory: &Directory) -> Result<&Path> {
+    let below = directory.path.strip_prefix(&directory.mount);
+    ensure!(
+        below.is_ok_and(|below| !below.as_os_str().is_empty())
+            && directory.mount.is_absolute()
+            && is_plain(&directory.path),
+        "{:?} is no cgroup below {:?}",
+        directory.path,
+        directory.mount
+    );
+    Ok(&directory.path)
+}
+
+fn is_plain(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+fn read(path: &Path) -> Result<String> {
+    try_read(path).with_context(|| format!("read {path:?}"))
+}
+
+/// A file of the kernel has no size that would be worth asking for first.
+fn try_read(path: &Path) -> io::Result<String> {
+    let mut text = Vec::with_capacity(4096);
+    File::open(path)?.read_to_end(&mut text)?;
+    String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    try_write(path, value).with_context(|| format!("write {value:?} to {path:?}"))
+}
+
+/// In one call, since each one is a command of its own, and without O_CREAT,
+/// which would turn a file that does not exist into one that is forbidden.
+fn try_write(path: &Path, value: &str) -> io::Result<()> {
+    let written = OpenOptions::new().write(true).open(path)?.write(value.as_bytes())?;
+    if written == value.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}

@@ -1,0 +1,511 @@
+//! The table from `linux.resources` to files: for each field its controller,
+//! what is written under version 1 and what under version 2.
+//!
+//! Engines write zero for "not set" in the fields marked so below; such a field
+//! makes no row. A row without a form for the version that holds its controller
+//! is an error, as is a row whose controller does not exist: a limit is kept or
+//! refused, never passed over.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxRdma,
+    LinuxResources, LinuxThrottleDevice,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Group, Version};
+
+/// When a setting is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// At any time.
+    Early,
+    /// Once the container is complete: memory and pids, which a small limit
+    /// would keep from being built at all.
+    Last,
+}
+
+/// A value and the file it goes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// The file's name in the group's directory.
+    pub file: String,
+    /// The text to write.
+    pub value: String,
+}
+
+/// What happens where no file of a setting exists, or the kernel refuses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Otherwise {
+    /// The operation fails.
+    Fail,
+    /// It goes on with a warning.
+    Warn,
+    /// It goes on: where the file does not exist, what it limits does not exist
+    /// either. A refusal still fails.
+    SkipAbsent,
+}
+
+/// One setting of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The field of the configuration it comes from.
+    pub field: String,
+    /// The directory of the group in the tree that holds the controller.
+    pub directory: PathBuf,
+    /// The version of that tree.
+    pub version: Version,
+    /// The controller that has to be there.
+    pub controller: String,
+    /// When to apply it.
+    pub stage: Stage,
+    /// The first whose file exists is written.
+    pub writes: Vec<Write>,
+    /// Refused beforehand where the number in `file` is above the one in `value`
+    /// (`memory.checkBeforeUpdate`).
+    pub at_least: Option<Write>,
+    /// What if it is not possible.
+    pub otherwise: Otherwise,
+}
+
+/// A field before it is known which version holds its controller.
+struct Row {
+    field: String,
+    controller: String,
+    v1: Vec<Write>,
+    v2: Vec<Write>,
+    usage: Option<(Write, Write)>,
+    /// For each version.
+    otherwise: (Otherwise, Otherwise),
+}
+
+fn row(field: impl Into<String>, controller: &str) -> Row {
+    Row {
+        field: format!("linux.resources.{}", field.into()),
+        controller: controller.into(),
+        v1: Vec::new(),
+        v2: Vec::new(),
+        usage: None,
+        otherwise: (Otherwise::Fail, Otherwise::Fail),
+    }
+}
+
+fn write(file: impl Into<String>, value: impl Display) -> Write {
+    Write { file: file.into(), value: value.to_string() }
+}
+
+impl Row {
+    /// What version 1 takes. Given again: what it takes where the first does not exist.
+    fn v1(mut self, file: impl Into<String>, value: impl Display) -> Self {
+        self.v1.push(write(file, value));
+        self
+    }
+
+    /// What version 2 takes.
+    fn v2(mut self, file: impl Into<String>, value: impl Display) -> Self {
+        self.v2.push(write(file, value));
+        self
+    }
+
+    fn otherwise(self, v1: Otherwise, v2: Otherwise) -> Self {
+        Self { otherwise: (v1, v2), ..self }
+    }
+
+    fn place(self, group: &Group) -> Result<Setting> {
+        let Self { field, controller, v1, v2, usage, otherwise } = self;
+        let Some(directory) = group.directory_of(&controller) else {
+            if group.directories.is_empty() {
+                bail!("{field}: the container has no cgroup to set it in");
+            }
+            bail!("{field}: no cgroup tree of this machine has the {controller} controller");
+        };
+        let (name, writes, at_least, otherwise) = match directory.version {
+            Version::V1 => ("v1", v1, usage.map(|(v1, _)| v1), otherwise.0),
+            Version::V2 => ("v2", v2, usage.map(|(_, v2)| v2), otherwise.1),
+        };
+        ensure!(!writes.is_empty(), "{field}: cgroup {name} has no such setting");
+        for Write { file, value } in &writes {
+            ensure!(!value.contains(['\n', '\0']), "{field}: {value:?} is not one line");
+            ensure!(!file.contains(['/', '\0']), "{field}: {file:?} is not the name of a file");
+        }
+        let stage = match controller.as_str() {
+            "memory" | "pids" => Stage::Last,
+            _ => Stage::Early,
+        };
+        Ok(Setting {
+            field,
+            directory: directory.path.clone(),
+            version: directory.version,
+            controller,
+            stage,
+            writes,
+            at_least,
+            otherwise,
+        })
+    }
+}
+
+/// The settings for `resources` in `group`. Devices are not among them.
+pub(super) fn plan(resources: &LinuxResources, group: &Group) -> Result<Vec<Setting>> {
+    let mut rows = Vec::new();
+    if let Some(value) = resources.cpu() {
+        rows.extend(cpu(value)?);
+    }
+    if let Some(value) = resources.block_io() {
+        rows.extend(block_io(value)?);
+    }
+    for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
+        rows.extend(hugepages(index, limit)?);
+    }
+    if let Some(value) = resources.network() {
+        rows.extend(network(value));
+    }
+    // Maps keep no order of their own; a plan should.
+    let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
+    devices.sort_by_key(|(name, _)| *name);
+    rows.extend(devices.into_iter().filter_map(|(name, limits)| rdma(name, limits)));
+    if let Some(value) = resources.memory() {
+        rows.extend(memory(value)?);
+    }
+    if let Some(value) = resources.pids() {
+        rows.push(pids(value.limit())?);
+    }
+    let mut settings: Vec<_> = rows.into_iter().map(|row| row.place(group)).collect::<Result<_>>()?;
+    // Under version 2 the period is part of the quota's line; the last one stays.
+    settings.reverse();
+    settings.dedup_by(|a, b| a.directory == b.directory && a.writes == b.writes);
+    settings.reverse();
+
+    let mut keys: Vec<_> = resources.unified().iter().flatten().collect();
+    keys.sort();
+    for (key, value) in keys {
+        settings.push(unified(key, value, group)?);
+    }
+    Ok(settings)
+}
+
+/// Zero in limit, reservation, swap, kernel and kernelTCP means not set.
+fn memory(memory: &LinuxMemory) -> Result<Vec<Row>> {
+    let limit = amount(memory.limit(), "memory.limit")?;
+    let reservation = amount(memory.reservation(), "memory.reservation")?;
+    let swap = amount(memory.swap(), "memory.swap")?;
+    #[allow(deprecated, reason = "version 1 still has the file")]
+    let kernel = amount(memory.kernel(), "memory.kernel")?;
+    let kernel_tcp = amount(memory.kernel_tcp(), "memory.kernelTCP")?;
+    let mut rows = Vec::new();
+
+    if let Some(limit) = limit {
+        let mut row = row("memory.limit", "memory")
+            .v1("memory.limit_in_bytes", limit)
+            .v2("memory.max", or_max(limit));
+        if memory.check_before_update() == Some(true) && limit > 0 {
+            row.usage =
+                Some((write("memory.usage_in_bytes", limit), write("memory.current", limit)));
+        }
+        rows.push(row);
+    }
+    // Version 1 refuses to leave memory and swap together below memory alone.
+    let swap = if limit == Some(-1) { swap.or(Some(-1)) } else { swap };
+    if let Some(swap) = swap {
+        // The configuration counts memory and swap together, as version 1 does;
+        // version 2 counts swap alone.
+        let alone = match (swap, limit) {
+            (-1, _) => -1,
+            (swap, Some(limit)) if limit > 0 => {
+                ensure!(
+                    swap >= limit,
+                    "linux.resources.memory.swap: {swap}, which includes memory, is below memory.limit {limit}"
+                );
+                swap - limit
+            }
+            _ => bail!("linux.resources.memory.swap: {swap} needs a memory.limit"),
+        };
+        // A kernel that does not count swap has no file: no loss to whom it is
+        // unlimited, nor under version 2, where such a kernel has no swap.
+        let skip = |harmless| if harmless { Otherwise::SkipAbsent } else { Otherwise::Fail };
+        rows.push(
+            row("memory.swap", "memory")
+                .v1("memory.memsw.limit_in_bytes", swap)
+                .v2("memory.swap.max", or_max(alone))
+                .otherwise(skip(swap == -1), skip(alone <= 0)),
+        );
+    }
+    if let Some(reservation) = reservation {
+        rows.push(
+            row("memory.reservation", "memory")
+                .v1("memory.soft_limit_in_bytes", reservation)
+                .v2("memory.low", or_max(reservation)),
+        );
+    }
+    // Linux 5.16 removed the first; the second goes with version 1.
+    if let Some(kernel) = kernel {
+        rows.push(
+            row("memory.kernel", "memory")
+                .v1("memory.kmem.limit_in_bytes", kernel)
+                .otherwise(Otherwise::Warn, Otherwise::Fail),
+        );
+    }
+    if let Some(kernel_tcp) = kernel_tcp {
+        rows.push(
+            row("memory.kernelTCP", "memory")
+                .v1("memory.kmem.tcp.limit_in_bytes", kernel_tcp)
+                .otherwise(Otherwise::Warn, Otherwise::Fail),
+        );
+    }
+    if let Some(swappiness) = memory.swappiness() {
+        ensure!(
+            swappiness <= 100,
+            "linux.resources.memory.swappiness: {swappiness} is not between 0 and 100"
+        );
+        rows.push(row("memory.swappiness", "memory").v1("memory.swappiness", swappiness));
+    }
+    if memory.disable_oom_killer() == Some(true) {
+        rows.push(row("memory.disableOOMKiller", "memory").v1("memory.oom_control", 1));
+    }
+    Ok(rows)
+}
+
+/// Zero in shares, quota, period, realtimeRuntime and realtimePeriod means not set.
+fn cpu(cpu: &LinuxCpu) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if let Some(shares) = cpu.shares().filter(|&shares| shares != 0) {
+        rows.push(
+            row("cpu.shares", "cpu").v1("cpu.shares", shares).v2("cpu.weight", cpu_weight(shares)),
+        );
+    }
+    let period = cpu.period().filter(|&period| period != 0);
+    let quota = cpu.quota().filter(|&quota| quota != 0);
+    if let Some(quota) = quota {
+        ensure!(quota >= -1, "linux.resources.cpu.quota: {quota} is neither a time nor -1");
+    }
+    // Version 2 has one file for both: "quota period", of which the period may
+    // be left out.
+    let quota_text = or_max(quota.unwrap_or(-1));
+    if let Some(period) = period {
+        let both = format!("{quota_text} {period}");
+        rows.push(row("cpu.period", "cpu").v1("cpu.cfs_period_us", period).v2("cpu.max", both));
+    }
+    if let Some(quota) = quota {
+        let text = period.map_or(quota_text.clone(), |period| format!("{quota_text} {period}"));
+        rows.push(row("cpu.quota", "cpu").v1("cpu.cfs_quota_us", quota).v2("cpu.max", text));
+    }
+    if let Some(burst) = cpu.burst() {
+        rows.push(row("cpu.burst", "cpu").v1("cpu.cfs_burst_us", burst).v2("cpu.max.burst", burst));
+    }
+    if let Some(period) = cpu.realtime_period().filter(|&period| period != 0) {
+        rows.push(row("cpu.realtimePeriod", "cpu").v1("cpu.rt_period_us", period));
+    }
+    if let Some(runtime) = cpu.realtime_runtime().filter(|&runtime| runtime != 0) {
+        rows.push(row("cpu.realtimeRuntime", "cpu").v1("cpu.rt_runtime_us", runtime));
+    }
+    // An idle group has no shares, so this comes after them.
+    if let Some(idle) = cpu.idle() {
+        ensure!(idle == 0 || idle == 1, "linux.resources.cpu.idle: {idle} is neither 0 nor 1");
+        rows.push(row("cpu.idle", "cpu").v1("cpu.idle", idle).v2("cpu.idle", idle));
+    }
+    for (field, file, list) in
+        [("cpu.cpus", "cpuset.cpus", cpu.cpus()), ("cpu.mems", "cpuset.mems", cpu.mems())]
+    {
+        if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
+            rows.push(row(field, "cpuset").v1(file, list).v2(file, list));
+        }
+    }
+    Ok(rows)
+}
+
+/// Zero is a limit; -1 is none.
+fn pids(limit: i64) -> Result<Row> {
+    ensure!(limit >= -1, "linux.resources.pids.limit: {limit} is neither a number of tasks nor -1");
+    let limit = or_max(limit);
+    Ok(row("pids.limit", "pids").v1("pids.max", &limit).v2("pids.max", limit))
+}
+
+/// Zero in a weight means not set; a rate of zero is no limit.
+fn block_io(io: &LinuxBlockIo) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if let Some(weight) = io_weight(io.weight(), "blockIO.weight")? {
+        rows.push(
+            row("blockIO.weight", "io")
+                .v1("blkio.weight", weight)
+                .v1("blkio.bfq.weight", weight)
+                .v2("io.bfq.weight", weight)
+                .v2("io.weight", scaled_io_weight(weight)),
+        );
+    }
+    if let Some(weight) = io_weight(io.leaf_weight(), "blockIO.leafWeight")? {
+        rows.push(row("blockIO.leafWeight", "io").v1("blkio.leaf_weight", weight));
+    }
+    for (index, device) in io.weight_device().iter().flatten().enumerate() {
+        let field = format!("blockIO.weightDevice[{index}]");
+        let number = device_number(device.major(), device.minor(), &field)?;
+        if let Some(weight) = io_weight(device.weight(), &format!("{field}.weight"))? {
+            let value = format!("{number} {weight}");
+            rows.push(
+                row(format!("{field}.weight"), "io")
+                    .v1("blkio.weight_device", &value)
+                    .v1("blkio.bfq.weight_device", &value)
+                    .v2("io.bfq.weight", &value)
+                    .v2("io.weight", format!("{number} {}", scaled_io_weight(weight))),
+            );
+        }
+        if let Some(weight) = io_weight(device.leaf_weight(), &format!("{field}.leafWeight"))? {
+            rows.push(
+                row(format!("{field}.leafWeight"), "io")
+                    .v1("blkio.leaf_weight_device", format!("{number} {weight}")),
+            );
+        }
+    }
+    let throttles: [(&str, &str, &str, &Option<Vec<LinuxThrottleDevice>>); 4] = [
+        ("ReadBps", "read_bps", "rbps", io.throttle_read_bps_device()),
+        ("WriteBps", "write_bps", "wbps", io.throttle_write_bps_device()),
+        ("ReadIOPS", "read_iops", "riops", io.throttle_read_iops_device()),
+        ("WriteIOPS", "write_iops", "wiops", io.throttle_write_iops_device()),
+    ];
+    for (name, file, key, devices) in throttles {
+        for (index, device) in devices.iter().flatten().enumerate() {
+            let field = format!("blockIO.throttle{name}Device[{index}]");
+            let number = device_number(device.major(), device.minor(), &field)?;
+            let rate = device.rate();
+            let rate_or_max = if rate == 0 { "max".to_owned() } else { rate.to_string() };
+            rows.push(
+                row(field, "io")
+                    .v1(format!("blkio.throttle.{file}_device"), format!("{number} {rate}"))
+                    .v2("io.max", format!("{number} {key}={rate_or_max}")),
+            );
+        }
+    }
+    Ok(rows)
+}
+
+/// The limit holds when pages are taken and, where the kernel can, when they
+/// are reserved. A page size of which this kernel has no file is an error.
+fn hugepages(index: usize, limit: &LinuxHugepageLimit) -> Result<[Row; 2]> {
+    let field = format!("hugepageLimits[{index}]");
+    let size = limit.page_size();
+    let digits = size.trim_end_matches(|c: char| c.is_ascii_uppercase());
+    ensure!(
+        matches!(size.strip_prefix(digits), Some("KB" | "MB" | "GB"))
+            && !digits.is_empty()
+            && digits.bytes().all(|digit| digit.is_ascii_digit()),
+        "linux.resources.{field}.pageSize: {size:?} is not a size such as 2MB"
+    );
+    let bytes = limit.limit();
+    ensure!(bytes >= 0, "linux.resources.{field}.limit: {bytes} is negative");
+    let taken = row(&field, "hugetlb")
+        .v1(format!("hugetlb.{size}.limit_in_bytes"), bytes)
+        .v2(format!("hugetlb.{size}.max"), bytes);
+    let reserved = row(&field, "hugetlb")
+        .v1(format!("hugetlb.{size}.rsvd.limit_in_bytes"), bytes)
+        .v2(format!("hugetlb.{size}.rsvd.max"), bytes)
+        .otherwise(Otherwise::SkipAbsent, Otherwise::SkipAbsent);
+    Ok([taken, reserved])
+}
+
+/// Zero in classID means not set. Version 2 leaves both to BPF and netfilter.
+fn network(network: &LinuxNetwork) -> Vec<Row> {
+    let class = network.class_id().filter(|&class| class != 0);
+    let class = class.map(|class| row("network.classID", "net_cls").v1("net_cls.classid", class));
+    let priorities = network.priorities().iter().flatten().enumerate().map(|(index, entry)| {
+        row(format!("network.priorities[{index}]"), "net_prio")
+            .v1("net_prio.ifpriomap", format!("{} {}", entry.name(), entry.priority()))
+    });
+    class.into_iter().chain(priorities).collect()
+}
+
+/// A device without limits makes no row.
+fn rdma(device: &str, limits: &LinuxRdma) -> Option<Row> {
+    let handles = limits.hca_handles().map(|number| format!(" hca_handle={number}"));
+    let objects = limits.hca_objects().map(|number| format!(" hca_object={number}"));
+    if handles.is_none() && objects.is_none() {
+        return None;
+    }
+    let line = [Some(device.to_owned()), handles, objects].into_iter().flatten().collect::<String>();
+    Some(row(format!("rdma[{device:?}]"), "rdma").v1("rdma.max", &line).v2("rdma.max", line))
+}
+
+/// Passed through to version 2 as it is. The controller is what stands before
+/// the first dot; `cgroup` is the core, which is always there.
+fn unified(key: &str, value: &str, group: &Group) -> Result<Setting> {
+    let field = format!("unified[{key:?}]");
+    let Some(directory) = group.unified() else {
+        bail!("linux.resources.{field}: this container has no group of cgroup v2");
+    };
+    let Some((controller, _)) = key.split_once('.') else {
+        bail!("linux.resources.{field}: not the name of a file of cgroup v2");
+    };
+    let lifecycle =
+        ["cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze", "cgroup.type"];
+    ensure!(
+        !lifecycle.contains(&key),
+        "linux.resources.{field}: the runtime alone writes this file"
+    );
+    let home = Group {
+        directories: vec![super::Directory {
+            controllers: directory.controllers.iter().cloned().chain(["cgroup".into()]).collect(),
+            ..directory.clone()
+        }],
+    };
+    row(field, controller).v2(key, value).place(&home)
+}
+
+/// Bytes, or -1 for no limit. Zero means not set.
+fn amount(value: Option<i64>, field: &str) -> Result<Option<i64>> {
+    match value {
+        Some(value) if value < -1 => {
+            bail!("linux.resources.{field}: {value} is neither a number of bytes nor -1")
+        }
+        value => Ok(value.filter(|&value| value != 0)),
+    }
+}
+
+fn or_max(limit: i64) -> String {
+    if limit == -1 { "max".to_owned() } else { limit.to_string() }
+}
+
+/// 10 to 1000, or zero for not set.
+fn io_weight(weight: Option<u16>, field: &str) -> Result<Option<u16>> {
+    let weight = weight.filter(|&weight| weight != 0);
+    if let Some(weight) = weight {
+        ensure!(
+            (10..=1000).contains(&weight),
+            "linux.resources.{field}: {weight} is not between 10 and 1000"
+        );
+    }
+    Ok(weight)
+}
+
+fn device_number(major: i64, minor: i64, field: &str) -> Result<String> {
+    let valid = |number: i64| u32::try_from(number).is_ok();
+    if !valid(major) || !valid(minor) {
+        bail!("linux.resources.{field}: {major}:{minor} is not a device number");
+    }
+    Ok(format!("{major}:{minor}"))
+}
+
+/// 10 to 1000 stretched over io.weight's 1 to 10000.
+fn scaled_io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).saturating_sub(10)) * 9999 / 990
+}
+
+/// cpu.shares (2 to 262144, 1024 by default) as cpu.weight (1 to 10000, 100 by
+/// default): the parabola over log2 through these three points, which is what
+/// other runtimes have agreed on, so that a container weighs the same under each.
+fn cpu_weight(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "shares have 18 bits here, and the result lies between 1 and 10000"
+        )]
+        shares => {
+            let log = (shares as f64).log2();
+            10f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil() as u64
+        }
+    }
+}
