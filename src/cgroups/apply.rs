@@ -20,7 +20,8 @@ use crate::plan::cgroup::{DevicePlan, Setting, Stage, Version, program};
 /// therefore tried once more after the rest.
 pub fn apply_settings(settings: &[Setting], stage: Option<Stage>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    let chosen = || settings.iter().filter(|setting| stage.is_none_or(|stage| setting.stage == stage));
+    let chosen =
+        || settings.iter().filter(|setting| stage.is_none_or(|stage| setting.stage == stage));
     for setting in chosen() {
         refuse_below_usage(setting).in_field(&setting.field)?;
     }
@@ -42,7 +43,9 @@ fn apply(setting: &Setting) -> Result<()> {
         let path = setting.directory.join(&choice.file);
         match try_write(&path, &choice.value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => return result.with_context(|| format!("write {:?} to {path:?}", choice.value)),
+            result => {
+                return result.with_context(|| format!("write {:?} to {path:?}", choice.value));
+            }
         }
     }
     match setting.otherwise {
@@ -84,7 +87,8 @@ fn exchange(plan: &DevicePlan) -> Result<()> {
         Version::V2 => {
             let path: &Path = &plan.directory;
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-            let group = open(path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
+            let group =
+                open(path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
             bpf::replace_device_program(group.as_fd(), &program::compile(&plan.list))
                 .with_context(|| format!("{path:?}"))
         }

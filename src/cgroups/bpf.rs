@@ -61,10 +61,7 @@ struct ById {
 /// Makes `program` the group's only device program. The new one is attached
 /// before the old ones go, and all that are attached have to agree, so nothing
 /// is allowed in between that is denied before and after.
-pub(super) fn replace_device_program(
-    group: BorrowedFd<'_>,
-    program: &[Instruction],
-) -> Result<()> {
+pub(super) fn replace_device_program(group: BorrowedFd<'_>, program: &[Instruction]) -> Result<()> {
     let old = attached(group).context("bpf BPF_PROG_QUERY")?;
     let new = load(program).context("bpf BPF_PROG_LOAD")?;
     change(PROG_ATTACH, group, new.as_fd(), ALLOW_MULTI).context("bpf BPF_PROG_ATTACH")?;

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Error, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::{checked, read, try_read, try_write, write};
@@ -190,10 +190,12 @@ pub fn directory_fd(plan: &CgroupPlan) -> Result<Option<OwnedFd>> {
 /// Gives the group's directory of version 2 to `uid`, with the files that the
 /// kernel lists as safe to give away (config-linux.md, "Cgroup ownership"). To
 /// be called only where the container has a cgroup namespace of its own and may
-/// write to its tree.
+/// write to its tree. Version 1 knows no delegation, so nothing is done there.
 pub fn delegate(group: &Group, uid: u32) -> Result<()> {
     let [directory] = group.directories.as_slice() else { return Ok(()) };
-    ensure!(directory.version == Version::V2, "cgroup v1 has no delegation");
+    if directory.version == Version::V1 {
+        return Ok(());
+    }
     let path = checked(directory)?;
     let give = |target: &Path| match chown(target, Some(uid), None) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

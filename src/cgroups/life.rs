@@ -3,17 +3,20 @@
 //! not exist, since its creator may have been killed half-way.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::tree::walk;
 use super::{checked, try_read, try_write, write};
 use crate::plan::cgroup::{Directory, Group, Version};
 
@@ -46,47 +49,29 @@ impl Waits {
 pub fn processes(group: &Group) -> Result<Vec<u32>> {
     let mut found = BTreeSet::new();
     for directory in &group.directories {
-        collect(checked(directory)?, &mut found)?;
+        let path = checked(directory)?;
+        walk(path, |here| collect(here, &mut found), |_, _| Ok(()))
+            .with_context(|| format!("list the processes of {path:?}"))?;
     }
     Ok(found.into_iter().collect())
 }
 
-fn collect(path: &Path, found: &mut BTreeSet<u32>) -> Result<()> {
-    let Some(text) = present(try_read(&path.join("cgroup.procs")))
-        .with_context(|| format!("read the processes of {path:?}"))?
-    else {
-        return Ok(());
+fn collect(here: BorrowedFd<'_>, found: &mut BTreeSet<u32>) -> rustix::io::Result<()> {
+    let read = || {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let mut file = File::from(openat(here, "cgroup.procs", flags, Mode::empty())?);
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = match read().map_err(|error: io::Error| error.raw_os_error()) {
+        Ok(text) => text,
+        // A threaded group of version 2 lists its processes further up.
+        Err(Some(libc::EOPNOTSUPP | libc::ENOENT | libc::ENODEV)) => return Ok(()),
+        Err(errno) => return Err(errno.map_or(Errno::IO, Errno::from_raw_os_error)),
     };
     found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-    children(path)?.iter().try_for_each(|child| collect(child, found))
-}
-
-/// The groups below `path`. A directory without any has two links, which saves
-/// reading it.
-fn children(path: &Path) -> Result<Vec<PathBuf>> {
-    let list = || -> io::Result<Vec<PathBuf>> {
-        if fs::symlink_metadata(path)?.nlink() == 2 {
-            return Ok(Vec::new());
-        }
-        let mut children = Vec::new();
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                children.push(entry.path());
-            }
-        }
-        Ok(children)
-    };
-    Ok(present(list()).with_context(|| format!("list {path:?}"))?.unwrap_or_default())
-}
-
-/// What is gone, or goes while it is looked at, is none rather than an error.
-fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(())
 }
 
 /// Whether every process of the group is frozen, by its own state or that of a
@@ -95,8 +80,18 @@ pub fn is_frozen(group: &Group) -> Result<bool> {
     let Some(directory) = group.freezer() else { return Ok(false) };
     let path = checked(directory)?;
     let (file, line) = freezer_state(directory.version);
-    let text = present(try_read(&path.join(file))).with_context(|| format!("read {path:?}/{file}"))?;
+    let text =
+        present(try_read(&path.join(file))).with_context(|| format!("read {path:?}/{file}"))?;
     Ok(text.is_some_and(|text| text.lines().any(|found| found == line)))
+}
+
+/// What is gone, or goes while it is used, is none rather than an error.
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The file that tells the state and its line for "frozen".
@@ -235,25 +230,25 @@ pub fn remove(group: &Group) -> Result<()> {
     }
 }
 
-/// Says whether `path` is gone.
+/// Says whether `path` is gone, with all that was below it.
 fn remove_tree(path: &Path) -> Result<bool> {
-    if remove_one(path)? {
+    let rmdir = || removed(rustix::fs::rmdir(path)).with_context(|| format!("rmdir {path:?}"));
+    if rmdir()? {
         return Ok(true);
     }
-    for child in children(path)? {
-        remove_tree(&child)?;
-    }
-    remove_one(path)
+    // One that is busy keeps its parents and no others.
+    let below = |parent: BorrowedFd<'_>, name: &CStr| {
+        removed(unlinkat(parent, name, AtFlags::REMOVEDIR)).map(drop)
+    };
+    walk(path, |_| Ok(()), below).with_context(|| format!("rmdir below {path:?}"))?;
+    rmdir()
 }
 
-fn remove_one(path: &Path) -> Result<bool> {
-    match fs::remove_dir(path) {
-        Ok(()) => Ok(true),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV) => Ok(true),
-            Some(libc::EBUSY | libc::ENOTEMPTY) => Ok(false),
-            _ => Err(error).with_context(|| format!("rmdir {path:?}")),
-        },
+fn removed(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
+    match result {
+        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(true),
+        Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -286,6 +281,7 @@ fn describe(pid: u32) -> Option<(char, String)> {
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
     let state = rest.trim_start().chars().next()?;
     let place = try_read(&directory.join("wchan")).unwrap_or_default();
-    let place = if place.is_empty() || place == "0" { String::new() } else { format!(" in {place}") };
+    let place =
+        if place.is_empty() || place == "0" { String::new() } else { format!(" in {place}") };
     Some((state, format!("process {pid} ({name:?}) is in state {state}{place}")))
 }

@@ -10,7 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
+use rustix::fs::{Access, AtFlags, CWD, FsWord, accessat, statfs};
 
 use crate::plan::cgroup::{Directory, Group, Hierarchy, Layout, Unified, Version};
 
@@ -18,6 +18,7 @@ mod apply;
 mod bpf;
 mod create;
 mod life;
+mod tree;
 
 pub use apply::{apply_devices, apply_settings};
 pub use create::{Created, create, delegate, directory_fd};
@@ -27,8 +28,8 @@ pub use life::{freeze, is_frozen, kill_all, oom_kills, processes, remove, signal
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC of linux/magic.h.
-const MAGIC_V1: i64 = 0x0027_e0eb;
-const MAGIC_V2: i64 = 0x6367_7270;
+const MAGIC_V1: FsWord = 0x0027_e0eb;
+const MAGIC_V2: FsWord = 0x6367_7270;
 
 /// Looks where the control groups are mounted.
 ///
@@ -78,8 +79,7 @@ pub fn delegated(layout: &Layout) -> Result<Option<String>> {
     let own = memberships(&groups).find(|member| member.controllers.is_empty());
     let Some(own) = own.map(|member| member.path) else { return Ok(None) };
     let directory = unified.mount.join(own.trim_start_matches('/'));
-    let writable =
-        |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     let delegated = writable(&directory) && writable(&directory.join("cgroup.procs"));
     Ok(delegated.then(|| own.to_owned()))
 }
@@ -147,8 +147,8 @@ fn unified(mount: PathBuf) -> Result<Unified> {
     Ok(Unified { controllers: controllers.split_whitespace().map(str::to_owned).collect(), mount })
 }
 
-fn magic(path: &Path) -> Option<i64> {
-    statfs(path).ok().and_then(|stat| i64::try_from(stat.f_type).ok())
+fn magic(path: &Path) -> Option<FsWord> {
+    statfs(path).ok().map(|stat| stat.f_type)
 }
 
 /// /proc/self/mountinfo, read when it is first asked for.
@@ -232,4 +232,70 @@ fn write(path: &Path, value: &str) -> Result<()> {
 fn try_write(path: &Path, value: &str) -> io::Result<()> {
     let written = OpenOptions::new().write(true).open(path)?.write(value.as_bytes())?;
     if written == value.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+23 1 0:21 / / rw shared:1 - ext4 /dev/vda rw
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /srv/my\\040groups/cpu rw shared:5 master:2 - cgroup none rw,cpu,cpuacct
+33 31 0:30 / /srv/systemd rw - cgroup none rw,xattr,name=systemd
+34 31 0:31 / /srv/unified rw - cgroup2 none rw,nsdelegate
+";
+
+    #[test]
+    fn a_tree_is_found_by_all_of_its_controllers_wherever_it_is_mounted() {
+        for (kind, controllers, mount) in [
+            ("cgroup", Some("cpu,cpuacct"), Some("/srv/my groups/cpu")),
+            ("cgroup", Some("cpuacct,cpu"), Some("/srv/my groups/cpu")),
+            ("cgroup", Some("name=systemd"), Some("/srv/systemd")),
+            ("cgroup", Some("cpu,memory"), None),
+            ("cgroup2", None, Some("/srv/unified")),
+        ] {
+            assert_eq!(
+                find_mount(MOUNTINFO, kind, controllers),
+                mount.map(PathBuf::from),
+                "{controllers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn memberships_keep_colons_in_paths_and_drop_broken_lines() {
+        let text = "3:cpu,cpuacct:/a:b\n1:name=systemd:/\nbroken\n0::/x\n";
+        let found: Vec<_> = memberships(text).map(|m| (m.controllers, m.path)).collect();
+        assert_eq!(found, [("cpu,cpuacct", "/a:b"), ("name=systemd", "/"), ("", "/x")]);
+    }
+
+    #[test]
+    fn no_record_can_name_a_mount_point_or_what_is_outside_of_it() {
+        let check = |mount: &str, path: &str| {
+            let directory = Directory {
+                version: Version::V2,
+                controllers: Vec::new(),
+                mount: mount.into(),
+                path: path.into(),
+            };
+            checked(&directory).map(Path::to_owned).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("/c", "/c/box"), Ok("/c/box".into()));
+        for (mount, path) in [
+            ("/c", "/c"),
+            ("/c", "/c/"),
+            ("/c", "/c/."),
+            ("/c", "/cbox"),
+            ("/c", "/c/../etc"),
+            ("/c", "/c/box/.."),
+            ("/c", "/home"),
+            ("c", "c/box"),
+            ("", "box"),
+            ("/", "/"),
+        ] {
+            let error = format!("{path:?} is no cgroup below {mount:?}");
+            assert_eq!(check(mount, path), Err(error));
+        }
+    }
 }

@@ -175,7 +175,9 @@ impl CgroupPlan {
         };
         if *access == Access::Root && plan.devices.is_none() && rules.is_some_and(|r| !r.is_empty())
         {
-            bail!("linux.resources.devices: this machine has no cgroup that could restrict devices");
+            bail!(
+                "linux.resources.devices: this machine has no cgroup that could restrict devices"
+            );
         }
         Ok(plan)
     }
@@ -203,11 +205,7 @@ impl Group {
             return Ok(None);
         };
         let list = DeviceList::new(rules, directory.version == Version::V1)?;
-        Ok(Some(DevicePlan {
-            directory: directory.path.clone(),
-            version: directory.version,
-            list,
-        }))
+        Ok(Some(DevicePlan { directory: directory.path.clone(), version: directory.version, list }))
     }
 }
 
@@ -265,4 +263,171 @@ fn place(name: &Path, layout: &Layout, access: &Access) -> std::result::Result<G
         }
     };
     Ok(Group { directories })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v1(names: &[&str]) -> Vec<Hierarchy> {
+        let hierarchy = |name: &&str| Hierarchy {
+            controllers: name.split(',').map(str::to_owned).collect(),
+            mount: Path::new("/c").join(name.strip_prefix("name=").unwrap_or(name)),
+        };
+        names.iter().map(hierarchy).collect()
+    }
+
+    fn unified(mount: &str, names: &[&str]) -> Unified {
+        Unified {
+            controllers: names.iter().map(ToString::to_string).collect(),
+            mount: mount.into(),
+        }
+    }
+
+    fn hybrid() -> Layout {
+        let hierarchies = v1(&["name=systemd", "devices", "freezer", "cpu,cpuacct"]);
+        Layout::V1 { hierarchies, unified: Some(unified("/c/unified", &["hugetlb"])) }
+    }
+
+    fn v2() -> Layout {
+        Layout::V2(unified("/c", &["cpu", "memory"]))
+    }
+
+    fn directories(path: &str, layout: &Layout, access: &Access) -> Vec<String> {
+        let plan = CgroupPlan::new(Some(path.as_ref()), None, "box", layout, access).unwrap();
+        plan.directories().map(|path| path.to_str().unwrap().to_owned()).collect()
+    }
+
+    fn error(path: &str, resources: &str, layout: &Layout, access: &Access) -> String {
+        let resources: LinuxResources = serde_json::from_str(resources).unwrap();
+        let plan = CgroupPlan::new(Some(path.as_ref()), Some(&resources), "box", layout, access);
+        format!("{:#}", plan.unwrap_err())
+    }
+
+    #[test]
+    fn paths_count_from_the_mount_point_whether_absolute_or_not() {
+        for (path, below) in [
+            ("/docker/1f", "docker/1f"),
+            ("docker/1f", "docker/1f"),
+            ("", "box"),
+            ("//a/./b//", "a/b"),
+            ("my.slice:docker:1f", "my.slice:docker:1f"),
+            ("...", "..."),
+        ] {
+            assert_eq!(directories(path, &v2(), &Access::Root), [format!("/c/{below}")], "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_climbs_or_names_the_root_is_refused() {
+        for (path, reason) in [
+            ("/a/../../b", r#""/a/../../b" leads out of its parent by "..""#),
+            ("..", r#"".." leads out of its parent by "..""#),
+            ("/", r#""/" is the root of the tree"#),
+            ("./", r#""./" is the root of the tree"#),
+            ("/a\nb", r#""/a\nb" holds a NUL or a line feed"#),
+        ] {
+            assert_eq!(
+                error(path, "{}", &v2(), &Access::Root),
+                format!("linux.cgroupsPath: {reason}")
+            );
+        }
+    }
+
+    #[test]
+    fn a_hybrid_machine_gets_a_directory_in_every_tree() {
+        assert_eq!(
+            directories("/x", &hybrid(), &Access::Root),
+            ["/c/systemd/x", "/c/devices/x", "/c/freezer/x", "/c/cpu,cpuacct/x", "/c/unified/x"]
+        );
+    }
+
+    #[test]
+    fn a_controller_is_used_where_it_is() {
+        let resources = r#"{"cpu":{"shares":5},"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#;
+        let resources: LinuxResources = serde_json::from_str(resources).unwrap();
+        let plan =
+            CgroupPlan::new(None, Some(&resources), "box", &hybrid(), &Access::Root).unwrap();
+        let files: Vec<_> = plan
+            .settings
+            .iter()
+            .map(|setting| setting.directory.join(&setting.writes[0].file))
+            .collect();
+        assert_eq!(
+            files,
+            [
+                "cpu,cpuacct/box/cpu.shares",
+                "unified/box/hugetlb.2MB.max",
+                "unified/box/hugetlb.2MB.rsvd.max"
+            ]
+            .map(|file| Path::new("/c").join(file))
+        );
+        let devices = plan.devices.unwrap();
+        assert_eq!((devices.version, devices.directory), (Version::V1, "/c/devices/box".into()));
+        assert_eq!(plan.group.freezer().unwrap().path, Path::new("/c/freezer/box"));
+    }
+
+    #[test]
+    fn devices_are_restricted_by_a_program_where_no_tree_of_v1_does_it() {
+        let without =
+            Layout::V1 { hierarchies: v1(&["cpu"]), unified: Some(unified("/c/unified", &[])) };
+        for (layout, directory) in [(v2(), "/c/box"), (without, "/c/unified/box")] {
+            let plan = CgroupPlan::new(None, None, "box", &layout, &Access::Root).unwrap();
+            let devices = plan.devices.unwrap();
+            assert_eq!((devices.version, devices.directory), (Version::V2, directory.into()));
+            assert!(!devices.list.default_allow);
+        }
+    }
+
+    #[test]
+    fn a_rootless_container_is_placed_below_its_callers_group() {
+        let own = Access::Rootless { own: Some("/user.slice/me".into()) };
+        assert_eq!(directories("/x", &v2(), &own), ["/c/user.slice/me/x"]);
+        assert_eq!(directories("/user.slice/me/x", &v2(), &own), ["/c/user.slice/me/x"]);
+        let plan = CgroupPlan::new(None, None, "box", &v2(), &own).unwrap();
+        assert_eq!((plan.devices, plan.warnings), (None, vec![]));
+    }
+
+    #[test]
+    fn a_rootless_container_without_delegation_has_no_group_and_no_limits() {
+        let none = Access::Rootless { own: None };
+        for (layout, access) in [
+            (v2(), none.clone()),
+            (hybrid(), none.clone()),
+            (hybrid(), Access::Rootless { own: Some("/me".into()) }),
+        ] {
+            let devices = r#"{"devices":[{"allow":false,"access":"rwm"}],"cpu":{"shares":0}}"#;
+            let devices: LinuxResources = serde_json::from_str(devices).unwrap();
+            let plan = CgroupPlan::new(None, Some(&devices), "box", &layout, &access).unwrap();
+            assert_eq!(plan.directories().count(), 0);
+            assert_eq!(
+                plan.warnings,
+                ["the container gets no cgroup: none was delegated to the calling user"]
+            );
+            assert_eq!(
+                error("", r#"{"pids":{"limit":5}}"#, &layout, &access),
+                "linux.resources.pids.limit: the container has no cgroup to set it in"
+            );
+        }
+    }
+
+    #[test]
+    fn root_does_not_run_unrestricted_because_no_tree_is_mounted() {
+        assert_eq!(
+            error("", r#"{"devices":[{"allow":false}]}"#, &Layout::None, &Access::Root),
+            "linux.resources.devices: this machine has no cgroup that could restrict devices"
+        );
+        let plan = CgroupPlan::new(None, None, "box", &Layout::None, &Access::Root).unwrap();
+        assert_eq!(plan.warnings, ["the container gets no cgroup: no cgroup tree is mounted"]);
+    }
+
+    #[test]
+    fn a_plan_survives_being_written_down() {
+        let resources = r#"{"pids":{},"memory":{"limit":5,"checkBeforeUpdate":true}}"#;
+        let resources: LinuxResources = serde_json::from_str(resources).unwrap();
+        let layout = Layout::V2(unified("/c", &["pids", "memory"]));
+        let plan = CgroupPlan::new(None, Some(&resources), "box", &layout, &Access::Root).unwrap();
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<CgroupPlan>(&text).unwrap(), plan);
+    }
 }

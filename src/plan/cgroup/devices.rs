@@ -308,7 +308,10 @@ mod tests {
         ));
         let zero = "devices.allow c 1:5 rwm";
         assert_eq!(writes[..3], ["devices.deny a", zero, "devices.allow c 5:1 rwm"]);
-        assert_eq!(writes[3..], DEFAULT_LINES.into_iter().filter(|line| *line != zero).collect::<Vec<_>>());
+        assert_eq!(
+            writes[3..],
+            DEFAULT_LINES.into_iter().filter(|line| *line != zero).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -326,7 +329,10 @@ mod tests {
     #[test]
     fn a_rule_for_all_kinds_with_part_of_the_access_does_not_allow_the_rest() {
         let writes = v1(r#"[{"allow":true,"access":"r"}]"#);
-        assert_eq!(writes[..3], ["devices.deny a", "devices.allow c *:* r", "devices.allow b *:* r"]);
+        assert_eq!(
+            writes[..3],
+            ["devices.deny a", "devices.allow c *:* r", "devices.allow b *:* r"]
+        );
     }
 
     #[test]

@@ -173,7 +173,8 @@ pub(super) fn plan(resources: &LinuxResources, group: &Group) -> Result<Vec<Sett
     if let Some(value) = resources.pids() {
         rows.push(pids(value.limit())?);
     }
-    let mut settings: Vec<_> = rows.into_iter().map(|row| row.place(group)).collect::<Result<_>>()?;
+    let mut settings: Vec<_> =
+        rows.into_iter().map(|row| row.place(group)).collect::<Result<_>>()?;
     // Under version 2 the period is part of the quota's line; the last one stays.
     settings.reverse();
     settings.dedup_by(|a, b| a.directory == b.directory && a.writes == b.writes);
@@ -422,7 +423,8 @@ fn rdma(device: &str, limits: &LinuxRdma) -> Option<Row> {
     if handles.is_none() && objects.is_none() {
         return None;
     }
-    let line = [Some(device.to_owned()), handles, objects].into_iter().flatten().collect::<String>();
+    let line =
+        [Some(device.to_owned()), handles, objects].into_iter().flatten().collect::<String>();
     Some(row(format!("rdma[{device:?}]"), "rdma").v1("rdma.max", &line).v2("rdma.max", line))
 }
 
@@ -433,9 +435,10 @@ fn unified(key: &str, value: &str, group: &Group) -> Result<Setting> {
     let Some(directory) = group.unified() else {
         bail!("linux.resources.{field}: this container has no group of cgroup v2");
     };
-    let Some((controller, _)) = key.split_once('.') else {
+    let (controller, _) = key.split_once('.').unwrap_or_default();
+    if controller.is_empty() || key.contains('/') {
         bail!("linux.resources.{field}: not the name of a file of cgroup v2");
-    };
+    }
     let lifecycle =
         ["cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze", "cgroup.type"];
     ensure!(
@@ -506,6 +509,399 @@ fn cpu_weight(shares: u64) -> u64 {
         shares => {
             let log = (shares as f64).log2();
             10f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil() as u64
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::cgroup::Directory;
+
+    const V1: [&str; 9] =
+        ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "net_cls", "net_prio", "rdma"];
+    const V2: [&str; 7] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb", "rdma"];
+
+    fn group(version: Version, controllers: &[&str]) -> Group {
+        Group {
+            directories: vec![Directory {
+                version,
+                controllers: controllers.iter().map(ToString::to_string).collect(),
+                mount: "/c".into(),
+                path: "/c/box".into(),
+            }],
+        }
+    }
+
+    fn planned(json: &str, group: &Group) -> Result<Vec<Setting>> {
+        plan(&serde_json::from_str(json).unwrap(), group)
+    }
+
+    /// `file=value`, with ` | ` before what is tried where the first does not exist.
+    fn lines(json: &str, version: Version) -> Vec<String> {
+        let group = match version {
+            Version::V1 => group(version, &V1),
+            Version::V2 => group(version, &V2),
+        };
+        let write = |write: &Write| format!("{}={}", write.file, write.value);
+        let line =
+            |setting: &Setting| setting.writes.iter().map(write).collect::<Vec<_>>().join(" | ");
+        planned(json, &group).unwrap().iter().map(line).collect()
+    }
+
+    fn refusal(json: &str, version: Version) -> String {
+        let group = match version {
+            Version::V1 => group(version, &V1),
+            Version::V2 => group(version, &V2),
+        };
+        format!("{:#}", planned(json, &group).unwrap_err())
+    }
+
+    #[test]
+    fn each_field_has_its_file_in_each_version() {
+        let rows: &[(&str, &[&str], &[&str])] = &[
+            (r#"{"memory":{"limit":64}}"#, &["memory.limit_in_bytes=64"], &["memory.max=64"]),
+            (
+                r#"{"memory":{"limit":64,"swap":64}}"#,
+                &["memory.limit_in_bytes=64", "memory.memsw.limit_in_bytes=64"],
+                &["memory.max=64", "memory.swap.max=0"],
+            ),
+            (
+                r#"{"memory":{"limit":64,"swap":-1}}"#,
+                &["memory.limit_in_bytes=64", "memory.memsw.limit_in_bytes=-1"],
+                &["memory.max=64", "memory.swap.max=max"],
+            ),
+            (
+                r#"{"memory":{"limit":-1}}"#,
+                &["memory.limit_in_bytes=-1", "memory.memsw.limit_in_bytes=-1"],
+                &["memory.max=max", "memory.swap.max=max"],
+            ),
+            (
+                r#"{"memory":{"reservation":32}}"#,
+                &["memory.soft_limit_in_bytes=32"],
+                &["memory.low=32"],
+            ),
+            (r#"{"cpu":{"shares":512}}"#, &["cpu.shares=512"], &["cpu.weight=59"]),
+            (
+                r#"{"cpu":{"quota":25000,"period":50000,"burst":1000}}"#,
+                &["cpu.cfs_period_us=50000", "cpu.cfs_quota_us=25000", "cpu.cfs_burst_us=1000"],
+                &["cpu.max=25000 50000", "cpu.max.burst=1000"],
+            ),
+            (r#"{"cpu":{"quota":-1}}"#, &["cpu.cfs_quota_us=-1"], &["cpu.max=max"]),
+            (r#"{"cpu":{"quota":9000}}"#, &["cpu.cfs_quota_us=9000"], &["cpu.max=9000"]),
+            (r#"{"cpu":{"period":9000}}"#, &["cpu.cfs_period_us=9000"], &["cpu.max=max 9000"]),
+            (
+                r#"{"cpu":{"idle":1,"shares":1024}}"#,
+                &["cpu.shares=1024", "cpu.idle=1"],
+                &["cpu.weight=100", "cpu.idle=1"],
+            ),
+            (
+                r#"{"cpu":{"cpus":"0-1,3","mems":"0"}}"#,
+                &["cpuset.cpus=0-1,3", "cpuset.mems=0"],
+                &["cpuset.cpus=0-1,3", "cpuset.mems=0"],
+            ),
+            (r#"{"pids":{"limit":0}}"#, &["pids.max=0"], &["pids.max=0"]),
+            (r#"{"pids":{"limit":-1}}"#, &["pids.max=max"], &["pids.max=max"]),
+            (
+                r#"{"blockIO":{"weight":1000}}"#,
+                &["blkio.weight=1000 | blkio.bfq.weight=1000"],
+                &["io.bfq.weight=1000 | io.weight=10000"],
+            ),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":10}]}}"#,
+                &["blkio.weight_device=8:0 10 | blkio.bfq.weight_device=8:0 10"],
+                &["io.bfq.weight=8:0 10 | io.weight=8:0 1"],
+            ),
+            (
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":7}],
+                    "throttleWriteBpsDevice":[{"major":8,"minor":1,"rate":0}],
+                    "throttleReadIOPSDevice":[{"major":8,"minor":2,"rate":7}],
+                    "throttleWriteIOPSDevice":[{"major":8,"minor":3,"rate":7}]}}"#,
+                &[
+                    "blkio.throttle.read_bps_device=8:0 7",
+                    "blkio.throttle.write_bps_device=8:1 0",
+                    "blkio.throttle.read_iops_device=8:2 7",
+                    "blkio.throttle.write_iops_device=8:3 7",
+                ],
+                &[
+                    "io.max=8:0 rbps=7",
+                    "io.max=8:1 wbps=max",
+                    "io.max=8:2 riops=7",
+                    "io.max=8:3 wiops=7",
+                ],
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":9223372036854775807}]}"#,
+                &[
+                    "hugetlb.2MB.limit_in_bytes=9223372036854775807",
+                    "hugetlb.2MB.rsvd.limit_in_bytes=9223372036854775807",
+                ],
+                &[
+                    "hugetlb.2MB.max=9223372036854775807",
+                    "hugetlb.2MB.rsvd.max=9223372036854775807",
+                ],
+            ),
+            (
+                r#"{"rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10},"hfi1":{"hcaObjects":1},"none":{}}}"#,
+                &["rdma.max=hfi1 hca_object=1", "rdma.max=mlx5_1 hca_handle=3 hca_object=10"],
+                &["rdma.max=hfi1 hca_object=1", "rdma.max=mlx5_1 hca_handle=3 hca_object=10"],
+            ),
+        ];
+        for (json, v1, v2) in rows {
+            assert_eq!(lines(json, Version::V1), *v1, "{json}");
+            assert_eq!(lines(json, Version::V2), *v2, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_only_v1_has_is_written_there_and_refused_on_v2() {
+        for (json, v1, field) in [
+            (r#"{"memory":{"kernel":9}}"#, "memory.kmem.limit_in_bytes=9", "memory.kernel"),
+            (
+                r#"{"memory":{"kernelTCP":9}}"#,
+                "memory.kmem.tcp.limit_in_bytes=9",
+                "memory.kernelTCP",
+            ),
+            (r#"{"memory":{"swappiness":0}}"#, "memory.swappiness=0", "memory.swappiness"),
+            (
+                r#"{"memory":{"disableOOMKiller":true}}"#,
+                "memory.oom_control=1",
+                "memory.disableOOMKiller",
+            ),
+            (r#"{"cpu":{"realtimePeriod":9}}"#, "cpu.rt_period_us=9", "cpu.realtimePeriod"),
+            (r#"{"cpu":{"realtimeRuntime":9}}"#, "cpu.rt_runtime_us=9", "cpu.realtimeRuntime"),
+            (r#"{"blockIO":{"leafWeight":10}}"#, "blkio.leaf_weight=10", "blockIO.leafWeight"),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":10}]}}"#,
+                "blkio.leaf_weight_device=8:0 10",
+                "blockIO.weightDevice[0].leafWeight",
+            ),
+        ] {
+            assert_eq!(lines(json, Version::V1), [v1]);
+            assert_eq!(
+                refusal(json, Version::V2),
+                format!("linux.resources.{field}: cgroup v2 has no such setting")
+            );
+        }
+        let json = r#"{"network":{"classID":1048577,"priorities":[{"name":"lo","priority":5}]}}"#;
+        assert_eq!(
+            lines(json, Version::V1),
+            ["net_cls.classid=1048577", "net_prio.ifpriomap=lo 5"]
+        );
+        assert_eq!(
+            refusal(json, Version::V2),
+            "linux.resources.network.classID: no cgroup tree of this machine has the net_cls controller"
+        );
+    }
+
+    #[test]
+    fn what_engines_write_for_not_set_needs_no_controller() {
+        for json in [
+            "{}",
+            r#"{"devices":[{"allow":false}],"memory":{"disableOOMKiller":false},"cpu":{"shares":0},"blockIO":{"weight":0}}"#,
+            r#"{"memory":{"limit":0,"reservation":0,"swap":0,"kernel":0,"kernelTCP":0,"useHierarchy":true},
+                "cpu":{"quota":0,"period":0,"realtimeRuntime":0,"realtimePeriod":0,"cpus":"","mems":""},
+                "blockIO":{"leafWeight":0,"weightDevice":[]},"network":{"classID":0,"priorities":[]},
+                "hugepageLimits":[],"rdma":{},"unified":{}}"#,
+        ] {
+            assert_eq!(planned(json, &group(Version::V2, &[])).unwrap(), [], "{json}");
+            assert_eq!(planned(json, &Group::default()).unwrap(), [], "{json}");
+        }
+    }
+
+    #[test]
+    fn what_docker_containerd_and_podman_ask_for_is_planned() {
+        for (engine, json, v1, v2) in [
+            (
+                "docker 29 with limits",
+                r#"{"memory":{"limit":67108864,"swap":134217728,"disableOOMKiller":false},
+                    "cpu":{"quota":50000,"period":100000},"pids":{"limit":50},"blockIO":{}}"#,
+                "cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000 memory.limit_in_bytes=67108864 \
+                 memory.memsw.limit_in_bytes=134217728 pids.max=50",
+                "cpu.max=50000 100000 memory.max=67108864 memory.swap.max=67108864 pids.max=50",
+            ),
+            (
+                "docker 20.10 update",
+                r#"{"memory":{"limit":33554432,"reservation":0,"swap":67108864,"kernel":0},
+                    "cpu":{"shares":0,"quota":30000,"period":100000},"pids":{"limit":20},"blockIO":{"weight":0}}"#,
+                "cpu.cfs_period_us=100000 cpu.cfs_quota_us=30000 memory.limit_in_bytes=33554432 \
+                 memory.memsw.limit_in_bytes=67108864 pids.max=20",
+                "cpu.max=30000 100000 memory.max=33554432 memory.swap.max=33554432 pids.max=20",
+            ),
+            (
+                "containerd 2.4 for Kubernetes",
+                r#"{"devices":[{"allow":false,"access":"rwm"}],"memory":{"limit":67108864,"swap":67108864},
+                    "cpu":{"shares":256,"quota":50000,"period":100000}}"#,
+                "cpu.shares=256 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000 \
+                 memory.limit_in_bytes=67108864 memory.memsw.limit_in_bytes=67108864",
+                "cpu.weight=35 cpu.max=50000 100000 memory.max=67108864 memory.swap.max=0",
+            ),
+            (
+                "podman 4.3 with limits",
+                r#"{"devices":[{"allow":false,"access":"rwm"}],
+                    "memory":{"limit":67108864,"reservation":33554432,"swap":134217728},
+                    "cpu":{"shares":512,"quota":50000,"period":100000},"pids":{"limit":50},"blockIO":{"weight":300}}"#,
+                "cpu.shares=512 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000 \
+                 blkio.weight=300 | blkio.bfq.weight=300 memory.limit_in_bytes=67108864 \
+                 memory.memsw.limit_in_bytes=134217728 memory.soft_limit_in_bytes=33554432 pids.max=50",
+                "cpu.weight=59 cpu.max=50000 100000 io.bfq.weight=300 | io.weight=2930 \
+                 memory.max=67108864 memory.swap.max=67108864 memory.low=33554432 pids.max=50",
+            ),
+        ] {
+            assert_eq!(lines(json, Version::V1).join(" "), v1, "{engine}");
+            assert_eq!(lines(json, Version::V2).join(" "), v2, "{engine}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_field_and_value() {
+        for (json, error) in [
+            (r#"{"memory":{"limit":-2}}"#, "memory.limit: -2 is neither a number of bytes nor -1"),
+            (
+                r#"{"memory":{"limit":64,"swap":63}}"#,
+                "memory.swap: 63, which includes memory, is below memory.limit 64",
+            ),
+            (r#"{"memory":{"swap":64}}"#, "memory.swap: 64 needs a memory.limit"),
+            (r#"{"memory":{"limit":-1,"swap":64}}"#, "memory.swap: 64 needs a memory.limit"),
+            (r#"{"memory":{"swappiness":101}}"#, "memory.swappiness: 101 is not between 0 and 100"),
+            (r#"{"cpu":{"quota":-2}}"#, "cpu.quota: -2 is neither a time nor -1"),
+            (r#"{"cpu":{"idle":2}}"#, "cpu.idle: 2 is neither 0 nor 1"),
+            (r#"{"cpu":{"cpus":"0\n1"}}"#, r#"cpu.cpus: "0\n1" is not one line"#),
+            (r#"{"pids":{"limit":-2}}"#, "pids.limit: -2 is neither a number of tasks nor -1"),
+            (r#"{"blockIO":{"weight":9}}"#, "blockIO.weight: 9 is not between 10 and 1000"),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":1001}]}}"#,
+                "blockIO.weightDevice[0].weight: 1001 is not between 10 and 1000",
+            ),
+            (
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":-1,"minor":0,"rate":1}]}}"#,
+                "blockIO.throttleReadBpsDevice[0]: -1:0 is not a device number",
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MiB","limit":1}]}"#,
+                r#"hugepageLimits[0].pageSize: "2MiB" is not a size such as 2MB"#,
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"../2MB","limit":1}]}"#,
+                r#"hugepageLimits[0].pageSize: "../2MB" is not a size such as 2MB"#,
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":-1}]}"#,
+                "hugepageLimits[0].limit: -1 is negative",
+            ),
+        ] {
+            for version in [Version::V1, Version::V2] {
+                assert_eq!(refusal(json, version), format!("linux.resources.{error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_whose_controller_is_missing_is_refused() {
+        for (version, present, json, field, missing) in [
+            (Version::V2, &["cpu"][..], r#"{"pids":{"limit":5}}"#, "pids.limit", "pids"),
+            (Version::V1, &["cpu"][..], r#"{"cpu":{"cpus":"0"}}"#, "cpu.cpus", "cpuset"),
+            (Version::V1, &["io"][..], r#"{"blockIO":{"weight":10}}"#, "blockIO.weight", "io"),
+        ] {
+            let error = planned(json, &group(version, present)).unwrap_err();
+            assert_eq!(
+                format!("{error:#}"),
+                format!(
+                    "linux.resources.{field}: no cgroup tree of this machine has the {missing} controller"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn unified_passes_through_to_v2_in_a_fixed_order_and_after_the_rest() {
+        let json = r#"{"pids":{"limit":5},"unified":
+            {"memory.high":"900","cpu.weight":"7","cgroup.max.depth":"3","cpu.new.file":"x"}}"#;
+        assert_eq!(
+            lines(json, Version::V2),
+            [
+                "pids.max=5",
+                "cgroup.max.depth=3",
+                "cpu.new.file=x",
+                "cpu.weight=7",
+                "memory.high=900"
+            ]
+        );
+    }
+
+    #[test]
+    fn unified_does_not_reach_what_is_not_the_configurations() {
+        for (entry, reason) in [
+            (r#""memory.max":"1\n2""#, r#"unified["memory.max"]: "1\n2" is not one line"#),
+            (r#""../x.max":"1""#, r#"unified["../x.max"]: not the name of a file of cgroup v2"#),
+            (r#""cpu./../x":"1""#, r#"unified["cpu./../x"]: not the name of a file of cgroup v2"#),
+            (r#""max":"1""#, r#"unified["max"]: not the name of a file of cgroup v2"#),
+            (
+                r#""misc.max":"1""#,
+                r#"unified["misc.max"]: no cgroup tree of this machine has the misc controller"#,
+            ),
+            (
+                r#""cgroup.procs":"0""#,
+                r#"unified["cgroup.procs"]: the runtime alone writes this file"#,
+            ),
+        ] {
+            assert_eq!(
+                refusal(&format!(r#"{{"unified":{{{entry}}}}}"#), Version::V2),
+                format!("linux.resources.{reason}")
+            );
+        }
+        assert_eq!(
+            refusal(r#"{"unified":{"memory.max":"1"}}"#, Version::V1),
+            r#"linux.resources.unified["memory.max"]: this container has no group of cgroup v2"#
+        );
+    }
+
+    #[test]
+    fn what_could_stop_the_container_from_being_built_comes_last() {
+        let json = r#"{"memory":{"limit":64},"pids":{"limit":0},"cpu":{"shares":5},"unified":{"memory.high":"1"}}"#;
+        let settings = planned(json, &group(Version::V2, &V2)).unwrap();
+        let early: Vec<_> = settings.iter().filter(|s| s.stage == Stage::Early).collect();
+        assert_eq!(early.len(), 1);
+        assert_eq!(early[0].field, "linux.resources.cpu.shares");
+    }
+
+    #[test]
+    fn a_missing_swap_file_matters_only_to_who_wants_swap_counted() {
+        for (version, swap, otherwise) in [
+            (Version::V1, -1, Otherwise::SkipAbsent),
+            (Version::V1, 64, Otherwise::Fail),
+            (Version::V2, -1, Otherwise::SkipAbsent),
+            (Version::V2, 64, Otherwise::SkipAbsent),
+            (Version::V2, 65, Otherwise::Fail),
+        ] {
+            let json = format!(r#"{{"memory":{{"limit":64,"swap":{swap}}}}}"#);
+            let settings = planned(&json, &group(version, &["memory"])).unwrap();
+            assert_eq!(settings[1].otherwise, otherwise, "{version:?} {swap}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_checked_against_what_is_in_use_only_on_request() {
+        for (version, file) in
+            [(Version::V1, "memory.usage_in_bytes"), (Version::V2, "memory.current")]
+        {
+            let json = r#"{"memory":{"limit":64,"checkBeforeUpdate":true}}"#;
+            let settings = planned(json, &group(version, &["memory"])).unwrap();
+            assert_eq!(settings[0].at_least, Some(write(file, 64)));
+            let settings = planned(r#"{"memory":{"limit":64}}"#, &group(version, &["memory"]));
+            assert_eq!(settings.unwrap()[0].at_least, None);
+        }
+    }
+
+    #[test]
+    fn weights_follow_the_curve_that_runtimes_share() {
+        for (shares, weight) in
+            [(1, 1), (2, 1), (3, 2), (256, 35), (1024, 100), (262_143, 10_000), (u64::MAX, 10_000)]
+        {
+            assert_eq!(cpu_weight(shares), weight, "{shares}");
+        }
+        for (weight, scaled) in [(10, 1), (100, 910), (500, 4950), (1000, 10_000)] {
+            assert_eq!(scaled_io_weight(weight), scaled);
         }
     }
 }
