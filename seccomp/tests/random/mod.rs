@@ -94,7 +94,10 @@ pub enum Kind {
 
 /// A profile, the native architecture, and the architectures to look at.
 pub fn random_profile(random: &mut Random, kind: Kind) -> (LinuxSeccomp, Arch, Vec<Arch>) {
-    let family = *random.pick(&FAMILIES);
+    let family = match kind {
+        Kind::Any => random_family(random),
+        _ => random.pick(&FAMILIES).to_vec(),
+    };
     let native = family[0];
     let named: Vec<Arch> = family.iter().copied().filter(|_| random.chance(2)).collect();
     let mut names = random_names(random, |name| {
@@ -129,7 +132,7 @@ pub fn random_profile(random: &mut Random, kind: Kind) -> (LinuxSeccomp, Arch, V
     if let Some(errno) = default.get("errnoRet") {
         profile["defaultErrnoRet"] = errno.clone();
     }
-    (serde_json::from_value(profile).unwrap(), native, family.to_vec())
+    (serde_json::from_value(profile).unwrap(), native, family)
 }
 
 /// A number for each argument and class of operators: libseccomp has an order
@@ -141,6 +144,21 @@ fn rank(arg: &Value) -> u64 {
         _ => 0,
     };
     100 + 10 * arg["index"].as_u64().unwrap() + class
+}
+
+/// A native architecture and two more of any kind.
+fn random_family(random: &mut Random) -> Vec<Arch> {
+    let mut family = vec![*random.pick(&Arch::ALL)];
+    if family == [Arch::X32] {
+        family = vec![Arch::X86_64];
+    }
+    while family.len() < 3 {
+        let arch = *random.pick(&Arch::ALL);
+        if !family.contains(&arch) {
+            family.push(arch);
+        }
+    }
+    family
 }
 
 fn random_args(random: &mut Random, kind: Kind) -> Value {
