@@ -336,7 +336,9 @@ mod tests {
         header.set_entry_type(kind);
         header.set_size(size);
         header.set_mode(0o644);
-        (header.set_uid(1), header.set_gid(2), header.set_mtime(3));
+        header.set_uid(1);
+        header.set_gid(2);
+        header.set_mtime(3);
         header.set_cksum();
         header
     }

@@ -1,0 +1,309 @@
+//! Layers and descriptions made to do harm.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use tar::EntryType;
+
+use crate::image::{GZIP, Image, Layer, digest, gzip};
+use crate::tool::skip_unless_root;
+use crate::tool::{Scratch, names, pull_badly, pull_well};
+
+/// A directory beside the bundle that no layer may change.
+struct Outside(Scratch);
+
+impl Outside {
+    fn new() -> Self {
+        let scratch = Scratch::new("hostile");
+        fs::create_dir(scratch.join("outside")).unwrap();
+        fs::write(scratch.join("outside/file"), "untouched").unwrap();
+        Self(scratch)
+    }
+
+    fn path(&self) -> String {
+        self.0.join("outside").to_str().unwrap().to_owned()
+    }
+
+    /// Fails if anything in it has changed.
+    #[track_caller]
+    fn check(&self) {
+        assert_eq!(names(&self.0.join("outside")), ["file"]);
+        assert_eq!(fs::read_to_string(self.0.join("outside/file")).unwrap(), "untouched");
+    }
+}
+
+#[track_caller]
+fn refused(layers: impl IntoIterator<Item = Layer>) -> String {
+    let scratch = Scratch::new("refused");
+    let layout = Image::new(layers).layout(&scratch.join("layout"));
+    pull_badly(&scratch, &layout, &[])
+}
+
+#[test]
+fn entries_that_no_good_layer_has_are_refused_by_name() {
+    let long = "n".repeat(256);
+    let deep = "d/".repeat(300);
+    let size = |size: u64| move |header: &mut tar::Header| header.set_size(size);
+    for (what, layer, reason) in [
+        ("whiteout of ..", Layer::new().file(".wh...", ""), "a whiteout of \"..\""),
+        ("whiteout of .", Layer::new().file(".wh..", ""), "a whiteout of \".\""),
+        ("whiteout of nothing", Layer::new().file("d/.wh.", ""), "a whiteout of \"\""),
+        ("root as file", Layer::new().file(".", ""), "the root of the image is not a directory"),
+        (
+            "root as symlink",
+            Layer::new().symlink("/", "/etc"),
+            "the root of the image is not a directory",
+        ),
+        (
+            "root as symlink by ..",
+            Layer::new().symlink("a/..", "/etc"),
+            "the root of the image is not a directory",
+        ),
+        (
+            "hard link climbing out",
+            Layer::new().hard_link("x", "../../etc/passwd"),
+            "it points outside the image",
+        ),
+        (
+            "hard link to a file of the machine",
+            Layer::new().hard_link("x", "/etc/passwd"),
+            "hard link to /etc/passwd",
+        ),
+        (
+            "hard link to a directory",
+            Layer::new().directory("d").hard_link("x", "d"),
+            "hard link to d",
+        ),
+        (
+            "link loop",
+            Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", ""),
+            "a/x: directory \"a\"",
+        ),
+        ("file as directory", Layer::new().file("a", "").file("a/x", ""), "a/x: directory \"a\""),
+        ("name of 256 bytes", Layer::new().file(&long, ""), "File name too long"),
+        (
+            "deep path",
+            Layer::new().file(&format!("{deep}f"), ""),
+            "a path of more than 256 components",
+        ),
+        (
+            "uid 2^32",
+            Layer::new().pax(&[("uid", b"4294967296")]).file("f", ""),
+            "uid 4294967296 is out of range",
+        ),
+        (
+            "gid 2^32-1",
+            Layer::new().entry(EntryType::Regular, "f", |h| h.set_gid(u32::MAX.into()), b""),
+            "gid 4294967295",
+        ),
+        (
+            "size 2^62",
+            Layer::new().entry(EntryType::Regular, "f", size(1 << 62), b""),
+            "the archive ends inside a file",
+        ),
+        (
+            "size 2^63",
+            Layer::new().entry(EntryType::Regular, "f", size(1 << 63), b""),
+            "an entry of 9223372036854775808 bytes",
+        ),
+        (
+            "cut",
+            Layer::new().entry(EntryType::Regular, "f", size(5000), b"x"),
+            "the archive ends inside a file",
+        ),
+        (
+            "unknown type",
+            Layer::new().entry(EntryType::new(b'?'), "f", |_| (), b""),
+            "f: an entry of the unknown type '?'",
+        ),
+    ] {
+        let error = refused([layer]);
+        assert!(error.contains(reason), "{what}: {error}");
+        assert!(error.starts_with("layer 1 of 1 (sha256:"), "{what}: {error}");
+    }
+}
+
+#[test]
+fn an_absolute_or_climbing_path_lands_inside() {
+    let outside = Outside::new();
+    let layer =
+        Layer::new().file(&format!("{}/new", outside.path()), "").file("../../../../../../x", "");
+    let layout = Image::new([layer]).layout(&outside.0.join("layout"));
+    let root = pull_well(&outside.0, &layout, &[]);
+    outside.check();
+    assert!(root.join("x").exists());
+    assert!(root.join(outside.path().trim_start_matches('/')).join("new").exists());
+}
+
+#[test]
+fn nothing_outside_is_reached_through_links_in_the_same_or_the_next_layer() {
+    let links = |outside: &str| {
+        let climbing = format!("{}{}", "../".repeat(20), outside.trim_start_matches('/'));
+        Layer::new()
+            .symlink("absolute", outside)
+            .symlink("climbing", &climbing)
+            .symlink("file", &format!("{outside}/file"))
+    };
+    let attacks = |layer: Layer| {
+        layer
+            .file("absolute/new", "x")
+            .file("climbing/new", "x")
+            .file("absolute/file", "x")
+            .file("file", "x")
+            .hard_link("climbing/linked", "absolute/new")
+            .directory("absolute")
+    };
+    let whiteouts = Layer::new()
+        .file("absolute/.wh.file", "")
+        .file("climbing/.wh..wh..opq", "")
+        .file(".wh.absolute", "");
+    let outside = Outside::new();
+    let path = outside.path();
+    for (name, layers) in [
+        ("same", vec![attacks(links(&path))]),
+        ("next", vec![links(&path), attacks(Layer::new())]),
+        ("whiteouts", vec![links(&path), whiteouts]),
+    ] {
+        let layout = Image::new(layers).layout(&outside.0.join(name));
+        pull_well(&outside.0, &layout, &[]);
+        outside.check();
+        fs::remove_dir_all(outside.0.join("bundle")).unwrap();
+    }
+}
+
+#[test]
+fn a_hard_link_to_a_link_is_not_followed_and_not_written_through() {
+    let outside = Outside::new();
+    let layer = Layer::new()
+        .symlink("link", &format!("{}/file", outside.path()))
+        .hard_link("hard", "link")
+        .file("hard", "overwritten");
+    let layout = Image::new([layer]).layout(&outside.0.join("layout"));
+    let root = pull_well(&outside.0, &layout, &[]);
+    outside.check();
+    assert_eq!(fs::read_to_string(root.join("hard")).unwrap(), "overwritten");
+    assert!(fs::symlink_metadata(root.join("link")).unwrap().is_symlink());
+}
+
+#[test]
+fn magic_links_of_the_kernel_lead_nowhere() {
+    let layer =
+        Layer::new().symlink("link", "/proc/self/root").file("link/tmp/image-tool-escape", "x");
+    let scratch = Scratch::new("magic");
+    let layout = Image::new([layer]).layout(&scratch.join("layout"));
+    let root = pull_well(&scratch, &layout, &[]);
+    assert!(!Path::new("/tmp/image-tool-escape").exists());
+    assert!(root.join("proc/self/root/tmp/image-tool-escape").exists());
+}
+
+#[test]
+fn a_user_database_that_is_a_trap_is_refused() {
+    let outside = Outside::new();
+    fs::write(outside.0.join("outside/passwd"), "evil:x:0:0::/:\n").unwrap();
+    for (passwd, reason) in [
+        (
+            Layer::new().symlink("etc/passwd", &format!("{}/passwd", outside.path())),
+            "the image has no user \"evil\"",
+        ),
+        (
+            Layer::new().entry(EntryType::Fifo, "etc/passwd", |_| (), b""),
+            "\"etc/passwd\" of the image: not a regular file",
+        ),
+        (Layer::new().directory("etc/passwd"), "\"etc/passwd\" of the image: not a regular file"),
+        (Layer::new().file("etc/passwd", &"x".repeat(5 << 20)), "longer than"),
+    ] {
+        let layout = Image::new([passwd])
+            .with(json!({"Cmd": ["x"], "User": "evil"}))
+            .layout(&outside.0.join("layout"));
+        let error = pull_badly(&outside.0, &layout, &[]);
+        assert!(error.contains(reason), "{error}");
+        fs::remove_dir_all(outside.0.join("layout")).unwrap();
+    }
+}
+
+#[test]
+fn blobs_that_are_not_what_was_promised_are_refused() {
+    let good = crate::image::simple();
+    let layer = good.layer(0);
+    let blob = good.blobs[&layer].clone();
+    let with_blob = |bytes: Vec<u8>| {
+        let mut image = good.clone();
+        image.blobs.insert(layer.clone(), bytes);
+        image
+    };
+    let with_layer = |key: &str, value: serde_json::Value| {
+        let mut image = good.clone();
+        image.manifest["layers"][0][key] = value;
+        image
+    };
+    let mut flipped = blob.clone();
+    flipped[blob.len() / 2] ^= 1;
+    let mut other_diff_id = good.clone();
+    let mut config = good.config.clone();
+    config["rootfs"]["diff_ids"][0] = json!(digest(b"other"));
+    other_diff_id.set_config(config.clone());
+    let mut more_diff_ids = good.clone();
+    config["rootfs"]["diff_ids"] = json!([digest(b"1"), digest(b"2")]);
+    more_diff_ids.set_config(config);
+    let mut both = good.clone();
+    both.manifest["manifests"] = json!([]);
+    let tar = Layer::new().file("f", "x").tar();
+    let garbage =
+        Image::of_blobs([(GZIP, [gzip(&tar), b"garbage".to_vec()].concat(), digest(&tar))]);
+    let cut = Image::of_blobs([(GZIP, gzip(&tar)[..40].to_vec(), digest(&tar))]);
+    let size = blob.len();
+    for (what, image, reason) in [
+        ("truncated", with_blob(blob[..size - 1].to_vec()), "not the declared"),
+        ("flipped bit", with_blob(flipped), "layer 1 of 1"),
+        ("other blob", with_blob(vec![0; size]), "its digest is"),
+        ("size - 5", with_layer("size", json!(size - 5)), "not the declared"),
+        ("size + 5", with_layer("size", json!(size + 5)), "not the declared"),
+        ("size -1", with_layer("size", json!(-1)), "layers[0].size: invalid value: integer `-1`"),
+        ("diffID", other_diff_id, "its digest is"),
+        ("more diffIDs", more_diff_ids, "it names 2 layers, the manifest has 1"),
+        ("manifest and index", both, "an image manifest and an index at once"),
+        ("garbage after gzip", garbage, "layer 1 of 1"),
+        ("cut gzip", cut, "layer 1 of 1"),
+        ("artifact", with_layer("mediaType", json!("text/plain")), "is not a file system layer"),
+    ] {
+        let scratch = Scratch::new("promise");
+        let layout = image.layout(&scratch.join("layout"));
+        let error = pull_badly(&scratch, &layout, &[]);
+        assert!(error.contains(reason), "{what}: {error}");
+    }
+}
+
+#[test]
+fn a_bomb_is_stopped_at_the_bound() {
+    let scratch = Scratch::new("bomb");
+    let layer = Layer::new().entry(EntryType::Regular, "zeros", |_| (), &vec![0; 3 << 20]);
+    let layout = Image::new([layer]).layout(&scratch.join("layout"));
+    let error = pull_badly(&scratch, &layout, &["--max-unpacked=2"]);
+    assert!(error.contains("more bytes than allowed"), "{error}");
+
+    // The same behind the end of the archive, where nothing is extracted.
+    let mut tar = Layer::new().file("f", "").tar();
+    tar.resize(3 << 20, 0);
+    let trailing =
+        Image::of_blobs([(GZIP, gzip(&tar), digest(&tar))]).layout(&scratch.join("trailing"));
+    let error = pull_badly(&scratch, &trailing, &["--max-unpacked=2"]);
+    assert!(error.contains("too many bytes"), "{error}");
+}
+
+#[test]
+fn what_a_failed_pull_has_made_goes_again_however_it_is_shaped() {
+    skip_unless_root!();
+    // Links let a tree grow deeper than any path in the archive.
+    let mut layer = Layer::new();
+    let deep = "d/".repeat(200);
+    layer = layer.directory(&deep);
+    for level in 0..8 {
+        let base = if level == 0 { deep.clone() } else { format!("s{}/{deep}", level - 1) };
+        layer = layer.directory(&base).symlink(&format!("s{level}"), &base);
+    }
+    let error = refused([layer
+        .entry(EntryType::Directory, "closed", |h| h.set_mode(0), b"")
+        .file(".wh..", "")]);
+    assert!(error.contains("a whiteout of"), "{error}");
+}
