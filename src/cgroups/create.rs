@@ -145,7 +145,7 @@ fn enable_controllers(plan: &CgroupPlan, directory: &Directory) -> Result<()> {
     if wanted.is_empty() || missing(&own)?.is_empty() {
         return Ok(());
     }
-    let mut refusal = None;
+    let mut refusals = Vec::new();
     let above = directory.path.ancestors().skip(1);
     let mut above: Vec<_> = above.take_while(|path| path.starts_with(&directory.mount)).collect();
     above.reverse();
@@ -155,35 +155,66 @@ fn enable_controllers(plan: &CgroupPlan, directory: &Directory) -> Result<()> {
         let all: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
         // One that is refused takes the others with it, so they are tried one by one then.
         if !all.is_empty() && try_write(&control, &all.join(" ")).is_err() {
-            for one in &all {
-                if let Err(error) = try_write(&control, one) {
-                    refusal.get_or_insert_with(|| {
-                        Error::from(error).context(format!("write {one:?} to {control:?}"))
-                    });
-                }
+            for name in names {
+                let refusal = write(&control, &format!("+{name}"));
+                refusals.extend(refusal.err().map(|refusal| (name, refusal)));
             }
         }
     }
     let missing = missing(&own)?;
-    match needed().find(|setting| missing.contains(&setting.controller.as_str())) {
-        None => Ok(()),
-        Some(setting) => Err(refusal.unwrap_or_else(|| Error::msg("not handed down from above")))
-            .with_context(|| format!("{:?} lacks {}", directory.path, setting.controller))
-            .in_field(&setting.field),
-    }
+    let Some(setting) = needed().find(|setting| missing.contains(&setting.controller.as_str()))
+    else {
+        return Ok(());
+    };
+    // The first refusal is the cause of those further down.
+    let cause = refusals.into_iter().find(|(name, _)| *name == setting.controller);
+    let cause = cause.map_or_else(|| Error::msg("not handed down"), |(_, refusal)| refusal);
+    Err(cause.context(format!("{:?} lacks {}", directory.path, setting.controller)))
+        .in_field(&setting.field)
 }
 
-/// The group's directory for `CLONE_INTO_CGROUP`: none on a machine with
-/// version 1, whose other trees would have to be joined all the same.
-pub fn directory_fd(plan: &CgroupPlan) -> Result<Option<OwnedFd>> {
-    match plan.group.directories.as_slice() {
-        [directory] if directory.version == Version::V2 => {
-            let path = checked(directory)?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = open(path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
-            Ok(Some(fd))
+/// The group's directory of version 2 for `CLONE_INTO_CGROUP`, on a hybrid
+/// machine too, where the other trees are left to [`Entrance`].
+pub fn directory_fd(group: &Group) -> Result<Option<OwnedFd>> {
+    let Some(directory) = group.unified() else { return Ok(None) };
+    let path = checked(directory)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = open(path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
+    Ok(Some(fd))
+}
+
+/// The way into the trees of version 1 for a process that moves itself.
+///
+/// Moving another process, or one's own with all its threads, makes the kernel
+/// wait for a grace period, several milliseconds. A thread that writes 0 to
+/// `tasks` moves itself alone and waits for nothing (kernel/cgroup/cgroup.c,
+/// cgroup_procs_write_start), and a process with one thread has moved with it.
+/// The kernel asks what the opener may do, so a child that has given up its
+/// rights can still use what its parent has opened.
+#[derive(Debug)]
+pub struct Entrance {
+    tasks: Vec<(PathBuf, OwnedFd)>,
+}
+
+impl Entrance {
+    /// Opens the group's files, close-on-exec.
+    pub fn open(group: &Group) -> Result<Self> {
+        let v1 = group.directories.iter().filter(|directory| directory.version == Version::V1);
+        let tasks = v1.map(|directory| {
+            let path = checked(directory)?.join("tasks");
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let fd = open(&path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
+            Ok((path, fd))
+        });
+        Ok(Self { tasks: tasks.collect::<Result<_>>()? })
+    }
+
+    /// Moves the calling thread, which has to be its process's only one.
+    pub fn enter(&self) -> Result<()> {
+        for (path, fd) in &self.tasks {
+            rustix::io::write(fd, b"0").with_context(|| format!("write \"0\" to {path:?}"))?;
         }
-        _ => Ok(None),
+        Ok(())
     }
 }
 

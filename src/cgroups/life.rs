@@ -23,7 +23,7 @@ use crate::plan::cgroup::{Directory, Group, Version};
 /// How long a group may take to freeze, to die, or to let itself be removed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sleeps that grow from a millisecond to a tenth of a second, [`PATIENCE`] in all.
+/// Sleeps that grow from a quarter of a millisecond to a tenth of a second.
 struct Waits {
     end: Instant,
     next: Duration,
@@ -31,7 +31,7 @@ struct Waits {
 
 impl Waits {
     fn new(patience: Duration) -> Self {
-        Self { end: Instant::now() + patience, next: Duration::from_millis(1) }
+        Self { end: Instant::now() + patience, next: Duration::from_micros(250) }
     }
 
     /// Sleeps, or says that the time is over.

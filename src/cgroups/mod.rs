@@ -21,7 +21,7 @@ mod life;
 mod tree;
 
 pub use apply::{apply_devices, apply_settings};
-pub use create::{Created, create, delegate, directory_fd};
+pub use create::{Created, Entrance, create, delegate, directory_fd};
 pub use life::{freeze, is_frozen, kill_all, oom_kills, processes, remove, signal_all, thaw};
 
 /// Where control groups are mounted by convention.
@@ -85,6 +85,7 @@ pub fn delegated(layout: &Layout) -> Result<Option<String>> {
 }
 
 /// Moves the process `pid` into every directory of `group`; 0 is the caller.
+/// Slow under version 1: see [`Entrance`].
 pub fn join(group: &Group, pid: u32) -> Result<()> {
     let pid = pid.to_string();
     for directory in &group.directories {
@@ -93,11 +94,12 @@ pub fn join(group: &Group, pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Moves the process `pid` to where the process `member` of `group` is now,
-/// which is below the group where the container has made groups of its own.
-pub fn join_group_of(group: &Group, member: u32, pid: u32) -> Result<()> {
+/// Where the process `member` of `group` is now. That is below `group` where
+/// the container has made groups of its own: the kernel may then refuse to let
+/// anything join `group` itself (EBUSY).
+pub fn group_of(group: &Group, member: u32) -> Result<Group> {
     let groups = read(&PathBuf::from(format!("/proc/{member}/cgroup")))?;
-    for directory in &group.directories {
+    let now = |directory: &Directory| {
         let names = match directory.version {
             Version::V1 => directory.controllers.join(","),
             Version::V2 => String::new(),
@@ -112,9 +114,9 @@ pub fn join_group_of(group: &Group, member: u32, pid: u32) -> Result<()> {
             directory.path,
             found.path
         );
-        write(&path.join("cgroup.procs"), &pid.to_string())?;
-    }
-    Ok(())
+        Ok(Directory { path, ..directory.clone() })
+    };
+    Ok(Group { directories: group.directories.iter().map(now).collect::<Result<_>>()? })
 }
 
 /// One line of /proc/PID/cgroup.
