@@ -103,15 +103,24 @@ fn main() -> Result<()> {
         COLUMNS.map(|(label, ..)| label)
     );
     println!();
-    println!("/// By name; the numbers count from the architecture's first one.");
+    println!("/// By name. The numbers count from the architecture's first one. What the call is");
+    println!("/// behind where calls are multiplexed comes last: 100 and the selector for");
+    println!("/// socketcall(2), 200 and the selector for ipc(2), else 0.");
     println!("#[rustfmt::skip]");
-    println!("pub static TABLE: [(&str, [u16; {}]); {}] = [", COLUMNS.len(), table.len());
+    println!("pub static TABLE: [(&str, [u16; {}], u16); {}] = [", COLUMNS.len(), table.len());
     for (name, numbers) in table {
         let numbers = numbers.map(|n| if n == ABSENT { "ABSENT".into() } else { n.to_string() });
-        println!("    ({name:?}, [{}]),", numbers.join(", "));
+        println!("    ({name:?}, [{}], {}),", numbers.join(", "), multiplexed(&name));
     }
     println!("];");
     Ok(())
+}
+
+/// Where `name` is multiplexed, as the table has it: libseccomp's made-up number
+/// for the call on x86, without its sign.
+fn multiplexed(name: &str) -> i32 {
+    let number = ScmpSyscall::from_name_by_arch(name, ScmpArch::X86).map_or(0, i32::from);
+    if (-224..=-201).contains(&number) || (-120..=-101).contains(&number) { -number } else { 0 }
 }
 
 /// Whether loongarch64 has this call of riscv64: both use the common table

@@ -5,37 +5,18 @@ use std::cmp::{Ordering, Reverse};
 use anyhow::{Result, bail};
 use oci_spec::runtime::LinuxSeccompOperator as Operator;
 
-use crate::arch::{Arch, Call, multiplexer};
+use crate::arch::{Arch, Call};
 
 /// One entry of `linux.seccomp.syscalls`, ready for any architecture.
 #[derive(Debug)]
 pub struct Rule {
     /// The calls it names.
-    pub calls: Vec<NamedCall>,
+    pub calls: Vec<Call>,
     /// The value for the kernel (`SECCOMP_RET_*`).
     pub action: u32,
     /// What the arguments must meet: one of these lists, in full. An empty
     /// list is met by all.
     pub alternatives: Vec<Vec<Condition>>,
-}
-
-/// A call by name.
-#[derive(Debug, Clone, Copy)]
-pub struct NamedCall {
-    /// Its row in the table.
-    call: Call,
-    /// The call that can stand for it on some architectures, and the first
-    /// argument that selects it there.
-    multiplexer: Option<(Call, u32)>,
-}
-
-impl NamedCall {
-    /// `None` if no architecture has such a call.
-    pub fn new(name: &str) -> Option<Self> {
-        let multiplexer =
-            multiplexer(name).and_then(|(by, selector)| Some((Call::named(by)?, selector)));
-        Some(Self { call: Call::named(name)?, multiplexer })
-    }
 }
 
 /// A comparison of one argument.
@@ -253,7 +234,7 @@ fn mentions(arch: Arch, rules: &[Rule], default: u32) -> (Vec<Mention>, Option<u
     let mut mentions = Vec::new();
     let mut newest = None;
     for (position, rule) in rules.iter().enumerate() {
-        for &NamedCall { call, multiplexer } in &rule.calls {
+        for &call in &rule.calls {
             let number = arch.number(call);
             newest = newest.max(number);
             // As in libseccomp, a rule that repeats the default is no rule, so
@@ -264,7 +245,7 @@ fn mentions(arch: Arch, rules: &[Rule], default: u32) -> (Vec<Mention>, Option<u
             if let Some(number) = number {
                 mentions.push(Mention { number, rule: position, selector: None, call });
             }
-            if let Some((by, selector)) = multiplexer
+            if let Some((by, selector)) = call.multiplexer()
                 && let Some(number) = arch.number(by)
             {
                 mentions.push(Mention { number, rule: position, selector: Some(selector), call });

@@ -39,7 +39,8 @@ use oci_spec::runtime::{
 pub use arch::Arch;
 pub use program::Instruction;
 
-use decide::{Condition, Decision, Decisions, Fallback, NamedCall, Rule};
+use arch::Call;
+use decide::{Condition, Decision, Decisions, Fallback, Rule};
 use program::Program;
 
 /// The most instructions the kernel takes (`BPF_MAXINSNS`).
@@ -235,7 +236,7 @@ fn rules(syscalls: &[LinuxSyscall], warnings: &mut Vec<String>) -> Result<Vec<Ru
         }
         let mut calls = Vec::with_capacity(syscall.names().len());
         for (j, name) in syscall.names().iter().enumerate() {
-            match NamedCall::new(name) {
+            match Call::named(name) {
                 Some(call) => calls.push(call),
                 None => warnings
                     .push(format!("syscalls[{i}].names[{j}]: {name:?}: no such call, ignored")),

@@ -248,6 +248,20 @@ fn known_to_libseccomp(json: &str) -> LinuxSeccomp {
 }
 
 #[test]
+fn call_numbers_are_those_of_libseccomp() {
+    let mut compared = 0;
+    for arch in Arch::ALL.into_iter().filter(|arch| *arch != Arch::Loongarch64) {
+        for number in numbers(arch) {
+            if let Ok(name) = ScmpSyscall::from(number as i32).get_name_by_arch(scmp_arch(arch)) {
+                assert_eq!(arch.syscall(&name), Some(number), "{name} on {}", arch.name());
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 6000, "{compared}");
+}
+
+#[test]
 fn the_profiles_of_the_engines_mean_what_they_mean_to_libseccomp() {
     let mut random = Random::new(1);
     for json in [
