@@ -465,6 +465,47 @@ mod tests {
     }
 
     #[test]
+    fn no_spoilt_archive_makes_the_reader_panic() {
+        let good = [
+            pax(&[
+                ("path", b"p"),
+                ("mtime", b"1.5"),
+                ("size", b"3"),
+                ("SCHILY.xattr.user.a", b"b"),
+            ]),
+            block(&header("f", EntryType::Regular, 3), b"abc"),
+            block(&header("././@LongLink", EntryType::GNULongName, 4), b"long"),
+            block(&header("d", EntryType::Directory, 0), b""),
+        ]
+        .concat();
+        // Marsaglia's xorshift: the same numbers at each run.
+        let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).unwrap()
+        };
+        let mut accepted = 0;
+        for _ in 0..50_000 {
+            let mut bytes = good.clone();
+            for _ in 0..=random(3) {
+                let at = random(bytes.len());
+                bytes[at] = *b"\0 0179=-.\n\xff\x80".get(random(16)).unwrap_or(&b'x');
+            }
+            // With the right checksum, so that the fields behind it are reached.
+            for start in (0..bytes.len()).step_by(BLOCK).filter(|start| start % (2 * BLOCK) == 0) {
+                let mut header = Header::from_byte_slice(&bytes[start..start + BLOCK]).clone();
+                header.set_cksum();
+                bytes[start..start + BLOCK].copy_from_slice(header.as_bytes());
+            }
+            bytes.truncate(bytes.len() - random(600));
+            accepted += usize::from(entries(&bytes).is_ok());
+        }
+        assert!(accepted > 0);
+    }
+
+    #[test]
     fn no_more_is_read_than_allowed() {
         let file = block(&header("f", EntryType::Regular, 600), &[1; 600]);
         let mut archive = Archive::new(&file[..], 1000);

@@ -21,8 +21,12 @@ pub const INDEX_DEPTH: usize = 2;
 pub const INDEXES: usize = 8;
 /// Layers of one image. Overlay file systems stop at 500.
 pub const LAYERS: usize = 500;
-/// Tar entries of one image.
-pub const ENTRIES: u64 = 4_000_000;
+/// Tar entries of one image, and the directories they imply.
+pub const ENTRIES: u64 = 2_000_000;
+/// Paths of one layer that are remembered for its whiteouts.
+pub const TOUCHED_PATHS: usize = 4_000_000;
+/// The paths of all directories, which wait for their times; in bytes.
+pub const DIRECTORY_BYTES: usize = 64 << 20;
 /// Components of one path in a layer.
 pub const PATH_DEPTH: usize = 256;
 /// Extended headers of one tar entry (long names, xattrs), in bytes.

@@ -6,7 +6,7 @@
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::digest::Check;
 
@@ -49,7 +49,8 @@ impl Writer {
 
 impl Reader {
     fn next_chunk(&mut self) -> Result<()> {
-        match self.receiver.recv()?? {
+        let received = self.receiver.recv().context("the stream broke off without an end")?;
+        match received? {
             Some(chunk) => {
                 if let Some(check) = &mut self.check {
                     check.update(&chunk)?;
@@ -112,7 +113,7 @@ mod tests {
         let (writer, mut reader) = pipe(4, None);
         assert!(writer.send(b"ab".to_vec()));
         drop(writer);
-        assert!(read(&mut reader).is_err());
+        assert_eq!(read(&mut reader).unwrap_err(), "the stream broke off without an end");
 
         let (writer, mut reader) = pipe(4, None);
         writer.finish(Err(anyhow::anyhow!("no route")));

@@ -34,9 +34,10 @@ pub fn pull(arguments: &Pull, progress: &Arc<Progress>) -> Result<()> {
     rustix::process::umask(Mode::empty());
     let reference = &arguments.reference;
     let platform = arguments.platform.clone().unwrap_or_else(Platform::host);
+    let credentials = credentials(arguments)?;
     let target = Target::new(&arguments.bundle)?;
 
-    let source = Source::open(reference, arguments.plain_http, credentials(arguments)?)?;
+    let source = Source::open(reference, arguments.plain_http, credentials)?;
     let resolved = source.resolve(reference, &platform)?;
     let Manifest { config, layers } = resolved.manifest;
     let size = layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));

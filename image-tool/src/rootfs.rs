@@ -54,6 +54,7 @@ pub struct Rootfs {
     /// The directory of the last entry: most entries stand beside their predecessor.
     parent: Option<(PathBuf, Rc<OwnedFd>)>,
     layer: Touched,
+    late_bytes: usize,
     entries: u64,
     allowance: u64,
     omitted: Omitted,
@@ -70,15 +71,18 @@ struct Touched {
 }
 
 impl Touched {
-    fn insert(&mut self, path: &Path) {
+    fn insert(&mut self, path: &Path) -> Result<()> {
         if self.lowest {
-            return;
+            return Ok(());
         }
         for path in path.ancestors() {
             if !self.paths.insert(self.hasher.hash_one(path)) {
-                return;
+                break;
             }
         }
+        let limit = limits::TOUCHED_PATHS;
+        ensure!(self.paths.len() <= limit, "the layer touches more than {limit} paths");
+        Ok(())
     }
 
     fn contains(&self, path: &Path) -> bool {
@@ -123,6 +127,7 @@ impl Rootfs {
             late: BTreeMap::new(),
             parent: None,
             layer: Touched { lowest: true, ..Touched::default() },
+            late_bytes: 0,
             entries: 0,
             allowance,
             omitted: Omitted::default(),
@@ -133,12 +138,7 @@ impl Rootfs {
     pub fn apply<R: BufRead>(&mut self, layer: R) -> Result<R> {
         let mut archive = Archive::new(layer, self.allowance);
         while let Some(entry) = archive.next_entry()? {
-            self.entries += 1;
-            ensure!(
-                self.entries <= limits::ENTRIES,
-                "the image has more than {} entries",
-                limits::ENTRIES
-            );
+            self.count()?;
             self.apply_entry(&entry, &mut archive)
                 .with_context(|| entry.path.escape_ascii().to_string())?;
         }
@@ -146,6 +146,13 @@ impl Rootfs {
         let (reader, allowance) = archive.into_inner();
         self.allowance = allowance;
         Ok(reader)
+    }
+
+    fn count(&mut self) -> Result<()> {
+        self.entries += 1;
+        let limit = limits::ENTRIES;
+        ensure!(self.entries <= limit, "the image makes more than {limit} files and directories");
+        Ok(())
     }
 
     /// The bytes of layers that may still come.
@@ -208,7 +215,7 @@ impl Rootfs {
             return self.apply_whiteout(parent_path, name);
         }
         let parent = self.parent(parent_path)?;
-        self.layer.insert(&path);
+        self.layer.insert(&path)?;
         let name = CString::new(name).context("a name with a NUL byte")?;
         if let Kind::Character(..) | Kind::Block(..) = entry.kind
             && !self.privileged
@@ -300,6 +307,9 @@ impl Rootfs {
             fchown(directory, Some(uid), Some(gid)).context("chown")?;
         }
         self.set_xattrs(path, directory, entry)?;
+        self.late_bytes += path.as_os_str().len();
+        let limit = limits::DIRECTORY_BYTES;
+        ensure!(self.late_bytes <= limit, "the directories have more than {limit} bytes of names");
         self.late.insert(path.to_owned(), Late { mode: entry.mode, times: entry.modified });
         Ok(())
     }
@@ -425,7 +435,10 @@ impl Rootfs {
             result => result.with_context(|| format!("directory {above:?}"))?,
         };
         match mkdirat(&above_fd, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => self.layer.insert(path),
+            Ok(()) => {
+                self.count()?;
+                self.layer.insert(path)?;
+            }
             Err(Errno::EXIST) => {
                 if let Err(Errno::NOENT) = open(&self.root) {
                     let links = links
@@ -598,7 +611,7 @@ mod tests {
     #[test]
     fn what_a_layer_touches_includes_the_directories_above() {
         let mut touched = Touched::default();
-        touched.insert(Path::new("a/b/c"));
+        touched.insert(Path::new("a/b/c")).unwrap();
         for (path, expected) in
             [("a/b/c", true), ("a/b", true), ("a", true), ("a/c", false), ("b", false)]
         {

@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
@@ -53,6 +53,10 @@ impl Target {
         work.push(name);
         work.push(format!(".{}.partial", process::id()));
         let path = above.join(&work);
+        // Nothing can be renamed onto a mount; better said before a long download.
+        let mounted = fs::metadata(&bundle)
+            .is_ok_and(|own| parent.metadata().is_ok_and(|above| own.dev() != above.dev()));
+        ensure!(!mounted, "{shown}: the bundle is a mount point: name a directory inside");
         // Closed to others: an image brings old set-user-id programs of its own.
         DirBuilder::new()
             .mode(0o700)

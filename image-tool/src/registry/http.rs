@@ -142,6 +142,10 @@ impl Http {
         request: &Request<'_>,
     ) -> Result<Response<Body>> {
         let mut get = self.agent(origin)?.get(url);
+        if is_loopback(&origin.host) {
+            // A proxy has a loopback of its own.
+            get = get.config().proxy(None).build();
+        }
         if let Some(authorization) = authorization {
             get = get.header(header::AUTHORIZATION, authorization);
         }
@@ -153,9 +157,10 @@ impl Http {
         }
         get.call().map_err(|error| match error {
             ureq::Error::HostNotFound => anyhow!("{}: no such host", origin.host),
-            ureq::Error::Io(error) if is_unknown_host(&error) => {
-                anyhow!("{}: no such host", origin.host)
-            }
+            ureq::Error::Io(error) => match resolver_words(&error) {
+                Some(words) => anyhow!("{}: no such host ({words})", origin.host),
+                None => anyhow!(error).context(without_query(url)),
+            },
             error => anyhow!(error).context(without_query(url)),
         })
     }
@@ -201,9 +206,10 @@ fn system_roots() -> Result<RootCerts> {
     Ok(found.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).into())
 }
 
-/// The standard library reports the resolver's verdict in words only.
-fn is_unknown_host(error: &io::Error) -> bool {
-    error.to_string().starts_with("failed to lookup address information")
+/// What the resolver says; the standard library has it in words only.
+fn resolver_words(error: &io::Error) -> Option<String> {
+    let text = error.to_string();
+    text.strip_prefix("failed to lookup address information: ").map(str::to_owned)
 }
 
 /// Queries may carry a signature which is as good as a password.

@@ -88,7 +88,7 @@ fn every_failure_names_what_failed_and_why() {
         listener.local_addr().unwrap()
     };
     for (what, reference, expected) in [
-        ("unknown host", "registry.invalid/x".to_owned(), "registry.invalid: no such host"),
+        ("unknown host", "registry.invalid/x".to_owned(), "registry.invalid: no such host ("),
         ("nobody listens", format!("{unreachable}/x"), "Connection refused"),
         ("no layout", "oci:absent".to_owned(), "absent is not an OCI image layout"),
     ] {
