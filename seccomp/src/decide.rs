@@ -33,15 +33,17 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// The condition as an architecture of 32 bits sees it.
+    /// The condition where arguments are 32 bits wide: like libseccomp, we cut
+    /// the values too.
     fn narrow(self) -> Self {
         let low = u64::from(u32::MAX);
         Self { mask: self.mask & low, value: self.value & low, ..self }
     }
 
-    /// libseccomp asks the conditions of one call by descending argument,
-    /// operator and value, whatever their order in the profile. It shows where
-    /// two rules with different actions fit the same arguments.
+    /// Where two rules fit the same arguments, the more specific one is asked
+    /// first: equality before a range, a narrow range before a wide one, and a
+    /// later argument before an earlier one. libseccomp promises no order, but
+    /// has this one.
     fn precedence(&self) -> Reverse<(u8, u8, u64)> {
         let (class, value) = match self.operator {
             Operator::ScmpCmpEq | Operator::ScmpCmpNe | Operator::ScmpCmpMaskedEq => {
@@ -130,7 +132,7 @@ struct Mention {
 
 impl Decisions {
     /// Lets `decision` hold from `start` on. Starts must not decrease.
-    pub fn from(&mut self, start: u32, decision: Decision) {
+    pub fn begin(&mut self, start: u32, decision: Decision) {
         if self.ranges.last().is_some_and(|last| last.start == start) {
             self.ranges.pop();
         }
@@ -151,23 +153,23 @@ impl Decisions {
         fallback: Fallback,
     ) -> Result<()> {
         let (mentions, newest) = mentions(arch, rules, fallback.default);
-        self.from(first, Decision::Return(fallback.default));
+        self.begin(first, Decision::Return(fallback.default));
         if matches!(arch, Arch::S390 | Arch::S390x) && newest.is_some() {
             // Large numbers are passed through setup(2), number 0, and the
             // kernel leaves those it does not know there. Nobody calls setup.
-            self.from(0, Decision::Return(fallback.newer));
-            self.from(1, Decision::Return(fallback.default));
+            self.begin(0, Decision::Return(fallback.newer));
+            self.begin(1, Decision::Return(fallback.default));
         }
         for same_call in mentions.chunk_by(|a, b| a.number == b.number) {
             let Some(&Mention { number, .. }) = same_call.first() else { continue };
             let decision = self.decide(arch, same_call, rules)?;
-            self.from(number, decision);
+            self.begin(number, decision);
             if let Some(next) = number.checked_add(1) {
-                self.from(next, Decision::Return(fallback.default));
+                self.begin(next, Decision::Return(fallback.default));
             }
         }
         if let Some(next) = newest.and_then(|newest| newest.checked_add(1)) {
-            self.from(next, Decision::Return(fallback.newer));
+            self.begin(next, Decision::Return(fallback.newer));
         }
         Ok(())
     }
@@ -187,14 +189,17 @@ impl Decisions {
             }
         }
         found.sort_by(|(a, _), (b, _)| a.precedence(b));
-        for pair in found.windows(2) {
-            if let [shorter, longer] = pair {
-                contradiction(shorter, longer)?;
+        let mut kept: Vec<(Branch, &Mention)> = Vec::with_capacity(found.len());
+        for (branch, mention) in found {
+            match kept.last() {
+                // What fits this one has fit the shorter list before.
+                Some(shorter) if branch.conditions.starts_with(&shorter.0.conditions) => {
+                    contradiction(shorter, &(branch, mention))?;
+                }
+                _ => kept.push((branch, mention)),
             }
         }
-        let mut branches: Vec<Branch> = found.into_iter().map(|(branch, _)| branch).collect();
-        // What meets the longer list has met the shorter one before.
-        branches.dedup_by(|longer, shorter| longer.conditions.starts_with(&shorter.conditions));
+        let branches = kept.into_iter().map(|(branch, _)| branch).collect();
         let choice = Choice { wide: arch.is_wide(), branches };
         if self.choices.last() != Some(&choice) {
             self.choices.push(choice);
@@ -203,8 +208,9 @@ impl Decisions {
     }
 }
 
-/// Refuses, as libseccomp does, a rule that covers an earlier, narrower one
-/// and wants something else. (The other way round, the narrower one is idle.)
+/// Refuses a rule that covers an earlier one of the same or narrower conditions
+/// and wants something else, as libseccomp does. The other way round the
+/// narrower one is idle.
 fn contradiction(
     (shorter, covering): &(Branch, &Mention),
     (longer, covered): &(Branch, &Mention),
@@ -213,11 +219,7 @@ fn contradiction(
     let direct = covering.selector.is_none() && covered.selector.is_none();
     let same = shorter.conditions == longer.conditions;
     let (first, second) = if same { (covering, covered) } else { (covered, covering) };
-    if direct
-        && shorter.action != longer.action
-        && longer.conditions.starts_with(&shorter.conditions)
-        && first.rule < second.rule
-    {
+    if direct && shorter.action != longer.action && first.rule < second.rule {
         bail!(
             "syscalls[{}]: contradicts syscalls[{}]: fits the same arguments of {:?}, with another action",
             second.rule,

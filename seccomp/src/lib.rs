@@ -120,6 +120,9 @@ impl FilterFlags {
     pub const LOG: Self = Self(1 << 1);
     /// Leave the speculative store bypass mitigation off.
     pub const SPEC_ALLOW: Self = Self(1 << 2);
+    /// Report a thread that cannot be synchronised by `ESRCH`. Without it TSYNC
+    /// and a listener exclude each other, because both would be the result.
+    pub const TSYNC_ESRCH: Self = Self(1 << 4);
     /// Let only fatal signals interrupt a call whose notification was received.
     pub const WAIT_KILLABLE_RECV: Self = Self(1 << 5);
 
@@ -183,7 +186,7 @@ fn program(architectures: &[Arch], rules: &[Rule], fallback: Fallback) -> Result
             // x32 shares the token of x86_64, and is part of that.
             Arch::X32 if architectures.contains(&Arch::X86_64) => continue,
             Arch::X32 => {
-                decisions.from(0, Decision::Return(RET_KILL_THREAD));
+                decisions.begin(0, Decision::Return(RET_KILL_THREAD));
                 decisions.add(arch, arch::X32_BIT, rules, fallback)?;
             }
             Arch::X86_64 => {
@@ -191,9 +194,9 @@ fn program(architectures: &[Arch], rules: &[Rule], fallback: Fallback) -> Result
                 if architectures.contains(&Arch::X32) {
                     decisions.add(Arch::X32, arch::X32_BIT, rules, fallback)?;
                 } else {
-                    decisions.from(arch::X32_BIT, Decision::Return(RET_KILL_THREAD));
+                    decisions.begin(arch::X32_BIT, Decision::Return(RET_KILL_THREAD));
                     // Not x32, but how a tracer skips a call.
-                    decisions.from(u32::MAX, Decision::Return(fallback.default));
+                    decisions.begin(u32::MAX, Decision::Return(fallback.default));
                 }
             }
             _ => decisions.add(arch, 0, rules, fallback)?,
@@ -250,13 +253,14 @@ fn rules(syscalls: &[LinuxSyscall], warnings: &mut Vec<String>) -> Result<Vec<Ru
 /// All conditions hold together, but for runc's exception: where one argument
 /// has several, each is a rule of its own.
 fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
-    let repeated = |(i, condition): (usize, &Condition)| {
-        conditions.iter().take(i).any(|c| c.index == condition.index)
+    let mut arguments = [false; ARGUMENTS];
+    let mut repeats = |condition: &Condition| {
+        let seen = arguments.get_mut(usize::from(condition.index));
+        seen.is_some_and(|seen| std::mem::replace(seen, true))
     };
-    if conditions.iter().enumerate().any(repeated) {
-        conditions.into_iter().map(|condition| vec![condition]).collect()
-    } else {
-        vec![conditions]
+    match conditions.iter().any(&mut repeats) {
+        true => conditions.into_iter().map(|condition| vec![condition]).collect(),
+        false => vec![conditions],
     }
 }
 
@@ -310,6 +314,9 @@ fn flags(profile: &LinuxSeccomp, notifies: bool) -> Result<FilterFlags> {
     let mut flags = FilterFlags::default();
     for (i, flag) in named.iter().enumerate() {
         flags = flags.with(match flag {
+            Flag::SeccompFilterFlagTsync if notifies => {
+                FilterFlags::TSYNC.with(FilterFlags::TSYNC_ESRCH)
+            }
             Flag::SeccompFilterFlagTsync => FilterFlags::TSYNC,
             Flag::SeccompFilterFlagLog => FilterFlags::LOG,
             Flag::SeccompFilterFlagSpecAllow => FilterFlags::SPEC_ALLOW,

@@ -4,6 +4,8 @@
 //! instructions far. So the last block is written first: every target is then
 //! known when a jump to it is made, and no second pass is needed.
 
+use std::collections::BTreeMap;
+
 /// One instruction, laid out as `struct sock_filter` of linux/filter.h.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub struct Label(usize);
 pub struct Program {
     reversed: Vec<Instruction>,
     /// The latest `return` of each value.
-    returns: Vec<(u32, Label)>,
+    returns: BTreeMap<u32, Label>,
 }
 
 impl Program {
@@ -77,19 +79,15 @@ impl Program {
 
     /// Ends with `action`.
     pub fn ret(&mut self, action: u32) -> Label {
-        let found = self.returns.iter().position(|(value, _)| *value == action);
-        if let Some((_, label)) = found.and_then(|at| self.returns.get(at)) {
+        match self.returns.get(&action) {
+            Some(&label) if self.distance(label) < usize::from(u8::MAX) => label,
             // A further `return` costs no more than the jump to a distant one.
-            if self.distance(*label) < usize::from(u8::MAX) {
-                return *label;
+            _ => {
+                let label = self.push(RETURN, 0, 0, action);
+                self.returns.insert(action, label);
+                label
             }
         }
-        let label = self.push(RETURN, 0, 0, action);
-        match found.and_then(|at| self.returns.get_mut(at)) {
-            Some(known) => known.1 = label,
-            None => self.returns.push((action, label)),
-        }
-        label
     }
 
     /// Goes to `yes` if the accumulator meets `condition` against `k`, else to

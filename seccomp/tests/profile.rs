@@ -128,7 +128,10 @@ fn flags_are_those_of_the_profile_and_spec_allow_without_any() {
         |flags: Value| filter(json!({"defaultAction": "SCMP_ACT_NOTIFY", "flags": flags})).flags;
     assert_eq!(filter(json!({"defaultAction": "SCMP_ACT_ALLOW"})).flags, FilterFlags::SPEC_ALLOW);
     assert_eq!(flags(json!([])).bits(), 0);
-    assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_TSYNC"])).bits(), 1);
+    let tsync = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_TSYNC"]});
+    assert_eq!(filter(tsync).flags.bits(), 1);
+    // With a listener the kernel wants TSYNC_ESRCH beside it.
+    assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_TSYNC"])).bits(), 1 | 16);
     assert_eq!(
         flags(json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"])).bits(),
         6
@@ -293,6 +296,10 @@ fn rules_that_contradict_each_other_are_refused() {
     let error = "syscalls[1]: contradicts syscalls[0]: fits the same arguments of \"mkdir\", with another action";
     assert_eq!(refusal(with(json!([narrow, wide]))), error);
     assert_eq!(refusal(with(json!([wide, rule("SCMP_ACT_TRAP", &[1])]))), error);
+    // Also with an idle rule in between.
+    let between = rule("SCMP_ACT_ALLOW", &[1, 3]);
+    let error = error.replace("[1]:", "[2]:");
+    assert_eq!(refusal(with(json!([narrow, between, wide]))), error);
     // The other way round the narrow rule is idle, for libseccomp too.
     let idle = filter(with(json!([wide, narrow])));
     assert_eq!(outcome(&idle, Arch::X86_64, "mkdir", [1, 2, 0, 0, 0, 0]), ALLOW);
@@ -360,6 +367,33 @@ fn upper_halves_are_compared_where_rules_differ_in_them() {
 }
 
 #[test]
+fn a_call_that_an_architecture_lacks_leaves_the_others_alone() {
+    // libseccomp 2.5.4 makes a program of this that compares the architecture
+    // with the number of getsockopt.
+    let filter = filter(
+        json!({"defaultAction": "SCMP_ACT_KILL", "architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": [
+            {"names": ["ipc"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["getsockopt"], "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_EQ"}]}]}),
+    );
+    for arch in [Arch::X86_64, Arch::X86, Arch::X32] {
+        assert_eq!(
+            outcome(&filter, arch, "getsockopt", [0, 5, 0, 0, 0, 0]),
+            ALLOW,
+            "{}",
+            arch.name()
+        );
+        assert_eq!(
+            outcome(&filter, arch, "getsockopt", [0, 6, 0, 0, 0, 0]),
+            KILL_THREAD,
+            "{}",
+            arch.name()
+        );
+    }
+}
+
+#[test]
 fn architectures_of_both_byte_orders_go_into_one_filter() {
     let filter =
         filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_S390X"],
@@ -369,6 +403,38 @@ fn architectures_of_both_byte_orders_go_into_one_filter() {
         let call = |first| outcome(&filter, arch, "personality", [first, 0, 0, 0, 0, 0]);
         assert_eq!([call(0x1_0000_0002), call(0x2_0000_0001)], [ALLOW, EPERM]);
     }
+}
+
+#[test]
+fn a_long_program_finds_its_way() {
+    let rule = |value: u64| {
+        json!({"names": ["ioperm"], "action": "SCMP_ACT_ERRNO", "errnoRet": value % 7 + 1,
+            "args": [{"index": 0, "op": "SCMP_CMP_GT", "value": value << 33}]})
+    };
+    let filter = filter(
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": (0..450).map(rule).collect::<Vec<_>>()}),
+    );
+    assert_eq!(on_x86_64(&filter, "ioperm", 0), ALLOW);
+    for value in 0..450_u64 {
+        assert_eq!(
+            on_x86_64(&filter, "ioperm", value << 33 | 1),
+            errno(value as u32 % 7 + 1),
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn two_rules_that_collide_behind_socketcall_are_no_contradiction() {
+    let rule = |action: &str, family: u64| json!({"names": ["socket"], "action": action, "args": [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}]});
+    let filter =
+        filter(json!({"defaultAction": "SCMP_ACT_KILL", "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [rule("SCMP_ACT_ERRNO", 1), rule("SCMP_ACT_ALLOW", 2)]}));
+    let call = |name, first| outcome(&filter, Arch::X86, name, [first, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        [call("socket", 1), call("socket", 2), call("socketcall", 1)],
+        [EPERM, ALLOW, EPERM]
+    );
 }
 
 #[test]
