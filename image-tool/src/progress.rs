@@ -49,18 +49,19 @@ impl Progress {
             Output::Bar => ProgressDrawTarget::stderr(),
             _ => ProgressDrawTarget::hidden(),
         };
-        Self { output, bar: ProgressBar::with_draw_target(None, target) }
+        let bar = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template(BAR) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self { output, bar }
     }
 
     /// The image was found: `size` bytes in `layers` layers.
     pub fn found(&self, reference: &str, digest: &str, layers: usize, size: u64) {
-        self.bar.set_length(size);
-        if let Ok(style) = ProgressStyle::with_template(BAR) {
-            self.bar.set_style(style.progress_chars("=> "));
-        }
         let line = format!("{reference}: {digest}, {layers} layers, {size} bytes");
         let event = json!({"event": "image", "reference": reference, "digest": digest, "layers": layers, "size": size});
         self.tell(&line, &event);
+        self.bar.set_length(size);
     }
 
     /// `bytes` more have arrived.

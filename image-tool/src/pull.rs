@@ -1,12 +1,13 @@
 //! `image-tool pull`: the steps, in their order.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::fs::Mode;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::cli::Pull;
 use crate::convert::{Facts, convert};
@@ -94,23 +95,35 @@ fn unpack(
 fn credentials(arguments: &Pull) -> Result<Option<Credentials>> {
     let Reference::Registry(image) = &arguments.reference else { return Ok(None) };
     let Some(given) = &arguments.creds else { return auth::stored(&image.domain) };
-    let line;
-    let (user, password) = match given.split_once(':') {
-        Some(both) => both,
-        None => {
-            let mut text = String::new();
-            io::stdin().lock().read_line(&mut text).context("--creds: standard input")?;
-            line = text.trim_end_matches(['\r', '\n']).to_owned();
-            ensure!(!line.is_empty(), "--creds: no password on standard input");
-            match given.as_str() {
-                "-" => {
-                    line.split_once(':').context("--creds -: standard input is not USER:PASS")?
-                }
-                user => (user, line.as_str()),
-            }
-        }
+    if let Some((user, password)) = given.split_once(':') {
+        return Credentials::new(user, password).map(Some);
+    }
+    let line = read_secret().context("--creds: standard input")?;
+    let (user, password) = match given.as_str() {
+        "-" => line.split_once(':').context("--creds -: standard input is not USER:PASS")?,
+        user => (user, line.as_str()),
     };
+    ensure!(!password.is_empty(), "--creds: no password on standard input");
     Credentials::new(user, password).map(Some)
+}
+
+/// A line of standard input; a terminal does not show it.
+fn read_secret() -> Result<String> {
+    let terminal = tcgetattr(io::stdin()).ok();
+    if let Some(shown) = &terminal {
+        let mut hidden = shown.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
+        let _ = write!(io::stderr(), "Password: ");
+    }
+    let mut line = String::new();
+    let read = io::stdin().lock().read_line(&mut line);
+    if let Some(shown) = &terminal {
+        tcsetattr(io::stdin(), OptionalActions::Flush, shown)?;
+        let _ = writeln!(io::stderr());
+    }
+    read?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn user(user: &str, rootfs: &Rootfs) -> Result<User> {

@@ -140,6 +140,23 @@ fn wrong_usage_exits_with_2_and_touches_nothing() {
 }
 
 #[test]
+fn a_mount_point_is_refused_before_the_download() {
+    skip_unless_root!();
+    let scratch = Scratch::new("mount");
+    fs::create_dir(scratch.join("bundle")).unwrap();
+    let script = r#"mount -t tmpfs tmpfs bundle && exec "$0" pull oci:absent bundle"#;
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_image-tool")])
+        .current_dir(scratch.path());
+    let output = command.output().unwrap();
+    assert_eq!(
+        stderr(&output),
+        "image-tool: bundle: the bundle is a mount point: name a directory inside\n"
+    );
+}
+
+#[test]
 fn a_full_disk_is_reported_and_freed_again() {
     skip_unless_root!();
     let scratch = Scratch::new("full");
