@@ -38,6 +38,9 @@ const LINKS: usize = 40;
 /// How often a look-up is tried again when something moved meanwhile.
 const RACES: usize = 16;
 
+/// Kinds of omitted things that are told apart: an image may invent names without end.
+const OMITTED_KINDS: usize = 16;
+
 /// What a directory gets at the end, when nothing in it changes any more.
 #[derive(Debug, Clone, Copy)]
 struct Late {
@@ -98,6 +101,8 @@ pub struct Omitted {
 
 impl Omitted {
     fn note(&mut self, what: String, path: &Path) {
+        let known = self.counts.contains_key(&what) || self.counts.len() < OMITTED_KINDS;
+        let what = if known { what } else { "others".to_owned() };
         self.counts.entry(what).or_insert_with(|| (0, path.to_owned())).0 += 1;
     }
 
@@ -217,12 +222,6 @@ impl Rootfs {
         let parent = self.parent(parent_path)?;
         self.layer.insert(&path)?;
         let name = CString::new(name).context("a name with a NUL byte")?;
-        if let Kind::Character(..) | Kind::Block(..) = entry.kind
-            && !self.privileged
-        {
-            self.omitted.note("device (only root can make one)".to_owned(), &path);
-            return Ok(());
-        }
         let place = Place { parent: &parent, name: &name, path: &path };
         match &entry.kind {
             Kind::Directory => self.make_directory(&place, entry),
@@ -240,6 +239,10 @@ impl Rootfs {
                 self.set_attributes(&place, entry)
             }
             Kind::Fifo => self.make_node(&place, entry, FileType::Fifo, 0),
+            Kind::Character(..) | Kind::Block(..) if !self.privileged => {
+                self.omitted.note("device (only root can make one)".to_owned(), &path);
+                self.remove(&place)
+            }
             Kind::Character(major, minor) => {
                 self.make_node(&place, entry, FileType::CharacterDevice, makedev(*major, *minor))
             }
@@ -606,6 +609,19 @@ mod tests {
         {
             assert_eq!(climbs_out(path.as_bytes()), out, "{path:?}");
         }
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_in_few_lines_whatever_an_image_invents() {
+        let mut omitted = Omitted::default();
+        for index in 0..1000 {
+            omitted.note(format!("xattr {index}"), Path::new("f"));
+            omitted.note("device".to_owned(), Path::new("g"));
+        }
+        let warnings: Vec<String> = omitted.warnings().collect();
+        assert_eq!(warnings.len(), OMITTED_KINDS + 1);
+        assert_eq!(warnings[0], "device: left out 1000 times, first at \"g\"");
+        assert_eq!(warnings[1], "others: left out 985 times, first at \"f\"");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, Mode, OFlags, RenameFlags, chmodat, openat, renameat_with, unlinkat,
+};
 use rustix::io::{Errno, Result};
 
 /// How deep a tree is entered. What lies deeper is first moved to the top, so
@@ -77,9 +79,16 @@ fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> Resul
     }
 }
 
+/// Opens a directory, also one that is closed to its owner.
 fn enter(parent: impl AsFd, name: &CStr) -> Result<Level> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(parent, name, flags, Mode::empty())?;
+    let directory = match openat(&parent, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
+            openat(&parent, name, flags, Mode::empty())?
+        }
+        result => result?,
+    };
     Ok(Level { name: name.to_owned(), entries: Dir::read_from(&directory)?, directory })
 }
 

@@ -15,6 +15,10 @@ use crate::tool::{Scratch, config, names, stderr};
 const USER: u32 = 61234;
 
 fn pull_as_user(scratch: &Scratch, layout: &str) -> Output {
+    pull_as_user_into(scratch, layout, "bundle")
+}
+
+fn pull_as_user_into(scratch: &Scratch, layout: &str, bundle: &str) -> Output {
     // The build directory may be closed to the user.
     let program = scratch.join("image-tool");
     fs::copy(env!("CARGO_BIN_EXE_image-tool"), &program).unwrap();
@@ -22,7 +26,7 @@ fn pull_as_user(scratch: &Scratch, layout: &str) -> Output {
     std::os::unix::fs::chown(scratch.path(), Some(USER), Some(USER)).unwrap();
     let mut command = Command::new(program);
     command.env_clear().current_dir(scratch.path()).uid(USER).gid(USER);
-    command.args(["pull", layout, "bundle"]).output().unwrap()
+    command.args(["pull", layout, bundle]).output().unwrap()
 }
 
 #[test]
@@ -81,4 +85,22 @@ fn a_failed_pull_of_an_ordinary_user_leaves_nothing() {
     let layout = Image::new([layer]).layout(&scratch.join("layout"));
     assert_eq!(pull_as_user(&scratch, &layout).status.code(), Some(1));
     assert_eq!(names(scratch.path()), ["image-tool", "layout"]);
+}
+
+#[test]
+fn closed_directories_go_too_when_the_last_step_fails() {
+    skip_unless_root!();
+    let scratch = Scratch::new("rootless-last");
+    let closed = |header: &mut tar::Header| header.set_mode(0);
+    let layer = Layer::new().entry(EntryType::Directory, "a", closed, b"").file("a/b/c", "");
+    let layout = Image::new([layer]).layout(&scratch.join("layout"));
+    // A directory of root's in a sticky one: nothing can be renamed onto it.
+    fs::create_dir(scratch.join("shared")).unwrap();
+    fs::set_permissions(scratch.join("shared"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::create_dir(scratch.join("shared/bundle")).unwrap();
+    let output = pull_as_user_into(&scratch, &layout, "shared/bundle");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("shared/bundle: rename: "), "{message}");
+    assert_eq!(names(&scratch.join("shared")), ["bundle"]);
 }
