@@ -35,3 +35,44 @@ pub fn errno(error: &Error) -> Option<i32> {
             .or_else(|| cause.downcast_ref::<std::io::Error>().and_then(|e| e.raw_os_error()))
     })
 }
+
+/// The sentences of an error, the outermost first, each without the marks that
+/// libraries put on an errno.
+pub fn sentences(error: &Error) -> Vec<String> {
+    error
+        .chain()
+        .map(|cause| match cause.downcast_ref::<nix::errno::Errno>() {
+            Some(errno) => errno.desc().to_owned(),
+            None => {
+                let text = cause.to_string();
+                match text.rfind(" (os error ") {
+                    Some(at) if text.ends_with(')') => text[..at].to_owned(),
+                    _ => text,
+                }
+            }
+        })
+        .collect()
+}
+
+/// An error as one line.
+pub fn message(error: &Error) -> String {
+    sentences(error).join(": ").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_is_shown_in_words_alone() {
+        for error in [
+            Error::new(nix::errno::Errno::ENOENT),
+            Error::new(rustix::io::Errno::NOENT),
+            Error::new(std::io::Error::from_raw_os_error(2)),
+        ] {
+            assert_eq!(errno(&error), Some(2));
+            let error = error.context("\"/x\"").context("mounts[0].source");
+            assert_eq!(message(&error), "mounts[0].source: \"/x\": No such file or directory");
+        }
+    }
+}

@@ -1,2 +1,63 @@
-//! ferrun.
-fn main() {}
+//! The command: what was typed is parsed, one verb runs, its error is printed
+//! once, and the exit code chosen.
+
+use std::process::exit;
+
+use clap::ArgMatches;
+use clap::error::ErrorKind;
+use ferrun::commands::{Global, dispatch};
+use ferrun::{bundle, cli, error, log};
+
+/// What runc exits with for a command that it does not know.
+const UNKNOWN_COMMAND: i32 = 3;
+/// What runc's `exec` exits with where the program did not come to run.
+const EXEC_FAILED: i32 = 255;
+
+fn main() {
+    let arguments = cli::with_double_dashes(std::env::args_os());
+    let matches = match cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => exit(usage(&error)),
+    };
+    if matches.get_flag("version") {
+        println!("ferrun version {}\nspec: {}", env!("CARGO_PKG_VERSION"), bundle::OCI_VERSION);
+        return;
+    }
+    let Some((verb, arguments)) = matches.subcommand() else {
+        let _ = cli::command().print_help();
+        return;
+    };
+    let code = match run(verb, arguments, &matches) {
+        Ok(code) => code,
+        Err(error) => {
+            let message = error::message(&error);
+            log::failure(&message);
+            eprintln!("ferrun: {message}");
+            if verb == "exec" { EXEC_FAILED } else { 1 }
+        }
+    };
+    exit(code)
+}
+
+fn run(verb: &str, arguments: &ArgMatches, matches: &ArgMatches) -> anyhow::Result<i32> {
+    let json = matches.get_one::<String>("log-format").is_some_and(|format| format == "json");
+    let format = if json { log::Format::Json } else { log::Format::Text };
+    log::open(cli::path_of(matches, "log").as_deref(), format, matches.get_flag("debug"))?;
+    dispatch(verb, arguments, &Global::new(matches)?)
+}
+
+/// Prints what clap has to say. Returns the exit code that runc would have.
+fn usage(error: &clap::Error) -> i32 {
+    match error.kind() {
+        ErrorKind::DisplayHelp => {
+            let _ = error.print();
+            0
+        }
+        kind => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            eprintln!("ferrun: {}", line.strip_prefix("error: ").unwrap_or(line));
+            if kind == ErrorKind::InvalidSubcommand { UNKNOWN_COMMAND } else { 1 }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Calling hooks: the state on stdin, a bound on the time, and what a failing
+//! hook said.
+
+use std::io::{PipeReader, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitStatus, waitpid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::process::Confined;
+use crate::error::InField as _;
+use crate::gate::Verdict;
+use crate::plan::hooks::Hook;
+use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
+
+/// How much of what a hook prints is kept for the error, in bytes.
+const KEPT: usize = 4096;
+/// How many of its last lines the error repeats.
+const LINES: usize = 5;
+
+/// Calls hooks in order, until one fails.
+pub fn run(hooks: &[Hook], state: &str) -> Result<()> {
+    hooks.iter().try_for_each(|hook| run_one(hook, state).in_field(&hook.field))
+}
+
+/// Calls all hooks in order; a failure is logged and the next one called
+/// (runtime.md#lifecycle, poststop).
+pub fn run_all(hooks: &[Hook], state: &str) {
+    for hook in hooks {
+        if let Err(error) = run_one(hook, state).in_field(&hook.field) {
+            crate::log::warn(format!("{error:#}"));
+        }
+    }
+}
+
+fn run_one(hook: &Hook, state: &str) -> Result<()> {
+    let (mut output, writer) = std::io::pipe().context("pipe")?;
+    let mut command = Command::new(&hook.path);
+    let mut args = hook.args.iter();
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(writer.try_clone().context("dup")?)
+        .stderr(writer)
+        // A group of its own, so that a hook that takes too long goes as a whole.
+        .process_group(0);
+    if let Some(env) = &hook.env {
+        command.env_clear();
+        for variable in env {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            command.env(name, value);
+        }
+    }
+    let mut child = command.spawn().with_context(|| format!("{:?}", hook.path))?;
+    drop(command);
+    let stdin = child.stdin.take().map(OwnedFd::from);
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    supervise(hook, state, pid, stdin, &mut output)
+}
+
+/// Calls hooks in order as the program itself will run: as its user, with its
+/// capabilities, under its filter, in its files. They may be the container's own.
+pub fn run_confined(hooks: &[Hook], confined: &Confined<'_>, state: &str) -> Result<()> {
+    hooks.iter().try_for_each(|hook| run_one_confined(hook, confined, state).in_field(&hook.field))
+}
+
+fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result<()> {
+    let (mut output, writer) = std::io::pipe().context("pipe")?;
+    let (reader, stdin) = std::io::pipe().context("pipe")?;
+    let verdict = Verdict::new()?;
+    let program = confined.instead(&hook.path, &hook.args, hook.env.as_deref())?;
+    let pid = match clone3(&Clone3::default()).context("clone3")? {
+        Cloned::Parent(pid, _) => pid,
+        Cloned::Child => {
+            let run = || -> Result<()> {
+                nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?;
+                rustix::stdio::dup2_stdin(&reader)?;
+                rustix::stdio::dup2_stdout(&writer)?;
+                rustix::stdio::dup2_stderr(&writer)?;
+                program.execute(&verdict).map(drop)
+            };
+            if let Err(error) = run() {
+                let _ = writeln!(std::io::stderr(), "{error:#}");
+            }
+            exit_now(1)
+        }
+    };
+    drop((reader, writer));
+    let ended = supervise(hook, state, pid, Some(stdin.into()), &mut output);
+    match verdict.errno() {
+        Some(errno) => Err(errno).context("exec").with_context(|| format!("{:?}", hook.path)),
+        None => ended,
+    }
+}
+
+/// Feeds the state to a hook that was started, waits for it, and says how it failed.
+fn supervise(
+    hook: &Hook,
+    state: &str,
+    pid: nix::unistd::Pid,
+    stdin: Option<OwnedFd>,
+    output: &mut PipeReader,
+) -> Result<()> {
+    if let Some(stdin) = stdin {
+        // A hook need not read its stdin; a pipe holds more than any state.
+        let _ = std::fs::File::from(stdin).write_all(state.as_bytes());
+    }
+    let mut said = Vec::new();
+    let in_time = wait_until(pid, hook.timeout, output, &mut said);
+    if !matches!(in_time, Ok(true)) {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+    // Waits for the hook itself, not for what it left running with its output open.
+    let status = waitpid(pid, None).context("waitpid")?;
+    keep(output, &mut said);
+    let reason = match (in_time?, status) {
+        (true, WaitStatus::Exited(_, 0)) => return Ok(()),
+        (true, WaitStatus::Exited(_, code)) => format!("exit status {code}"),
+        (true, WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
+        (true, other) => format!("{other:?}"),
+        (false, _) => format!("timed out after {} s", hook.timeout.unwrap_or_default().as_secs()),
+    };
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("; ");
+    if last.is_empty() {
+        bail!("{:?}: {reason}", hook.path);
+    }
+    bail!("{:?}: {reason}: {last}", hook.path)
+}
+
+/// Whether the hook has ended within its time.
+fn wait_until(
+    pid: nix::unistd::Pid,
+    timeout: Option<Duration>,
+    output: &mut PipeReader,
+    said: &mut Vec<u8>,
+) -> Result<bool> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let pid = Pid::from_raw(pid.as_raw()).context("the hook has no pid")?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+    let flags = rustix::fs::fcntl_getfl(output.as_fd())?;
+    rustix::fs::fcntl_setfl(output.as_fd(), flags | OFlags::NONBLOCK)?;
+    loop {
+        let left = match deadline {
+            None => None,
+            Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                None => return Ok(false),
+                Some(left) => Some(Timespec {
+                    tv_sec: left.as_secs() as i64,
+                    tv_nsec: i64::from(left.subsec_nanos()),
+                }),
+            },
+        };
+        let output_ended = {
+            let mut fds = [
+                PollFd::new(&process, PollFlags::IN),
+                PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN),
+            ];
+            match poll(&mut fds, left.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno).context("poll"),
+            }
+            if !fds[0].revents().is_empty() {
+                return Ok(true);
+            }
+            !fds[1].revents().is_empty() && !fds[1].revents().contains(PollFlags::IN)
+        };
+        keep(output, said);
+        if output_ended {
+            // Nothing more to read: only the end of the process is left to wait for.
+            let mut fds = [PollFd::new(&process, PollFlags::IN)];
+            poll(&mut fds, left.as_ref()).context("poll")?;
+        }
+    }
+}
+
+/// Reads what there is, and keeps the end of it.
+fn keep(output: &mut PipeReader, said: &mut Vec<u8>) {
+    let mut buffer = [0; KEPT];
+    while let Ok(length @ 1..) = output.read(&mut buffer) {
+        said.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        let excess = said.len().saturating_sub(KEPT);
+        said.drain(..excess);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(script: &str, timeout: Option<u64>) -> Hook {
+        Hook {
+            field: "hooks.prestart[0]".into(),
+            path: "/bin/sh".into(),
+            args: vec!["sh".into(), "-c".into(), script.into()],
+            env: Some(vec!["K=v".into()]),
+            timeout: timeout.map(Duration::from_secs),
+        }
+    }
+
+    #[test]
+    fn a_hook_gets_the_state_and_its_own_environment() {
+        let check = r#"read line; [ "$line" = state ] && [ "$K" = v ] && [ -z "$HOME" ]"#;
+        run(&[hook(check, None)], "state\n").unwrap();
+    }
+
+    #[test]
+    fn a_failing_hook_is_named_with_its_last_words() {
+        let error = run(&[hook("for i in 1 2 3 4 5 6 7; do echo $i >&2; done; exit 3", None)], "")
+            .unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            r#"hooks.prestart[0]: "/bin/sh": exit status 3: 3; 4; 5; 6; 7"#
+        );
+        let missing = Hook { path: "/no/such/hook".into(), ..hook("", None) };
+        let error = run(&[missing], "").unwrap_err();
+        assert!(format!("{error:#}").contains("No such file or directory"), "{error:#}");
+    }
+
+    #[test]
+    fn a_hook_that_takes_too_long_is_ended() {
+        let start = Instant::now();
+        let error = run(&[hook("echo slow; sleep 60", Some(1))], "").unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            r#"hooks.prestart[0]: "/bin/sh": timed out after 1 s: slow"#
+        );
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_a_hook_leaves_running_is_not_waited_for() {
+        let start = Instant::now();
+        run(&[hook("sleep 30 & exit 0", None)], "").unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+}

@@ -1,0 +1,8 @@
+//! Carrying out what `plan` decided. Nothing here decides: it may look in order
+//! to carry a step out, never to choose another one.
+
+pub mod hooks;
+pub mod mounts;
+pub mod namespaces;
+pub mod process;
+pub mod rootfs;

@@ -1,0 +1,247 @@
+//! Mounts, each by descriptor: the target is opened inside the root once, and
+//! what is mounted is attached to that very handle.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Error, Result, bail};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, statat, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use crate::error::InField as _;
+use crate::plan::mounts::{FileSystem, MountKind, MountStep};
+use crate::resolve::{self, Target};
+use crate::sys::mount::{MountAttributes, context_message, mount_setattr};
+
+/// Carries out one step below `root`.
+pub fn apply(root: impl AsFd, step: &MountStep) -> Result<()> {
+    let root = root.as_fd();
+    match &step.kind {
+        MountKind::New(file_system) => {
+            let target = directory(root, step, file_system)?;
+            let mount = new_mount(root, &target, step, file_system).in_field(&step.field)?;
+            change(&mount, step).in_field(&step.field)?;
+            attach(&mount, &target).in_field(&step.field)
+        }
+        MountKind::Bind { source, recursive } => {
+            let field = format!("{}.source", step.field);
+            let handle =
+                resolve::host(source).with_context(|| format!("{source:?}")).in_field(&field)?;
+            bind_handle(root, step, &handle, *recursive)
+        }
+        MountKind::Existing => {
+            let target = resolve::handle(root, &step.target)
+                .with_context(|| format!("{:?}", step.target))
+                .in_field(format_args!("{}.destination", step.field))?;
+            change(&target, step).in_field(&step.field)
+        }
+        MountKind::Link(text) => {
+            let (parent, name) = resolve::make_parent(root, &step.target).in_field(&step.field)?;
+            match symlinkat(text, parent, name) {
+                Ok(()) | Err(Errno::EXIST) => Ok(()),
+                Err(errno) => Err(errno).context("symlink").in_field(&step.field),
+            }
+        }
+    }
+}
+
+/// Mounts the file or directory that `handle` is open on.
+fn bind_handle(root: impl AsFd, step: &MountStep, handle: &OwnedFd, recursive: bool) -> Result<()> {
+    let target = match file_type(handle)? {
+        FileType::Directory => Target::Directory,
+        _ => Target::File,
+    };
+    let destination = format!("{}.destination", step.field);
+    let place = resolve::make(root, &step.target, target).in_field(&destination)?;
+    // Found out here: a move that fails costs a wait for every processor.
+    let place_is_directory = file_type(&place)? == FileType::Directory;
+    if place_is_directory != (target == Target::Directory) {
+        let (what, other) =
+            if place_is_directory { ("a directory", "a file") } else { ("a file", "a directory") };
+        bail!("{destination}: {:?}: is {what}, and the source is {other}", step.target);
+    }
+    let tree = clone_tree(handle, recursive).in_field(&step.field)?;
+    change(&tree, step).in_field(&step.field)?;
+    attach(&tree, &place).in_field(&step.field)
+}
+
+fn file_type(handle: impl AsFd) -> Result<FileType> {
+    let stat = statat(handle, "", AtFlags::EMPTY_PATH).context("fstat")?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// A copy of the mount that `handle` is in, from there down, attached nowhere.
+pub fn clone_tree(handle: impl AsFd, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(handle, "", flags).context("open_tree")
+}
+
+/// Attaches a detached mount at the handle of its target.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags).context("move_mount")
+}
+
+/// Gives the attributes and propagation types of a step.
+fn change(mount: impl AsFd, step: &MountStep) -> Result<()> {
+    for (attributes, recursive) in [(&step.recursive, true), (&step.attributes, false)] {
+        if !attributes.is_empty() {
+            mount_setattr(&mount, recursive, attributes).context("mount_setattr")?;
+        }
+    }
+    for (propagation, recursive) in &step.propagation {
+        let attributes = MountAttributes { propagation: *propagation, ..Default::default() };
+        mount_setattr(&mount, *recursive, &attributes).context("mount_setattr")?;
+    }
+    Ok(())
+}
+
+/// The directory that a new file system covers.
+fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Result<OwnedFd> {
+    let destination = format!("{}.destination", step.field);
+    let target = resolve::make(&root, &step.target, Target::Directory).in_field(&destination)?;
+    if matches!(file_system.fstype.as_str(), "proc" | "sysfs") {
+        // Behind a link the masks and read-only paths of the configuration would
+        // name other files than these file systems'.
+        return resolve::handle_without_links(&root, &step.target)
+            .with_context(|| {
+                format!("{:?}: {} needs a real directory", step.target, file_system.fstype)
+            })
+            .in_field(&destination);
+    }
+    Ok(target)
+}
+
+/// Makes a file system of its own, attached nowhere.
+fn new_mount(
+    root: impl AsFd,
+    target: &OwnedFd,
+    step: &MountStep,
+    file_system: &FileSystem,
+) -> Result<OwnedFd> {
+    let FileSystem { fstype, .. } = file_system;
+    let context = match fsopen(fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(context) => context,
+        Err(Errno::NODEV) => bail!("type: {fstype:?}: unknown to this kernel"),
+        Err(errno) => return Err(errno).with_context(|| format!("fsopen {fstype:?}")),
+    };
+    let explain = |errno: Errno, what: &str| -> Error {
+        let error = Error::new(errno);
+        match context_message(&context) {
+            Some(message) => error.context(format!("{what}: {message}")),
+            None => error.context(what.to_owned()),
+        }
+    };
+    fsconfig_set_string(&context, "source", file_system.source.as_str())
+        .map_err(|errno| explain(errno, "source"))?;
+    for switch in &file_system.switches {
+        fsconfig_set_flag(&context, *switch)
+            .map_err(|errno| explain(errno, &format!("options: {switch:?}")))?;
+    }
+    if file_system.inherits_mode {
+        let mode = statat(target, "", AtFlags::EMPTY_PATH).context("fstat")?.st_mode & 0o7777;
+        fsconfig_set_string(&context, "mode", format!("{mode:o}"))
+            .map_err(|errno| explain(errno, "mode"))?;
+    }
+    for (key, value) in &file_system.data {
+        match value {
+            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+            None => fsconfig_set_flag(&context, key.as_str()),
+        }
+        .map_err(|errno| {
+            let word = match value {
+                Some(value) => format!("options: \"{key}={value}\""),
+                None => format!("options: {key:?}"),
+            };
+            explain(errno, &word)
+        })?;
+    }
+    fsconfig_create(&context).map_err(|errno| explain(errno, &format!("mount {fstype:?}")))?;
+    let attributes = MountAttrFlags::empty();
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context("fsmount")?;
+    if file_system.copies_up {
+        let from = resolve::in_root(root, &step.target, OFlags::DIRECTORY, ResolveFlags::empty())
+            .context("tmpcopyup")?;
+        copy_up(&from, &mount).context("tmpcopyup")?;
+    }
+    Ok(mount)
+}
+
+/// Copies what is in the directory `from` into the directory `to`, both given by
+/// descriptor, without following links.
+fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+    use rustix::fs::{Dir, Gid, Uid, chmodat, chownat, mkdirat, openat, readlinkat};
+    let nofollow = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for entry in Dir::read_from(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                mkdirat(to, name, mode)?;
+                let from = openat(from, name, OFlags::DIRECTORY | nofollow, Mode::empty())?;
+                let to = openat(to, name, OFlags::DIRECTORY | nofollow, Mode::empty())?;
+                copy_up(&from, &to)?;
+            }
+            FileType::RegularFile => {
+                let source = openat(from, name, OFlags::RDONLY | nofollow, Mode::empty())?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | nofollow;
+                let copy = openat(to, name, flags, mode)?;
+                std::io::copy(&mut fs::File::from(source), &mut fs::File::from(copy))?;
+            }
+            FileType::Symlink => {
+                symlinkat(&readlinkat(from, name, Vec::new())?, to, name)?;
+            }
+            // Sockets, FIFOs and devices belong to whoever made them.
+            _ => continue,
+        }
+        chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            chmodat(to, name, mode, AtFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
+/// The identity of the mount that `path` below `root` is in, None where there is
+/// nothing.
+pub fn mount_id(root: impl AsFd, path: &Path) -> Option<u64> {
+    let handle = resolve::handle(root, path).ok()?;
+    let flags = rustix::fs::StatxFlags::MNT_ID;
+    Some(rustix::fs::statx(handle, "", AtFlags::EMPTY_PATH, flags).ok()?.stx_mnt_id)
+}
+
+/// Takes away what was mounted at `path` below `root` since `before` was
+/// mounted there.
+pub fn unmount(root: impl AsFd, path: &Path, before: u64) -> Result<()> {
+    use std::os::fd::AsRawFd as _;
+    // One look-up finds the topmost mount; each unmount bares the next.
+    const MOST: usize = 16;
+    for _ in 0..MOST {
+        let Ok(handle) = resolve::handle(&root, path) else { return Ok(()) };
+        let flags = rustix::fs::StatxFlags::MNT_ID;
+        let stat = rustix::fs::statx(&handle, "", AtFlags::EMPTY_PATH, flags).context("statx")?;
+        let is_root = stat.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT);
+        if stat.stx_mnt_id == before || !is_root {
+            return Ok(());
+        }
+        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).context("umount")?;
+    }
+    Ok(())
+}

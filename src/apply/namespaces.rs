@@ -1,0 +1,178 @@
+//! Joining namespaces and setting new ones up.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::error::InField as _;
+use crate::plan::namespaces::{IdMaps, IdRange, Join, clone_flag, name, proc_name};
+use crate::sys;
+
+/// A namespace to join, opened and checked.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its type.
+    pub kind: Kind,
+    /// A descriptor of it.
+    pub namespace: OwnedFd,
+    /// Its place in the configuration.
+    pub field: String,
+}
+
+/// Opens a namespace and checks that it is of the type that is wanted.
+pub fn open_joined(join: &Join) -> Result<Opened> {
+    let path = &join.path;
+    let namespace = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("{path:?}"))
+        .in_field(&join.field)?;
+    match sys::namespace_type(&namespace) {
+        Ok(flag) if flag as u64 == clone_flag(join.kind) => {}
+        Ok(_) => bail!("{}: {path:?}: is no {} namespace", join.field, name(join.kind)),
+        Err(_) => bail!("{}: {path:?}: is no namespace", join.field),
+    }
+    Ok(Opened { kind: join.kind, namespace, field: join.field.clone() })
+}
+
+impl Opened {
+    /// Joins it.
+    pub fn join(&self) -> Result<()> {
+        setns(&self.namespace, CloneFlags::from_bits_retain(clone_flag(self.kind) as i32))
+            .context("setns")
+            .in_field(&self.field)
+    }
+}
+
+/// The namespaces that the caller left for a while; dropping it returns to them.
+#[derive(Debug, Default)]
+pub struct Excursion {
+    home: Vec<(Kind, OwnedFd)>,
+}
+
+impl Excursion {
+    /// Remembers the caller's own namespace of this type before he leaves it.
+    pub fn leave(&mut self, kind: Kind) -> Result<()> {
+        // pid and time namespaces are those of children; one's own never changes.
+        let path = format!("/proc/self/ns/{}", proc_name(kind));
+        let home = open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| path.clone())?;
+        self.home.push((kind, home));
+        Ok(())
+    }
+}
+
+impl Drop for Excursion {
+    fn drop(&mut self) {
+        for (kind, home) in self.home.drain(..).rev() {
+            let flag = CloneFlags::from_bits_retain(clone_flag(kind) as i32);
+            if let Err(errno) = setns(home.as_fd(), flag) {
+                crate::log::warn(format!("return to the own {} namespace: {errno}", name(kind)));
+            }
+        }
+    }
+}
+
+/// Writes the maps of the user namespace that `pid` is in. Who may not write
+/// them himself asks newuidmap(1) and newgidmap(1), which know what is his.
+pub fn write_id_maps(pid: Pid, maps: &IdMaps, uid: u32, gid: u32) -> Result<()> {
+    let process = format!("/proc/{pid}");
+    let own = |ranges: &[IdRange], id: u32| matches!(ranges, [only] if only.size == 1 && only.outside == id);
+    let privileged = uid == 0;
+    if !privileged && own(&maps.gids, gid) {
+        // Without privileges a group map may only be written once groups can no
+        // longer be dropped (user_namespaces(7)).
+        fs::write(format!("{process}/setgroups"), "deny").context("write setgroups")?;
+    }
+    for (ranges, file, program, direct, field) in [
+        (
+            &maps.uids,
+            "uid_map",
+            "newuidmap",
+            privileged || own(&maps.uids, uid),
+            "linux.uidMappings",
+        ),
+        (
+            &maps.gids,
+            "gid_map",
+            "newgidmap",
+            privileged || own(&maps.gids, gid),
+            "linux.gidMappings",
+        ),
+    ] {
+        let written = if direct {
+            let text: String = ranges
+                .iter()
+                .map(|range| format!("{} {} {}\n", range.inside, range.outside, range.size))
+                .collect();
+            fs::write(Path::new(&process).join(file), text).with_context(|| format!("write {file}"))
+        } else {
+            ask_for_map(program, pid, ranges)
+        };
+        written.in_field(field)?;
+    }
+    Ok(())
+}
+
+fn ask_for_map(program: &str, pid: Pid, ranges: &[IdRange]) -> Result<()> {
+    let mut command = Command::new(program);
+    command.arg(pid.to_string()).stdin(Stdio::null());
+    for range in ranges {
+        command.args([range.inside, range.outside, range.size].map(|id| id.to_string()));
+    }
+    let output = command.output().with_context(|| {
+        format!("{program}: needed for ids that are not the caller's own (package uidmap)")
+    })?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{}", stderr.lines().last().unwrap_or("failed without a word"));
+    }
+    Ok(())
+}
+
+/// Writes the offsets of the time namespace that the caller's children will be in.
+pub fn write_time_offsets(offsets: &str) -> Result<()> {
+    fs::write("/proc/self/timens_offsets", offsets).context("write").in_field("linux.timeOffsets")
+}
+
+/// Why a clone with new namespaces failed, with the setting that forbids it.
+pub fn explain_clone(errno: nix::errno::Errno, new: &[Kind]) -> anyhow::Error {
+    use nix::errno::Errno;
+    let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let error = anyhow::Error::new(errno).context("clone3");
+    if !matches!(errno, Errno::ENOSPC | Errno::EPERM | Errno::EUSERS) {
+        return error;
+    }
+    if new.contains(&Kind::User) {
+        for (path, setting) in [
+            ("/proc/sys/kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone"),
+            ("/proc/sys/user/max_user_namespaces", "user.max_user_namespaces"),
+        ] {
+            if read(path).as_deref() == Some("0") {
+                return error
+                    .context(format!("linux.namespaces: user: forbidden by {setting} = 0"));
+            }
+        }
+        let restricted = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+        if read(restricted).as_deref() == Some("1") {
+            return error.context(
+                "linux.namespaces: user: forbidden by kernel.apparmor_restrict_unprivileged_userns = 1",
+            );
+        }
+    }
+    for kind in new {
+        let file = proc_name(*kind);
+        if read(&format!("/proc/sys/user/max_{file}_namespaces")).as_deref() == Some("0") {
+            return error.context(format!(
+                "linux.namespaces: {}: forbidden by user.max_{file}_namespaces = 0",
+                name(*kind)
+            ));
+        }
+    }
+    error.context("linux.namespaces")
+}

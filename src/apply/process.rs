@@ -1,0 +1,410 @@
+//! From a process of the runtime to the program: limits, ids, capabilities,
+//! filter, execve(2). `create` and `exec` share it.
+//!
+//! The order is given by the kernel. Without no_new_privs a filter needs
+//! CAP_SYS_ADMIN, so all that a filter could refuse is done before it, and only
+//! execve(2) after it; with no_new_privs the last capset comes just before it.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, open, statat};
+use rustix::process::chdir;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets as ThreadSets, capabilities, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
+};
+
+use crate::error::InField as _;
+use crate::gate::Verdict;
+use crate::log;
+use crate::plan::process::{CapabilitySets, ProcessPlan, Rlimit, User};
+use crate::sys;
+use crate::sys::process as kernel;
+
+/// Where programs are looked for without a PATH, as execvp(3) does.
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+/// CAP_SYS_ADMIN, which loading a filter needs.
+const SYS_ADMIN: u64 = 1 << 21;
+
+/// A process that only has to be told to go: all that could fail is behind it.
+#[derive(Debug)]
+pub struct Confined<'plan> {
+    plan: &'plan ProcessPlan,
+    program: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+    /// The sets that the program is to have.
+    sets: ThreadSets,
+    /// A limit on descriptors that would keep us from opening the last ones.
+    descriptors: Option<&'plan Rlimit>,
+}
+
+/// Writes what belongs below /proc/self while that is still the host's procfs and
+/// the process may still write there.
+pub fn write_own_proc(plan: &ProcessPlan) -> Result<()> {
+    let Some(score) = plan.oom_score_adj else { return Ok(()) };
+    let field = plan.field.of("oomScoreAdj");
+    let path = "/proc/self/oom_score_adj";
+    match fs::write(path, score.to_string()) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            // Who may not lower it may well have it already.
+            let is = fs::read_to_string(path).unwrap_or_default();
+            if is.trim() == score.to_string() {
+                return Ok(());
+            }
+            Err(error).with_context(|| format!("{score}: write {path}")).in_field(field)
+        }
+    }
+}
+
+/// Takes the user, the groups, the limits and the capabilities of the program on,
+/// and looks the program up. `preserved` descriptors after stdio are kept open.
+pub fn confine<'plan>(
+    plan: &'plan ProcessPlan,
+    new_user_namespace: bool,
+    preserved: u32,
+) -> Result<Confined<'plan>> {
+    if let Some((class, priority)) = plan.io_priority {
+        kernel::set_io_priority(class, priority)
+            .context("ioprio_set")
+            .in_field(plan.field.of("ioPriority"))?;
+    }
+    if let Some(scheduler) = &plan.scheduler {
+        kernel::set_scheduler(scheduler)
+            .context("sched_setattr")
+            .in_field(plan.field.of("scheduler"))?;
+    }
+    let descriptors = set_rlimits(&plan.rlimits)?;
+    let (uid, _) = (plan.user.uid, plan.user.gid);
+    if uid != 0 || new_user_namespace {
+        give_stdio(uid);
+    }
+    // As the runtime first, who may enter more; as the user where root may not.
+    let entered = chdir(&plan.cwd);
+    let sets = set_user(plan)?;
+    match entered {
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => chdir(&plan.cwd),
+        entered => entered,
+    }
+    .with_context(|| format!("{:?}", plan.cwd))
+    .in_field(plan.field.of("cwd"))?;
+    refuse_outside(plan)?;
+    if let Some(umask) = plan.user.umask {
+        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    }
+    let program = find_program(plan).in_field(plan.field.of("args[0]"))?;
+    sys::close_range_cloexec(3 + preserved).context("close_range")?;
+    let mut env = plan.env.clone();
+    if plan.variable("HOME").is_none() {
+        let mut home = b"HOME=".to_vec();
+        home.extend(home_directory(uid));
+        env.extend(CString::new(home));
+    }
+    Ok(Confined { plan, program, args: plan.args.clone(), env, sets, descriptors })
+}
+
+impl Confined<'_> {
+    /// The same with another program: a hook, which inherits the environment
+    /// unless it has its own.
+    pub fn instead(&self, program: &Path, args: &[String], env: Option<&[String]>) -> Result<Self> {
+        let strings = |texts: &[String]| {
+            texts.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            plan: self.plan,
+            program: CString::new(program.as_os_str().as_bytes())?,
+            args: strings(args)?,
+            env: env.map_or_else(|| Ok(self.env.clone()), strings)?,
+            sets: self.sets,
+            descriptors: None,
+        })
+    }
+
+    /// Runs the program. Returns only with an error, which under the filter cannot
+    /// be told in any other way than by `verdict`.
+    pub fn execute(self, verdict: &Verdict) -> Result<Errno> {
+        if let Some(limit) = self.descriptors {
+            set_rlimit(limit)?;
+        }
+        kernel::reset_signals().context("sigaction")?;
+        let args: Vec<&CStr> = self.args.iter().map(CString::as_c_str).collect();
+        let env: Vec<&CStr> = self.env.iter().map(CString::as_c_str).collect();
+        if self.plan.no_new_privileges {
+            set_capabilities(None, self.sets)
+                .context("capset")
+                .in_field(self.plan.field.of("capabilities"))?;
+            set_no_new_privs(true)
+                .context("prctl")
+                .in_field(self.plan.field.of("noNewPrivileges"))?;
+        }
+        if let Some(filter) = &self.plan.filter {
+            sys::seccomp_set_filter(&filter.instructions, filter.flags.bits())
+                .context("seccomp")
+                .in_field("linux.seccomp")?;
+        }
+        verdict.executing();
+        let errno = match nix::unistd::execve(&self.program, &args, &env) {
+            Err(errno) => errno,
+            Ok(never) => match never {},
+        };
+        verdict.failed(errno);
+        Ok(errno)
+    }
+}
+
+/// Sets all limits but one on descriptors that is lower than now: that one is
+/// returned, for the end.
+fn set_rlimits(limits: &[Rlimit]) -> Result<Option<&Rlimit>> {
+    let mut later = None;
+    for limit in limits {
+        if limit.resource == libc::RLIMIT_NOFILE as u32 {
+            let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            if now.maximum.is_none_or(|maximum| limit.hard <= maximum) {
+                later = Some(limit);
+                continue;
+            }
+        }
+        set_rlimit(limit)?;
+    }
+    Ok(later)
+}
+
+fn set_rlimit(limit: &Rlimit) -> Result<()> {
+    let resource = nix_resource(limit.resource).in_field(&limit.field)?;
+    nix::sys::resource::setrlimit(resource, limit.soft, limit.hard)
+        .with_context(|| format!("setrlimit: soft {}, hard {}", limit.soft, limit.hard))
+        .in_field(&limit.field)
+}
+
+fn nix_resource(number: u32) -> Result<nix::sys::resource::Resource> {
+    use nix::sys::resource::Resource::*;
+    let all = [
+        RLIMIT_AS,
+        RLIMIT_CORE,
+        RLIMIT_CPU,
+        RLIMIT_DATA,
+        RLIMIT_FSIZE,
+        RLIMIT_LOCKS,
+        RLIMIT_MEMLOCK,
+        RLIMIT_MSGQUEUE,
+        RLIMIT_NICE,
+        RLIMIT_NOFILE,
+        RLIMIT_NPROC,
+        RLIMIT_RSS,
+        RLIMIT_RTPRIO,
+        RLIMIT_RTTIME,
+        RLIMIT_SIGPENDING,
+        RLIMIT_STACK,
+    ];
+    all.into_iter()
+        .find(|resource| *resource as u32 == number)
+        .with_context(|| format!("resource {number} is unknown"))
+}
+
+/// Lets the user of the program open its stdio again through /proc/self/fd. What
+/// cannot be given away, a file of a read-only file system say, stays as it is.
+fn give_stdio(uid: u32) {
+    let null = rustix::fs::makedev(1, 3);
+    for number in 0..=2 {
+        let descriptor = sys::borrow_descriptor(number);
+        if let Ok(stat) = fstat(descriptor)
+            && stat.st_uid != uid
+            && stat.st_rdev != null
+        {
+            let _ = fchown(descriptor, Some(rustix::fs::Uid::from_raw(uid)), None);
+        }
+    }
+}
+
+/// Changes ids and capabilities. Returns the sets that the program is to have;
+/// those in force keep CAP_SYS_ADMIN where the filter will need it.
+fn set_user(plan: &ProcessPlan) -> Result<ThreadSets> {
+    let field = plan.field.of("capabilities");
+    let held = capabilities(None).context("capget").in_field(&field)?.permitted.bits();
+    let wanted = grantable(&plan.capabilities, held, &field);
+    drop_bounding(plan.capabilities.bounding, held).in_field(format!("{field}.bounding"))?;
+    set_keep_capabilities(true).context("prctl")?;
+    set_ids(plan)?;
+    let needs_admin = plan.filter.is_some() && !plan.no_new_privileges;
+    let extra = if needs_admin { SYS_ADMIN & held } else { 0 };
+    let sets = |extra: u64| ThreadSets {
+        effective: CapabilitySet::from_bits_retain(wanted.effective | extra),
+        permitted: CapabilitySet::from_bits_retain(wanted.permitted | extra),
+        inheritable: CapabilitySet::from_bits_retain(wanted.inheritable),
+    };
+    set_capabilities(None, sets(extra)).context("capset").in_field(&field)?;
+    clear_ambient_capability_set().context("prctl").in_field(format!("{field}.ambient"))?;
+    for bit in (0..64).map(|number| 1 << number).filter(|bit| wanted.ambient & bit != 0) {
+        configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(bit), true)
+            .context("prctl")
+            .in_field(format!("{field}.ambient"))?;
+    }
+    Ok(sets(0))
+}
+
+/// What of the wanted sets can be had. The rest is a warning
+/// (config.md#linux-process).
+fn grantable(wanted: &CapabilitySets, held: u64, field: &str) -> CapabilitySets {
+    let warn = |set: &str, missing: u64, why: &str| {
+        if missing != 0 {
+            let names: Vec<String> = caps::all()
+                .into_iter()
+                .filter(|capability| capability.bitmask() & missing != 0)
+                .map(|capability| capability.to_string())
+                .collect();
+            let mut names = names;
+            names.sort();
+            log::warn(format!("{field}.{set}: {} {why}", names.join(", ")));
+        }
+    };
+    let all = wanted.effective | wanted.permitted | wanted.inheritable | wanted.bounding;
+    warn("bounding", all & !held, "cannot be granted and left out");
+    let permitted = wanted.permitted & held;
+    let inheritable = wanted.inheritable & held;
+    let not_ambient = wanted.ambient & held & !(permitted & inheritable);
+    warn("ambient", not_ambient, "left out: neither permitted nor inheritable");
+    CapabilitySets {
+        permitted,
+        effective: wanted.effective & permitted,
+        inheritable,
+        bounding: wanted.bounding & held,
+        ambient: wanted.ambient & permitted & inheritable,
+    }
+}
+
+/// Drops from the bounding set what is not `wanted`. Who may not drop is left
+/// with it; he holds nothing either.
+fn drop_bounding(wanted: u64, held: u64) -> Result<()> {
+    const SETPCAP: u64 = 1 << 8;
+    if held & SETPCAP == 0 {
+        return Ok(());
+    }
+    for number in (0..64).filter(|number| wanted & 1 << number == 0) {
+        match kernel::drop_bounding(number) {
+            Ok(()) => {}
+            // Past the last one that this kernel knows.
+            Err(Errno::EINVAL) => break,
+            Err(errno) => return Err(errno).context("prctl"),
+        }
+    }
+    Ok(())
+}
+
+fn set_ids(plan: &ProcessPlan) -> Result<()> {
+    let User { uid, gid, groups, .. } = &plan.user;
+    let mut result = kernel::set_ids(*uid, *gid, Some(groups));
+    if result == Err(("setgroups", Errno::EPERM)) && groups.is_empty() {
+        // In a user namespace that an ordinary user mapped himself nobody may set
+        // groups (user_namespaces(7)), so none can be dropped either.
+        result = kernel::set_ids(*uid, *gid, None);
+    }
+    result.map_err(|(call, errno)| {
+        let (property, value) = match call {
+            "setgroups" => ("user.additionalGids", format!("{groups:?}")),
+            "setresgid" => ("user.gid", gid.to_string()),
+            _ => ("user.uid", uid.to_string()),
+        };
+        let error = anyhow::Error::new(errno).context(call).context(value);
+        error.context(plan.field.of(property))
+    })
+}
+
+/// A working directory that is reached through a descriptor of the host would
+/// show the host's files: the kernel then gives no path for it.
+fn refuse_outside(plan: &ProcessPlan) -> Result<()> {
+    let inside =
+        rustix::process::getcwd(Vec::new()).is_ok_and(|cwd| cwd.as_bytes().starts_with(b"/"));
+    if !inside {
+        bail!("{}: {:?}: outside of the container", plan.field.of("cwd"), plan.cwd);
+    }
+    Ok(())
+}
+
+/// Finds the program as execvp(3) does. The texts are those that engines turn
+/// into exit codes 126 and 127.
+fn find_program(plan: &ProcessPlan) -> Result<CString> {
+    let Some(name) = plan.args.first() else { bail!("args must not be empty") };
+    let shown = name.to_string_lossy();
+    let as_path = |bytes: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
+    if name.as_bytes().contains(&b'/') {
+        return match check_program(&as_path(name.as_bytes())) {
+            Ok(()) => Ok(name.clone()),
+            Err(Refusal::Missing(errno)) => {
+                bail!("exec: {shown:?}: stat {shown}: {}", errno_text(errno))
+            }
+            Err(Refusal::Directory) => bail!("exec: {shown:?}: is a directory"),
+            Err(Refusal::Permission) => bail!("exec: {shown:?}: permission denied"),
+        };
+    }
+    let mut refused = false;
+    let path = plan.variable("PATH").unwrap_or(DEFAULT_PATH);
+    for directory in path.split(|byte| *byte == b':') {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let candidate = [directory, b"/", name.as_bytes()].concat();
+        match check_program(&as_path(&candidate)) {
+            Ok(()) => return Ok(CString::new(candidate)?),
+            Err(Refusal::Permission) => refused = true,
+            Err(_) => {}
+        }
+    }
+    if refused && !name.is_empty() {
+        bail!("exec: {shown:?}: permission denied");
+    }
+    bail!("exec: {shown:?}: executable file not found in $PATH")
+}
+
+/// Why a file cannot be the program.
+enum Refusal {
+    Missing(rustix::io::Errno),
+    Directory,
+    Permission,
+}
+
+fn check_program(path: &Path) -> std::result::Result<(), Refusal> {
+    let stat = statat(CWD, path, AtFlags::empty()).map_err(|errno| match errno {
+        rustix::io::Errno::ACCESS => Refusal::Permission,
+        errno => Refusal::Missing(errno),
+    })?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return Err(Refusal::Directory);
+    }
+    accessat(CWD, path, rustix::fs::Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|_| Refusal::Permission)
+}
+
+/// An errno in the words that engines look for, all lower case.
+fn errno_text(errno: rustix::io::Errno) -> String {
+    let text = Errno::from_raw(errno.raw_os_error()).desc();
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
+}
+
+/// The home directory of a user by the container's /etc/passwd, which is hostile:
+/// it may be a FIFO or endless.
+fn home_directory(uid: u32) -> Vec<u8> {
+    const LONGEST: u64 = 1 << 20;
+    let read = || -> Option<Vec<u8>> {
+        use std::io::Read as _;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = open("/etc/passwd", flags, Mode::empty()).ok()?;
+        let stat = fstat(file.as_fd()).ok()?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return None;
+        }
+        let mut text = Vec::new();
+        fs::File::from(file).take(LONGEST).read_to_end(&mut text).ok()?;
+        text.split(|byte| *byte == b'\n').find_map(|line| {
+            let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
+            let [_, _, id, _, _, home, ..] = fields.as_slice() else { return None };
+            (*id == uid.to_string().as_bytes() && !home.is_empty()).then(|| home.to_vec())
+        })
+    };
+    read().unwrap_or_else(|| b"/".to_vec())
+}

@@ -1,0 +1,248 @@
+//! The container's root: made ready in a mount namespace of its own, filled, and
+//! entered.
+//!
+//! Everything is done below one descriptor of the root, before the root changes,
+//! so what is bound as a mask is the host's /dev/null and not the image's.
+
+use std::ffi::CString;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
+    unmount,
+};
+use rustix::process::{chdir, chroot, fchdir, pivot_root};
+
+use super::mounts::{self, attach, clone_tree};
+use crate::error::InField as _;
+use crate::plan::devices::{Device, Node};
+use crate::plan::options::MOUNT_ATTR_RDONLY;
+use crate::plan::rootfs::{Entry, Rootfs};
+use crate::resolve::{self, Target};
+use crate::sys::mount::{MountAttributes, change_propagation, mount_setattr};
+
+const READ_ONLY: MountAttributes =
+    MountAttributes { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, user_namespace: 0 };
+
+/// Makes the root ready to be filled, and opens it.
+pub fn prepare(rootfs: &Rootfs) -> Result<OwnedFd> {
+    let path = &rootfs.path;
+    let root = resolve::root(path).with_context(|| format!("{path:?}")).in_field("root.path")?;
+    if rootfs.entry == Entry::Chroot {
+        return Ok(root);
+    }
+    // An unbindable tree could not be cloned below; it gets its type at the end.
+    let propagation = match rootfs.propagation & !libc::MS_REC {
+        libc::MS_UNBINDABLE => libc::MS_PRIVATE | libc::MS_REC,
+        _ => rootfs.propagation | libc::MS_REC,
+    };
+    change_propagation(c"/", propagation).context("change the propagation of /")?;
+    if rootfs.propagation & libc::MS_SHARED != 0 {
+        make_parent_private(path)?;
+    }
+    // pivot_root wants a mount, and one whose mounts reach nobody else.
+    let tree = clone_tree(&root, true).in_field("root.path")?;
+    let private = MountAttributes { propagation: libc::MS_PRIVATE, ..Default::default() };
+    mount_setattr(&tree, false, &private).context("mount_setattr").in_field("root.path")?;
+    attach(&tree, &root).in_field("root.path")?;
+    Ok(tree)
+}
+
+/// Makes the mount that `path` lies in private: attached below a shared one, the
+/// container's root would appear in the host too.
+fn make_parent_private(path: &Path) -> Result<()> {
+    let path = path.canonicalize().with_context(|| format!("{path:?}"))?;
+    for ancestor in path.ancestors() {
+        let name = CString::new(ancestor.as_os_str().as_bytes())?;
+        match change_propagation(&name, libc::MS_PRIVATE) {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EINVAL) => {}
+            Err(errno) => return Err(errno).with_context(|| format!("make {ancestor:?} private")),
+        }
+    }
+    Ok(())
+}
+
+/// Fills the root: mounts, devices, links, the working directory.
+pub fn fill(root: BorrowedFd<'_>, rootfs: &Rootfs) -> Result<()> {
+    for step in &rootfs.mounts {
+        mounts::apply(root, step)?;
+    }
+    // Modes of devices are given as they are, whatever the caller masks.
+    let umask = rustix::process::umask(Mode::empty());
+    let made = rootfs.devices.iter().try_for_each(|device| {
+        make_device(root, device)
+            .with_context(|| format!("{:?}", device.path))
+            .in_field(&device.field)
+    });
+    rustix::process::umask(umask);
+    made?;
+    for (path, text) in &rootfs.links {
+        link(root, path, text).with_context(|| format!("link {path:?}"))?;
+    }
+    if let Some(cwd) = &rootfs.cwd
+        && let Err(error) = resolve::make(root, cwd, Target::Directory)
+    {
+        // In a root that cannot be written the program says itself that it is missing.
+        crate::log::debug(format!("process.cwd: {error:#}"));
+    }
+    Ok(())
+}
+
+fn make_device(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
+    let Node::Made { kind, major, minor, mode, uid, gid } = device.node else {
+        let source = resolve::host(&device.path).context("on the host")?;
+        let place = resolve::make(root, &device.path, Target::File)?;
+        return attach(clone_tree(&source, false)?, place);
+    };
+    let (parent, name) = resolve::make_parent(root, &device.path)?;
+    let number = makedev(major, minor);
+    match mknodat(&parent, name, FileType::from_raw_mode(kind), Mode::from_raw_mode(mode), number) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            let found = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).context("fstat")?;
+            let same_number = kind == libc::S_IFIFO || found.st_rdev == number;
+            if found.st_mode & libc::S_IFMT != kind || !same_number {
+                bail!("exists and is another file");
+            }
+            chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).context("chmod")?;
+        }
+        Err(errno) => return Err(errno).context("mknod"),
+    }
+    if (uid, gid) != (0, 0) {
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        chownat(&parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).context("chown")?;
+    }
+    Ok(())
+}
+
+fn link(root: BorrowedFd<'_>, path: &Path, text: &Path) -> Result<()> {
+    let (parent, name) = resolve::make_parent(root, path)?;
+    match symlinkat(text, &parent, name) {
+        Err(Errno::EXIST) if name == "ptmx" => {
+            // An image's own node would lead to the terminals of the host.
+            unlinkat(&parent, name, AtFlags::empty()).context("unlink")?;
+            symlinkat(text, &parent, name).context("symlink")
+        }
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno).context("symlink"),
+    }
+}
+
+/// Hides and closes what the configuration wants hidden and closed.
+pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs) -> Result<()> {
+    for (field, path) in &rootfs.closed {
+        close(root, path).with_context(|| format!("{path:?}")).in_field(field)?;
+    }
+    let mut empty = None;
+    for (field, path) in &rootfs.masked {
+        mask(root, path, &mut empty).with_context(|| format!("{path:?}")).in_field(field)?;
+    }
+    if rootfs.read_only {
+        if rootfs.entry == Entry::Chroot {
+            bail!("root.readonly: true needs a mount namespace of the container's own");
+        }
+        mount_setattr(root, false, &READ_ONLY)
+            .context("mount_setattr")
+            .in_field("root.readonly")?;
+    }
+    Ok(())
+}
+
+fn close(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let Some(target) = existing(root, path)? else { return Ok(()) };
+    let tree = clone_tree(&target, true)?;
+    mount_setattr(&tree, true, &READ_ONLY).context("mount_setattr")?;
+    attach(tree, target)
+}
+
+/// A file is covered by the host's /dev/null, a directory by an empty file system,
+/// which all of them share.
+fn mask(root: BorrowedFd<'_>, path: &Path, empty: &mut Option<OwnedFd>) -> Result<()> {
+    let Some(target) = existing(root, path)? else { return Ok(()) };
+    let stat = statat(&target, "", AtFlags::EMPTY_PATH).context("fstat")?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let null = null_device()?;
+        return attach(clone_tree(null, false)?, target);
+    }
+    match empty {
+        Some(mounted) => attach(clone_tree(mounted, false)?, target),
+        None => {
+            let mount = empty_file_system()?;
+            attach(&mount, target)?;
+            *empty = Some(mount);
+            Ok(())
+        }
+    }
+}
+
+/// A handle on a path that need not be there.
+fn existing(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
+    match resolve::handle(root, path) {
+        Ok(handle) => Ok(Some(handle)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The host's /dev/null, checked on the handle that is used.
+pub fn null_device() -> Result<OwnedFd> {
+    let null = resolve::host(Path::new("/dev/null")).context("/dev/null")?;
+    let stat = statat(&null, "", AtFlags::EMPTY_PATH).context("fstat")?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != makedev(1, 3) {
+        bail!("/dev/null: is another file");
+    }
+    Ok(null)
+}
+
+fn empty_file_system() -> Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen \"tmpfs\"")?;
+    fsconfig_create(&context).context("mount \"tmpfs\"")?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context("fsmount")
+}
+
+/// Makes `root` the root directory. `creator_namespace` is the inode of the
+/// creator's mount namespace, whose own root must never be taken away.
+pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_namespace: u64) -> Result<()> {
+    fchdir(root).context("fchdir").in_field("root.path")?;
+    match rootfs.entry {
+        Entry::Pivot => {
+            if mount_namespace()? == creator_namespace {
+                bail!("refusing pivot_root in the mount namespace of the caller");
+            }
+            // The old root ends up on top of the new one, and goes from there.
+            pivot_root(".", ".").context("pivot_root").in_field("root.path")?;
+            if rootfs.propagation & libc::MS_SHARED != 0 {
+                // Its unmounting must not reach the mounts that it shares.
+                change_propagation(c".", libc::MS_SLAVE | libc::MS_REC)
+                    .context("change the propagation of the old root")?;
+            }
+            unmount(".", UnmountFlags::DETACH).context("umount the old root")?;
+        }
+        Entry::Chroot => chroot(".").context("chroot").in_field("root.path")?,
+    }
+    chdir("/").context("chdir /")?;
+    if let Some(propagation) = rootfs.final_propagation.filter(|_| rootfs.entry == Entry::Pivot) {
+        change_propagation(c"/", propagation)
+            .context("mount")
+            .in_field("linux.rootfsPropagation")?;
+    }
+    Ok(())
+}
+
+/// The inode of the calling process's mount namespace.
+pub fn mount_namespace() -> Result<u64> {
+    Ok(rustix::fs::stat("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?.st_ino)
+}

@@ -1,0 +1,261 @@
+//! config.json as a `Spec`, with the place of whatever is wrong in it.
+//!
+//! The file is read twice in memory. `scan` looks at the text: is it one JSON
+//! value, does an object give a key twice, is there a NUL that would cut a
+//! string short in the kernel, and was given what the spec requires but
+//! oci-spec fills in by default. Then serde makes the `Spec`. Only where that
+//! fails does `repair` have a look at what the spec allows and oci-spec does
+//! not, and serde_path_to_error find the name of the field.
+
+mod repair;
+mod scan;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+
+use crate::error::InField as _;
+
+/// The newest version of the runtime spec that ferrun implements.
+pub const OCI_VERSION: &str = "1.3.0";
+
+/// The longest config.json that is read, in bytes.
+const LONGEST: u64 = 64 << 20;
+
+/// A bundle: a directory with a config.json (bundle.md).
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// The absolute path of the directory.
+    pub path: PathBuf,
+    /// The text of config.json, which is kept for later operations.
+    pub text: Vec<u8>,
+    /// What it says.
+    pub spec: Spec,
+    /// What is passed over in it, for the log.
+    pub warnings: Vec<String>,
+}
+
+impl Bundle {
+    /// Reads the bundle in `directory`; `config` names another file than
+    /// `config.json` in it.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path =
+            std::fs::canonicalize(directory).with_context(|| format!("bundle {directory:?}"))?;
+        let file = path.join("config.json");
+        let text = read(&file).with_context(|| format!("{file:?}"))?;
+        let (spec, warnings) = parse_spec(&text)?;
+        Ok(Self { path, text, spec, warnings })
+    }
+}
+
+/// Reads a file of JSON whole, up to a limit that no honest one reaches.
+pub fn read(file: &Path) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut text = Vec::new();
+    let file = std::fs::File::open(file)?;
+    if file.metadata()?.len() > LONGEST {
+        bail!("longer than {LONGEST} bytes");
+    }
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Parses the text of a config.json and refuses what the spec has no value for.
+pub fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>)> {
+    let given = scan::scan(text).context("config.json")?;
+    let (spec, warnings) = parse::<Spec>(text).context("config.json")?;
+    check_version(&given, spec.version())?;
+    check_given(&given, spec.process().is_some(), "process.user")?;
+    if spec.root().is_none() || !given.root_path {
+        bail!("root.path: missing");
+    }
+    if let Some(annotations) = spec.annotations()
+        && annotations.contains_key("")
+    {
+        bail!("annotations: an empty key");
+    }
+    Ok((spec, warnings))
+}
+
+/// Parses the process that `exec --process` names.
+pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
+    let given = scan::scan_process(text)?;
+    let parsed = parse::<Process>(text)?;
+    check_given(&given, true, "user")?;
+    Ok(parsed)
+}
+
+/// Parses what was stored before, where nothing is to be checked again.
+pub fn parse_stored(text: &[u8]) -> Result<Spec> {
+    Ok(parse::<Spec>(text)?.0)
+}
+
+fn check_given(given: &scan::Given, process: bool, user: &str) -> Result<()> {
+    if process && !given.uid {
+        bail!("{user}.uid: missing");
+    }
+    if process && !given.gid {
+        bail!("{user}.gid: missing");
+    }
+    Ok(())
+}
+
+/// config.md#specification-version: SemVer, and one that we implement.
+fn check_version(given: &scan::Given, version: &str) -> Result<()> {
+    if !given.version {
+        bail!("ociVersion: missing");
+    }
+    let parsed = semver(version).in_field("ociVersion")?;
+    let newest = semver(OCI_VERSION)?;
+    if parsed.0 != newest.0 {
+        bail!("ociVersion: \"{version}\": this runtime implements {OCI_VERSION}");
+    }
+    Ok(())
+}
+
+/// Major, minor and patch of a version by SemVer 2.0.0.
+fn semver(version: &str) -> Result<(u64, u64, u64)> {
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let rest = version.get(core.len()..).unwrap_or_default();
+    let identifiers = |text: &str| {
+        text.split('.').all(|part| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
+    };
+    let (pre, build) = match rest.split_once('+') {
+        Some((pre, build)) => (pre, Some(build)),
+        None => (rest, None),
+    };
+    let suffixes_ok = (pre.is_empty() || pre.strip_prefix('-').is_some_and(identifiers))
+        && build.is_none_or(identifiers);
+    let number = |text: &str| {
+        let plain = !text.is_empty()
+            && text.bytes().all(|b| b.is_ascii_digit())
+            && (text == "0" || !text.starts_with('0'));
+        if plain { text.parse().ok() } else { None }
+    };
+    let numbers: Vec<Option<u64>> = core.split('.').map(number).collect();
+    match numbers.as_slice() {
+        [Some(major), Some(minor), Some(patch)] if suffixes_ok => Ok((*major, *minor, *patch)),
+        _ => bail!("\"{version}\": not a semantic version such as {OCI_VERSION}"),
+    }
+}
+
+/// serde's reading, then the repairing one where it fails.
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<(T, Vec<String>)> {
+    if let Ok(value) = serde_json::from_slice(text) {
+        return Ok((value, Vec::new()));
+    }
+    let mut value: serde_json::Value = serde_json::from_slice(text)?;
+    let warnings = repair::repair(&mut value);
+    let parsed = serde_path_to_error::deserialize(value).map_err(|error| {
+        let field = error.path().to_string();
+        let reason = one_reason(&error.into_inner().to_string());
+        if field == "." { anyhow::anyhow!(reason) } else { anyhow::anyhow!("{field}: {reason}") }
+    })?;
+    Ok((parsed, warnings))
+}
+
+/// serde's message without its list of everything that would have been right.
+fn one_reason(message: &str) -> String {
+    let message = message.split(", expected one of").next().unwrap_or(message);
+    message.replace('`', "\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        match parse_spec(text.as_bytes()) {
+            Ok(_) => panic!("accepted: {text}"),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, reason) in [
+            ("{\n \"ociVersion\": }", "config.json: expected value at line 2 column 16"),
+            ("{}", "ociVersion: missing"),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"}} {}"#,
+                "config.json: trailing characters at line 1 column 44",
+            ),
+            (r#"{"ociVersion":"2.0.0"}"#, r#"ociVersion: "2.0.0": this runtime implements 1.3.0"#),
+            (
+                r#"{"ociVersion":"one"}"#,
+                r#"ociVersion: "one": not a semantic version such as 1.3.0"#,
+            ),
+            (r#"{"ociVersion":"1.0.0"}"#, "root.path: missing"),
+            (r#"{"ociVersion":"1.0.0","root":{}}"#, "root.path: missing"),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"root":{"path":"r"}}"#,
+                "config.json: root: given twice at line 1 column 48",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","annotations":{"a":"1","a":"2"}}"#,
+                "config.json: annotations.a: given twice at line 1 column 48",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","user":{"gid":0}}}"#,
+                "process.user.uid: missing",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","user":{"uid":"0","gid":0}}}"#,
+                r#"config.json: process.user.uid: invalid type: string "0", expected u32"#,
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"resources":{"memory":{"limit":"1"}}}}"#,
+                r#"config.json: linux.resources.memory.limit: invalid type: string "1", expected i64"#,
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"namespaces":[{"type":"bogus"}]}}"#,
+                r#"config.json: linux.namespaces[0].type: unknown variant "bogus""#,
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r\u0000"}}"#,
+                "config.json: root.path: a NUL character at line 1 column 46",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"annotations":{"":"x"}}"#,
+                "annotations: an empty key",
+            ),
+        ] {
+            assert_eq!(refused(text), reason, "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_properties_are_ignored_anywhere() {
+        let text =
+            r#"{"ociVersion":"1.0.2-dev","root":{"path":"r","new":1},"x":{"y":[{"z":null}]}}"#;
+        assert!(parse_spec(text.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_the_spec_allows_and_the_crate_refuses_is_repaired() {
+        let text = r#"{"ociVersion":"1.0.0","root":{"path":"r"},"hostname":null,
+            "process":{"cwd":"/","user":{"uid":0,"gid":0},"scheduler":{"policy":"SCHED_FIFO",
+            "flags":["SCHED_FLAG_RESET_ON_FORK"]},"capabilities":{"bounding":["CAP_KILL","CAP_BOGUS"]}},
+            "linux":{"resources":{"pids":{"limit":null},"devices":[{"allow":false,"type":"","access":"rwm"}]}}}"#;
+        let (spec, warnings) = parse_spec(text.as_bytes()).unwrap();
+        assert_eq!(
+            warnings,
+            [r#"process.capabilities.bounding: "CAP_BOGUS" is unknown and left out"#]
+        );
+        assert!(spec.linux().as_ref().unwrap().resources().as_ref().unwrap().pids().is_none());
+    }
+
+    #[test]
+    fn versions_are_semantic() {
+        for good in ["1.0.0", "1.0.2-dev", "1.3.0-rc.1+build.5", "0.0.0+x"] {
+            assert!(semver(good).is_ok(), "{good}");
+        }
+        for bad in ["", "1", "1.0", "1.0.0.0", "01.0.0", "1.0.0-", "1.0.0+", "v1.0.0", "1.0.x"] {
+            assert!(semver(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What the runtime spec allows and oci-spec 0.10 refuses, mended in the JSON
+//! value. Runs only after a first reading has failed.
+
+use oci_spec::runtime::Capability;
+use serde_json::Value;
+
+/// Mends `value`, a whole configuration or a process alone, in place. Says what
+/// it left out.
+pub fn repair(value: &mut Value) -> Vec<String> {
+    drop_nulls(value);
+    let mut warnings = Vec::new();
+    let (process, field) = match value.get_mut("process") {
+        Some(process) => (process, "process."),
+        None => (&mut *value, ""),
+    };
+    for set in ["bounding", "effective", "inheritable", "permitted", "ambient"] {
+        if let Some(Value::Array(names)) = process.pointer_mut(&format!("/capabilities/{set}")) {
+            names.retain(|name| {
+                let known = name.as_str().is_none_or(is_capability);
+                if !known {
+                    warnings
+                        .push(format!("{field}capabilities.{set}: {name} is unknown and left out"));
+                }
+                known
+            });
+        }
+    }
+    if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {
+        for flag in flags.iter_mut().filter(|flag| *flag == "SCHED_FLAG_RESET_ON_FORK") {
+            *flag = "SCHED_RESET_ON_FORK".into();
+        }
+    }
+    if let Some(Value::Object(affinity)) = process.get_mut("execCPUAffinity") {
+        affinity.retain(|_, cpus| *cpus != "");
+    }
+    if let Some(Value::Array(limits)) = value.pointer_mut("/linux/resources/hugepageLimits") {
+        for limit in limits.iter_mut().filter_map(|entry| entry.get_mut("limit")) {
+            if limit.as_u64().is_some_and(|bytes| i64::try_from(bytes).is_err()) {
+                // No machine has so much: the two limits do not differ.
+                *limit = i64::MAX.into();
+            }
+        }
+    }
+    if let Some(Value::Array(rules)) = value.pointer_mut("/linux/resources/devices") {
+        for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
+            rule.retain(|key, kind| key != "type" || *kind != "");
+        }
+    }
+    warnings
+}
+
+fn is_capability(name: &str) -> bool {
+    serde_json::from_value::<Capability>(name.into()).is_ok()
+}
+
+/// JSON's null stands for a property that is not given. An object that held
+/// nothing else is not given either: `"pids": {"limit": null}` sets no limit.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| {
+                let was_null = |value: &Value| {
+                    value
+                        .as_object()
+                        .is_some_and(|map| !map.is_empty() && map.values().all(Value::is_null))
+                };
+                if was_null(value) {
+                    return false;
+                }
+                drop_nulls(value);
+                !value.is_null()
+            });
+        }
+        Value::Array(values) => values.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}

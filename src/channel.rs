@@ -1,0 +1,200 @@
+//! The conversation between the creator of a container and its init process.
+//!
+//! One enum for each direction, so that a message out of turn does not compile.
+//! ARCHITECTURE.md draws the whole conversation. A message is one datagram of a
+//! SOCK_SEQPACKET pair and may carry one descriptor. The end of the channel is a
+//! message too: init has executed the program, or it is dead.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// What init says. `Failed` may come at any point and ends the conversation.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromInit {
+    /// The process between a user's `exec` and its program has made it: the pid.
+    Spawned(i32),
+    /// The master side of the terminal; carries its descriptor.
+    Console,
+    /// Mounts and devices are there; the creator's hooks may run.
+    RootfsReady,
+    /// All is done but what `start` starts.
+    Ready,
+    /// Something is wrong.
+    Failed(Failure),
+}
+
+/// What init is told.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// The pid is on disk, and the maps of the new user namespace are in force.
+    Placed,
+    /// The hooks that belong between `RootfsReady` and pivot_root have run.
+    HooksDone,
+    /// The answer to `Ready`: run the program. Carries the page for the result of
+    /// execve(2) where it does not share one with init already.
+    Start,
+}
+
+/// An error that crosses from one process to the other whole.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its sentences, the outermost first.
+    pub chain: Vec<String>,
+}
+
+impl Failure {
+    /// The sentences of an error.
+    pub fn new(error: &anyhow::Error) -> Self {
+        Self { chain: crate::error::sentences(error) }
+    }
+
+    /// The error again.
+    pub fn into_error(self) -> anyhow::Error {
+        let mut sentences = self.chain.into_iter().rev();
+        let cause = sentences.next().unwrap_or_default();
+        sentences.fold(anyhow::Error::msg(cause), |error, sentence| error.context(sentence))
+    }
+}
+
+/// The longest message in bytes: errors may carry the output of a hook.
+const LONGEST: usize = 32 * 1024;
+
+/// One end of a channel that can only send `Tx` and receive `Rx`.
+#[derive(Debug)]
+pub struct Channel<Tx, Rx> {
+    socket: OwnedFd,
+    types: PhantomData<(Tx, Rx)>,
+}
+
+/// The creator's end, and `start`'s.
+pub type CreatorEnd = Channel<ToInit, FromInit>;
+/// Init's end.
+pub type InitEnd = Channel<FromInit, ToInit>;
+
+/// A connected pair of ends.
+pub fn pair() -> Result<(CreatorEnd, InitEnd)> {
+    let (creator, init) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context("socketpair")?;
+    Ok((Channel::over(creator), Channel::over(init)))
+}
+
+impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
+    /// A channel over a connected SOCK_SEQPACKET socket.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { socket, types: PhantomData }
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: &Tx) -> Result<()> {
+        self.send_parts(message, &[])
+    }
+
+    /// Sends a message with a descriptor.
+    pub fn send_with(&self, message: &Tx, descriptor: impl AsFd) -> Result<()> {
+        self.send_parts(message, &[descriptor.as_fd()])
+    }
+
+    fn send_parts(&self, message: &Tx, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        rustix::io::retry_on_intr(|| {
+            sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
+        })
+        .context("the other side of the conversation is gone")?;
+        Ok(())
+    }
+
+    /// Waits for a message and the descriptor it carries. None: the channel has ended.
+    pub fn receive(&self) -> Result<Option<(Rx, Option<OwnedFd>)>> {
+        let mut buffer = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut buffer)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        });
+        let length = match received {
+            Ok(received) => received.bytes,
+            // The other side died with a message of ours unread.
+            Err(rustix::io::Errno::CONNRESET) => 0,
+            Err(errno) => return Err(errno).context("the conversation with the other process"),
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let descriptor = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let message = serde_json::from_slice(buffer.get(..length).unwrap_or_default())?;
+        Ok(Some((message, descriptor)))
+    }
+}
+
+impl InitEnd {
+    /// Waits for the one message that may come now.
+    pub fn expect(&self, message: &ToInit) -> Result<()> {
+        match self.receive()? {
+            Some((received, _)) if received == *message => Ok(()),
+            Some((other, _)) => bail!("{other:?} where {message:?} was due"),
+            None => bail!("the creator is gone"),
+        }
+    }
+}
+
+impl AsFd for InitEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_arrives_with_its_descriptor() {
+        let (creator, init) = pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        init.send_with(&FromInit::Console, &file).unwrap();
+        let (message, descriptor) = creator.receive().unwrap().unwrap();
+        assert_eq!(message, FromInit::Console);
+        assert!(descriptor.is_some());
+        drop(init);
+        assert!(creator.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_error_crosses_whole() {
+        let error = anyhow::anyhow!("cause").context("middle").context("outer");
+        let again = Failure::new(&error).into_error();
+        assert_eq!(format!("{again:#}"), "outer: middle: cause");
+    }
+
+    #[test]
+    fn a_message_out_of_turn_is_an_error() {
+        let (creator, init) = pair().unwrap();
+        creator.send(&ToInit::Start).unwrap();
+        let error = init.expect(&ToInit::HooksDone).unwrap_err();
+        assert_eq!(error.to_string(), "Start where HooksDone was due");
+    }
+}

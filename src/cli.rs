@@ -1,0 +1,343 @@
+//! The command line, which is runc's: what was typed, and nothing looked up.
+//!
+//! Each verb's arguments are built only when that verb is given: building all
+//! of them would cost more than `state` does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+/// The verbs in the order of the help.
+const VERBS: [(&str, &str, fn(Command) -> Command); 10] = [
+    ("create", "Create a container", create),
+    ("delete", "Delete a container, what it made, and its ID", delete),
+    ("exec", "Run another process in a container", exec),
+    ("features", "Print what this runtime can do, as JSON", |command| command),
+    ("kill", "Send a signal to a container's init process", kill),
+    ("list", "List containers", list),
+    ("run", "Create and start a container", run),
+    ("spec", "Write a config.json to start from", spec),
+    ("start", "Run the program of a created container", one_id),
+    ("state", "Print the state of a container, as JSON", one_id),
+];
+
+/// The whole command.
+pub fn command() -> Command {
+    let command = Command::new("ferrun")
+        .about("OCI container runtime")
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .arg(flag("version", "Print the version").short('v'))
+        .arg(path("root", "Where containers are remembered"))
+        .arg(path("log", "Append warnings and errors to this file"))
+        .arg(text("log-format", "text (the default) or json").value_parser(["text", "json"]))
+        .arg(flag("debug", "Log more"))
+        .arg(flag("systemd-cgroup", "Not supported yet"))
+        .arg(
+            // Not named like `spec --rootless`, which would be the same argument to clap.
+            Arg::new("global-rootless")
+                .long("rootless")
+                .value_name("BOOL")
+                .value_parser(["true", "false", "auto"])
+                .help("Go on where cgroups cannot be used: true, false or auto"),
+        );
+    VERBS.iter().fold(command, |command, (name, about, arguments)| {
+        command.subcommand(Command::new(*name).about(*about).defer(*arguments))
+    })
+}
+
+fn one_id(command: Command) -> Command {
+    command.arg(id())
+}
+
+fn create(command: Command) -> Command {
+    creating(command).arg(id())
+}
+
+fn run(command: Command) -> Command {
+    creating(command)
+        .arg(flag("detach", "Do not wait for the end of the container").short('d'))
+        .arg(flag("keep", "Do not delete the container after its end"))
+        .arg(flag("no-subreaper", "Do not reap what the container leaves behind"))
+        .arg(id())
+}
+
+fn creating(command: Command) -> Command {
+    command
+        .arg(path("bundle", "The directory of the bundle").short('b').default_value("."))
+        .arg(path("console-socket", "A socket that gets the terminal"))
+        .arg(path("pidfd-socket", "A socket that gets a pidfd of the init process"))
+        .arg(path("pid-file", "Write the pid of the init process to this file"))
+        .arg(flag("no-pivot", "Use chroot instead of pivot_root"))
+        .arg(flag("no-new-keyring", "Keep the session keyring of the caller"))
+        .arg(preserve_fds())
+}
+
+fn exec(command: Command) -> Command {
+    command
+        .arg(path("console-socket", "A socket that gets the terminal"))
+        .arg(path("pidfd-socket", "A socket that gets a pidfd of the process"))
+        .arg(text("cwd", "The working directory"))
+        .arg(text("env", "A variable NAME=VALUE").short('e').action(ArgAction::Append))
+        .arg(flag("tty", "Use a terminal").short('t'))
+        .arg(text("user", "UID[:GID]").short('u'))
+        .arg(
+            text("additional-gids", "A group besides the container's")
+                .short('g')
+                .value_delimiter(',')
+                .value_parser(value_parser!(u32))
+                .action(ArgAction::Append),
+        )
+        .arg(path("process", "A file with the process, as JSON").short('p'))
+        .arg(flag("detach", "Do not wait for the end of the process").short('d'))
+        .arg(path("pid-file", "Write the pid of the process to this file"))
+        .arg(text("process-label", "Not supported yet"))
+        .arg(text("apparmor", "Not supported yet"))
+        .arg(flag("no-new-privs", "Set no_new_privs"))
+        .arg(
+            text("cap", "A capability besides the container's")
+                .short('c')
+                .action(ArgAction::Append),
+        )
+        .arg(preserve_fds())
+        .arg(text("cgroup", "Not supported yet").action(ArgAction::Append))
+        .arg(flag("ignore-paused", "Not supported yet"))
+        .arg(id())
+        .arg(
+            Arg::new("args")
+                .value_name("COMMAND")
+                .action(ArgAction::Append)
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .help("The program and its arguments"),
+        )
+}
+
+fn kill(command: Command) -> Command {
+    command
+        .arg(flag("all", "Send it to every process of the container").short('a').hide(true))
+        .arg(id())
+        .arg(
+            Arg::new("signal")
+                .value_name("SIGNAL")
+                .default_value("SIGTERM")
+                .help("A name or a number"),
+        )
+}
+
+fn delete(command: Command) -> Command {
+    command
+        .arg(flag("force", "Kill it first, and do not mind if it is not there").short('f'))
+        .arg(id())
+}
+
+fn list(command: Command) -> Command {
+    command
+        .arg(
+            text("format", "table (the default) or json")
+                .short('f')
+                .value_parser(["table", "json"])
+                .default_value("table"),
+        )
+        .arg(flag("quiet", "Print IDs only").short('q'))
+}
+
+fn spec(command: Command) -> Command {
+    command
+        .arg(path("bundle", "Where to write it").short('b').default_value("."))
+        .arg(flag("rootless", "For an ordinary user"))
+}
+
+fn id() -> Arg {
+    Arg::new("id").value_name("ID").required(true).help("The container's ID")
+}
+
+fn preserve_fds() -> Arg {
+    Arg::new("preserve-fds")
+        .long("preserve-fds")
+        .value_name("N")
+        .value_parser(value_parser!(u32))
+        .default_value("0")
+        .help("Pass this many descriptors after stdio on")
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+fn path(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("PATH").value_parser(value_parser!(PathBuf)).help(help)
+}
+
+fn text(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("VALUE")
+        .value_parser(NonEmptyStringValueParser::new())
+        .help(help)
+}
+
+/// The arguments with `-long-option` written as `--long-option`: Go programs take
+/// one dash as well, and containerd sends `-no-subreaper`. What follows the ID
+/// of `exec` is the program's.
+pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    /// Options of runc with a value of their own, which is not an ID.
+    const WITH_VALUE: [&str; 20] = [
+        "root",
+        "log",
+        "log-format",
+        "rootless",
+        "bundle",
+        "b",
+        "console-socket",
+        "pidfd-socket",
+        "pid-file",
+        "preserve-fds",
+        "cwd",
+        "env",
+        "e",
+        "user",
+        "u",
+        "process",
+        "p",
+        "cap",
+        "c",
+        "cgroup",
+    ];
+    let mut rewritten = Vec::new();
+    let (mut positional, mut is_exec, mut value_follows) = (0, false, false);
+    for (at, argument) in arguments.enumerate() {
+        let text = argument.to_str().unwrap_or_default().to_owned();
+        if at == 0 || value_follows || (is_exec && positional == 2) || !text.starts_with('-') {
+            if at > 0 && !value_follows {
+                positional += 1;
+                is_exec |= positional == 1 && text == "exec";
+            }
+            value_follows = false;
+            rewritten.push(argument);
+            continue;
+        }
+        let name = text.trim_start_matches('-');
+        value_follows = WITH_VALUE.contains(&name);
+        let is_long = name.split('=').next().is_some_and(|name| name.len() > 1);
+        // `-uID` and the like are one letter and its value.
+        let is_known = command_knows(name);
+        if !text.starts_with("--") && is_long && is_known {
+            rewritten.push(format!("-{text}").into());
+        } else {
+            rewritten.push(argument);
+        }
+    }
+    rewritten
+}
+
+/// Whether some verb has a long option of this name.
+fn command_knows(option: &str) -> bool {
+    const LONG: [&str; 36] = [
+        "additional-gids",
+        "all",
+        "apparmor",
+        "bundle",
+        "cap",
+        "cgroup",
+        "console-socket",
+        "cwd",
+        "debug",
+        "detach",
+        "env",
+        "force",
+        "format",
+        "help",
+        "ignore-paused",
+        "keep",
+        "log",
+        "log-format",
+        "no-new-keyring",
+        "no-new-privs",
+        "no-pivot",
+        "no-subreaper",
+        "pid-file",
+        "pidfd-socket",
+        "preserve-fds",
+        "process",
+        "process-label",
+        "quiet",
+        "root",
+        "rootless",
+        "systemd-cgroup",
+        "tty",
+        "user",
+        "version",
+        "resources",
+        "stats",
+    ];
+    let name = option.split('=').next().unwrap_or(option);
+    LONG.contains(&name)
+}
+
+/// The value of an option that holds a path.
+pub fn path_of(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>(name).cloned()
+}
+
+/// The value of an option that holds a text.
+pub fn text_of(matches: &ArgMatches, name: &str) -> Option<String> {
+    matches.get_one::<String>(name).cloned()
+}
+
+/// The ID, which every verb but a few requires.
+pub fn id_of(matches: &ArgMatches) -> &str {
+    matches.get_one::<String>("id").map_or("", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> ArgMatches {
+        let arguments = line.split_whitespace().map(OsString::from);
+        command().try_get_matches_from(with_double_dashes(arguments)).unwrap()
+    }
+
+    #[test]
+    fn every_verb_can_be_parsed() {
+        for line in [
+            "ferrun create --bundle /b --pid-file p c",
+            "ferrun delete --force c",
+            "ferrun exec c true",
+            "ferrun features",
+            "ferrun --rootless true kill c 9",
+            "ferrun list -q",
+            "ferrun run c",
+            "ferrun --rootless=auto spec --rootless",
+            "ferrun start c",
+            "ferrun state c",
+        ] {
+            parse(line);
+        }
+        command().debug_assert();
+    }
+
+    #[test]
+    fn one_dash_will_do_and_options_may_stand_behind_the_id() {
+        let matches = parse("ferrun -root /r run -no-subreaper -d c -bundle=/b");
+        assert_eq!(path_of(&matches, "root"), Some("/r".into()));
+        let (_, run) = matches.subcommand().unwrap();
+        assert!(run.get_flag("no-subreaper") && run.get_flag("detach"));
+        assert_eq!(path_of(run, "bundle"), Some("/b".into()));
+        assert_eq!(id_of(run), "c");
+    }
+
+    #[test]
+    fn what_follows_the_id_of_exec_is_the_programs() {
+        let matches = parse("ferrun exec -t -u 1:2 -cwd /tmp c ls -all --force -d");
+        let (_, exec) = matches.subcommand().unwrap();
+        let args: Vec<_> = exec.get_many::<String>("args").unwrap().collect();
+        assert_eq!(args, ["ls", "-all", "--force", "-d"]);
+        assert!(!exec.get_flag("detach"));
+        assert_eq!(text_of(exec, "cwd").as_deref(), Some("/tmp"));
+    }
+}

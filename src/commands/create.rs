@@ -1,0 +1,29 @@
+//! `create`: everything but the program.
+
+use anyhow::Result;
+use clap::ArgMatches;
+
+use super::Global;
+use crate::cli::{id_of, path_of};
+use crate::create::{self, Options};
+
+/// Runs the verb.
+pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
+    create::create(&global.store, id_of(matches), &options(matches, global)).map(drop)
+}
+
+/// The options that `create` and `run` share.
+pub fn options(matches: &ArgMatches, global: &Global) -> Options {
+    Options {
+        bundle: path_of(matches, "bundle").unwrap_or_else(|| ".".into()),
+        console_socket: path_of(matches, "console-socket"),
+        pidfd_socket: path_of(matches, "pidfd-socket"),
+        pid_file: path_of(matches, "pid-file"),
+        preserved: matches.get_one("preserve-fds").copied().unwrap_or(0),
+        new_keyring: !matches.get_flag("no-new-keyring"),
+        no_pivot: matches.get_flag("no-pivot"),
+        rootless: global.rootless,
+        stays: false,
+        serves_terminal: false,
+    }
+}

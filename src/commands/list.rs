@@ -1,0 +1,61 @@
+//! `list`: a table, or JSON.
+
+use anyhow::Result;
+use clap::ArgMatches;
+
+use super::state::StateJson;
+use super::{Global, print, user_name};
+use crate::error::errno;
+
+/// Runs the verb.
+pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
+    let containers = match global.store.list() {
+        // The default place comes into being with the first container.
+        Err(error) if !global.root_given && errno(&error) == Some(libc::ENOENT) => Vec::new(),
+        containers => containers?,
+    };
+    if matches.get_flag("quiet") {
+        let ids: String = containers.iter().map(|c| format!("{}\n", c.record.id)).collect();
+        return print(ids.as_bytes());
+    }
+    let states = containers
+        .into_iter()
+        .map(|container| {
+            let owner = user_name(container.record.owner);
+            StateJson::new(container, owner)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
+        // runc prints null for an empty list, and callers know it.
+        let mut text = match states.is_empty() {
+            true => b"null".to_vec(),
+            false => serde_json::to_vec(&states)?,
+        };
+        text.push(b'\n');
+        return print(&text);
+    }
+    print(table(&states).as_bytes())
+}
+
+/// The columns of runc, each at least 12 wide and 3 apart.
+fn table(states: &[StateJson]) -> String {
+    let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
+    let row = |state: &StateJson| {
+        let bundle = state.bundle.to_string_lossy().into_owned();
+        let (created, owner) = (state.created.clone(), state.owner.clone());
+        [state.id.clone(), state.pid.to_string(), state.status.to_owned(), bundle, created, owner]
+    };
+    let rows: Vec<[String; 6]> = std::iter::once(header).chain(states.iter().map(row)).collect();
+    let width = |column: usize| {
+        let longest =
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        (longest.max().unwrap_or(0) + 3).max(12)
+    };
+    let widths: Vec<usize> = (0..5).map(width).chain([0]).collect();
+    rows.iter()
+        .map(|row| {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+            cells.collect::<String>() + "\n"
+        })
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! One file for each verb: it turns what was typed into a call and prints what
+//! comes back.
+
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod kill;
+mod list;
+mod run;
+mod spec;
+mod start;
+mod state;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ArgMatches;
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use crate::cli::path_of;
+use crate::state::Store;
+
+/// What holds for every verb.
+#[derive(Debug)]
+pub struct Global {
+    /// Where containers are remembered.
+    pub store: Store,
+    /// Whether `--root` was given, so that the place must exist.
+    pub root_given: bool,
+    /// What `--rootless` says, None for auto.
+    pub rootless: Option<bool>,
+}
+
+impl Global {
+    /// The settings of a command line.
+    pub fn new(matches: &ArgMatches) -> Result<Self> {
+        if matches.get_flag("systemd-cgroup") {
+            bail!("--systemd-cgroup: is not supported yet");
+        }
+        let given = path_of(matches, "root");
+        let rootless = match matches.get_one::<String>("global-rootless").map(String::as_str) {
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            _ => None,
+        };
+        let root_given = given.is_some();
+        let root = match given {
+            Some(root) => {
+                let root =
+                    std::path::absolute(&root).with_context(|| format!("--root: {root:?}"))?;
+                if root.parent().is_none() {
+                    bail!("--root: {root:?}: cannot be the root directory");
+                }
+                root
+            }
+            None => default_root(),
+        };
+        Ok(Self { store: Store::new(root), root_given, rootless })
+    }
+}
+
+/// /run/ferrun, or below the runtime directory of an ordinary user.
+fn default_root() -> PathBuf {
+    let ordinary = !rustix::process::geteuid().is_root();
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| ordinary && !dir.is_empty()) {
+        Some(directory) => PathBuf::from(directory).join("ferrun"),
+        None => PathBuf::from("/run/ferrun"),
+    }
+}
+
+/// Runs a verb. Returns the exit code.
+pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
+    match verb {
+        "create" => create::run(matches, global).map(|()| 0),
+        "delete" => delete::run(matches, global).map(|()| 0),
+        "exec" => exec::run(matches, global),
+        "features" => features::run().map(|()| 0),
+        "kill" => kill::run(matches, global).map(|()| 0),
+        "list" => list::run(matches, global).map(|()| 0),
+        "run" => run::run(matches, global),
+        "spec" => spec::run(matches).map(|()| 0),
+        "start" => start::run(matches, global).map(|()| 0),
+        "state" => state::run(matches, global).map(|()| 0),
+        other => bail!("{other:?}: unknown command"),
+    }
+}
+
+/// JSON with this indentation and a line end.
+fn print_json(value: &impl Serialize, indentation: &'static str) -> Result<()> {
+    let mut text = Vec::new();
+    let formatter = PrettyFormatter::with_indent(indentation.as_bytes());
+    value.serialize(&mut Serializer::with_formatter(&mut text, formatter))?;
+    text.push(b'\n');
+    print(&text)
+}
+
+fn print(text: &[u8]) -> Result<()> {
+    std::io::stdout().write_all(text).context("write to stdout")
+}
+
+/// The name of a user as `list` shows it, `#UID` where there is none.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        })
+        .unwrap_or_else(|| format!("#{uid}"))
+}

@@ -1,0 +1,28 @@
+//! `run`: create and start, and unless detached wait for the end and delete.
+
+use anyhow::Result;
+use clap::ArgMatches;
+
+use super::{Global, create::options};
+use crate::cli::id_of;
+use crate::create::{self, Options};
+use crate::foreground::Watch;
+use crate::{destroy, start};
+
+/// Runs the verb. The exit code is the program's, unless detached.
+pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
+    let detach = matches.get_flag("detach");
+    let keep = matches.get_flag("keep");
+    let given = options(matches, global);
+    let serves_terminal = !detach && given.console_socket.is_none();
+    let options = Options { stays: true, serves_terminal, ..given };
+    let watch = if detach { None } else { Some(Watch::new(!matches.get_flag("no-subreaper"))?) };
+    let mut created = create::create(&global.store, id_of(matches), &options)?;
+    start::start_created(&created)?;
+    let Some(watch) = watch else { return Ok(0) };
+    let code = watch.serve(&created.init, created.master.take())?;
+    if !keep {
+        destroy::destroy(&created.container)?;
+    }
+    Ok(code)
+}

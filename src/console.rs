@@ -1,0 +1,109 @@
+//! The terminal of a container: the pair in its own devpts, and the way of the
+//! master side to whoever will serve it.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{FileType, OFlags, ResolveFlags, fstat};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, sendmsg, socket_with,
+};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
+
+use crate::apply::mounts::{attach, clone_tree};
+use crate::plan::process::Terminal;
+use crate::resolve::{self, Target};
+use crate::sys;
+
+/// A pair of pseudo-terminal devices.
+#[derive(Debug)]
+pub struct Pair {
+    /// Where the terminal is served from.
+    pub master: OwnedFd,
+    /// What becomes stdin, stdout and stderr.
+    pub slave: OwnedFd,
+}
+
+/// Opens a pair in the devpts below `root`. The slave comes from the master
+/// itself: a name could be exchanged.
+pub fn open(root: impl AsFd, terminal: Terminal) -> Result<Pair> {
+    let path = Path::new("/dev/pts/ptmx");
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let master = resolve::in_root(root, path, flags, ResolveFlags::NO_SYMLINKS)
+        .context("/dev/pts/ptmx: a terminal needs a devpts at /dev/pts")?;
+    let stat = fstat(&master).context("fstat")?;
+    let is_ptmx = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(5, 2);
+    if !is_ptmx {
+        bail!("/dev/pts/ptmx: is no terminal multiplexer");
+    }
+    unlockpt(&master).context("unlock the terminal")?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = ioctl_tiocgptpeer(&master, flags).context("open the terminal")?;
+    let mut modes = tcgetattr(&slave).context("tcgetattr")?;
+    // The master passes line ends on as they are, as runc's does: it is up to the
+    // terminal that shows them.
+    modes.output_modes.remove(OutputModes::ONLCR);
+    tcsetattr(&slave, OptionalActions::Now, &modes).context("tcsetattr")?;
+    if let Some((rows, columns)) = terminal.size {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&slave, size).context("set the size of the terminal")?;
+    }
+    Ok(Pair { master, slave })
+}
+
+/// Makes the terminal appear as /dev/console below `root`.
+pub fn bind(root: impl AsFd, slave: impl AsFd) -> Result<()> {
+    let place = resolve::make(root, Path::new("/dev/console"), Target::File)?;
+    attach(clone_tree(slave, false)?, place).context("/dev/console")
+}
+
+/// Makes the terminal stdin, stdout and stderr of the calling session leader,
+/// and its controlling terminal.
+pub fn take(slave: impl AsFd) -> Result<()> {
+    sys::terminal::set_controlling_terminal(&slave).context("TIOCSCTTY")?;
+    rustix::stdio::dup2_stdin(&slave).context("dup2")?;
+    rustix::stdio::dup2_stdout(&slave).context("dup2")?;
+    rustix::stdio::dup2_stderr(&slave).context("dup2")
+}
+
+/// Connects to the socket that is to get the master side, before anything is
+/// made that a dead socket would leave behind.
+pub fn connect_to(path: &Path) -> Result<OwnedFd> {
+    dial(path).with_context(|| format!("--console-socket: {path:?}"))
+}
+
+fn dial(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Sends the master side, with the name that receivers expect beside it.
+pub fn send(socket: impl AsFd, master: impl AsFd) -> Result<()> {
+    send_descriptor(socket, master, b"/dev/ptmx").context("--console-socket: send the terminal")
+}
+
+/// Sends a pidfd to the socket of a caller who asked for it.
+pub fn send_pidfd(path: &Path, pidfd: impl AsFd) -> Result<()> {
+    dial(path)
+        .and_then(|socket| send_descriptor(socket, pidfd, b"pidfd"))
+        .with_context(|| format!("--pidfd-socket: {path:?}"))
+}
+
+fn send_descriptor(
+    socket: impl AsFd,
+    descriptor: impl AsFd,
+    name: &[u8],
+) -> rustix::io::Result<()> {
+    let descriptors: [BorrowedFd<'_>; 1] = [descriptor.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL).map(drop)
+}

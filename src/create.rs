@@ -1,0 +1,322 @@
+//! The creator's side of `create` and `run`: from a plan to a container that
+//! waits for its program.
+//!
+//! What is about to be made is written down first. So there is one way to undo,
+//! whether this process fails or is killed: `destroy` removes whatever the record
+//! names (delete.rs).
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+
+use crate::apply::{hooks, mounts, namespaces, rootfs};
+use crate::bundle::Bundle;
+use crate::cgroups;
+use crate::channel::{self, CreatorEnd, FromInit, ToInit};
+use crate::console;
+use crate::destroy;
+use crate::error::InField as _;
+use crate::gate::{self, Verdict};
+use crate::hook_state::HookState;
+use crate::host::Host;
+use crate::init;
+use crate::log;
+use crate::plan::Plan;
+use crate::plan::cgroup::Stage;
+use crate::plan::rootfs::{Entry, Rootfs};
+use crate::resolve;
+use crate::spawn::{self, Spawned};
+use crate::state::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
+use crate::time;
+
+/// How a container is to be created.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory of the bundle.
+    pub bundle: PathBuf,
+    /// Who gets the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// Who gets a pidfd of the init process.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Where to write the pid of the init process.
+    pub pid_file: Option<PathBuf>,
+    /// Descriptors after stdio that the program gets.
+    pub preserved: u32,
+    /// Whether the program gets a session keyring of its own.
+    pub new_keyring: bool,
+    /// chroot instead of pivot_root.
+    pub no_pivot: bool,
+    /// What `--rootless` says.
+    pub rootless: Option<bool>,
+    /// Whether the caller stays to run the program.
+    pub stays: bool,
+    /// Whether the caller serves the terminal himself.
+    pub serves_terminal: bool,
+}
+
+/// A container that waits for its program, as the caller who stays has it.
+#[derive(Debug)]
+pub struct Created {
+    /// What is remembered of it.
+    pub container: Container,
+    /// Its init process.
+    pub init: Spawned,
+    /// The way to init.
+    pub channel: CreatorEnd,
+    /// The page for the result of execve(2); None where `start` brings it.
+    pub verdict: Option<Verdict>,
+    /// The master side of the terminal, where the caller serves it.
+    pub master: Option<OwnedFd>,
+}
+
+/// Creates the container `id`. Where that fails nothing is left of it.
+pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
+    crate::state::check_id(id)?;
+    let bundle = Bundle::load(&options.bundle)?;
+    let host = Host::gather(options.rootless)?;
+    let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &host)?;
+    if options.no_pivot {
+        plan.rootfs.entry = Entry::Chroot;
+    }
+    bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
+    let console = connect_console(&plan, options)?;
+
+    let directory = store.reserve(id)?;
+    let container = Container { directory, record: intent(&bundle, &plan, id, &host)? };
+    let mut making = Making { plan: &plan, host: &host, options, container };
+    match making.make(&bundle, console) {
+        Ok((init, channel, verdict, master)) => {
+            Ok(Created { container: making.container, init, channel, verdict, master })
+        }
+        Err(error) => {
+            destroy::undo_create(making.container);
+            Err(error)
+        }
+    }
+}
+
+/// The socket that gets the terminal, connected before anything is made.
+fn connect_console(plan: &Plan, options: &Options) -> Result<Option<OwnedFd>> {
+    let terminal = plan.process.as_ref().is_some_and(|process| process.terminal.is_some());
+    match (&options.console_socket, terminal) {
+        (Some(_), false) => {
+            bail!("--console-socket: given, but process.terminal is not true")
+        }
+        (None, true) if !options.serves_terminal => {
+            bail!(
+                "process.terminal: true: cannot allocate tty if ferrun will detach without setting console socket"
+            )
+        }
+        (Some(path), true) => Ok(Some(console::connect_to(path)?)),
+        (None, _) => Ok(None),
+    }
+}
+
+/// What will be remembered, before anything of it exists.
+fn intent(bundle: &Bundle, plan: &Plan, id: &str, host: &Host) -> Result<Record> {
+    let namespaces = &plan.namespaces;
+    let joined = namespaces.joined.iter().map(|join| join.kind);
+    Ok(Record {
+        version: crate::state::VERSION,
+        id: id.to_owned(),
+        bundle: bundle.path.clone(),
+        rootfs: plan.rootfs.path.clone(),
+        created: time::now_rfc3339(9),
+        owner: host.uid,
+        boot: crate::state::boot_id(),
+        creator: Some(own_id()?),
+        init: None,
+        has_process: plan.process.is_some(),
+        namespaces: namespaces.new.iter().copied().chain(joined).collect(),
+        own_pids: namespaces.is_new(Kind::Pid),
+        group: plan.cgroup.group.clone(),
+        mounts: mounts_to_undo(plan)?,
+        annotations: bundle
+            .spec
+            .annotations()
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        poststart: plan.hooks.poststart.clone(),
+        poststop: plan.hooks.poststop.clone(),
+    })
+}
+
+fn own_id() -> Result<ProcessId> {
+    ProcessFacts::read(std::process::id() as i32)
+        .map(|facts| facts.id())
+        .context("/proc/self/stat: cannot be read")
+}
+
+/// Without a mount namespace of its own a container leaves its mounts behind. What
+/// lies at their places now tells them apart from others' later.
+fn mounts_to_undo(plan: &Plan) -> Result<Vec<RecordedMount>> {
+    let Rootfs { path, .. } = &plan.rootfs;
+    if plan.namespaces.has(Kind::Mount) {
+        return Ok(Vec::new());
+    }
+    let root = resolve::root(path).with_context(|| format!("{path:?}")).in_field("root.path")?;
+    let before = |target: PathBuf| {
+        let before = mounts::mount_id(&root, &target).unwrap_or(0);
+        RecordedMount { target, before }
+    };
+    Ok(plan.rootfs.mount_points().map(before).collect())
+}
+
+/// A container while it is made.
+struct Making<'a> {
+    plan: &'a Plan,
+    host: &'a Host,
+    options: &'a Options,
+    container: Container,
+}
+
+type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
+
+impl Making<'_> {
+    /// From the intent on disk to a created container.
+    fn make(&mut self, bundle: &Bundle, console: Option<OwnedFd>) -> Result<Made> {
+        self.container.save()?;
+        self.container.keep_config(&bundle.text)?;
+        let group = &self.plan.cgroup;
+        let _kept = cgroups::create(group)?;
+        self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Early))?);
+        if let Some(devices) = &group.devices {
+            cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
+        }
+        let (init, channel, verdict) = self.spawn()?;
+        self.place(&init, &channel)?;
+        let master = self.converse(&channel, &init, console)?;
+        self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
+        self.refuse_dead(&init)?;
+        self.container.record.creator = None;
+        self.container.save()?;
+        if let Some(path) = &self.options.pidfd_socket {
+            console::send_pidfd(path, &init.pidfd)?;
+        }
+        if let Some(path) = &self.options.pid_file {
+            write_pid_file(path, init.pid.as_raw())?;
+        }
+        Ok((init, channel, verdict, master))
+    }
+
+    fn warn(&self, warnings: Vec<String>) {
+        warnings.iter().for_each(log::warn);
+    }
+
+    fn spawn(&self) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
+        let (creator, end) = channel::pair()?;
+        let cgroup = spawn::Cgroup::open(&self.plan.cgroup.group)?;
+        let creator_mounts = rootfs::mount_namespace()?;
+        // A caller who stays shares a page with init; else `start` will bring one.
+        let verdict = self.options.stays.then(Verdict::new).transpose()?;
+        let start = match &verdict {
+            Some(verdict) => init::Start::Creator(verdict),
+            None => init::Start::Gate(gate::make(self.container.open_directory()?)?),
+        };
+        let around = init::Surroundings {
+            start,
+            hook_state: self.hook_state(),
+            creator_mounts,
+            preserved: self.options.preserved,
+            new_keyring: self.options.new_keyring,
+        };
+        let plan = self.plan;
+        let init = spawn::container(&plan.namespaces, &cgroup, &creator, end, |end, remaining| {
+            init::container(plan, around, remaining, end)
+        })?;
+        Ok((init, creator, verdict))
+    }
+
+    /// Gives init its ids, and puts its pid on disk.
+    fn place(&mut self, init: &Spawned, channel: &CreatorEnd) -> Result<()> {
+        if let Some(maps) = &self.plan.namespaces.id_maps {
+            namespaces::write_id_maps(init.pid, maps, self.host.uid, self.host.gid)?;
+        }
+        let facts = ProcessFacts::read(init.pid.as_raw()).context("the init process is gone")?;
+        self.container.record.init = Some(facts.id());
+        self.container.save()?;
+        // Where init has died over something, it has said so, and that is read next.
+        let _ = channel.send(&ToInit::Placed);
+        Ok(())
+    }
+
+    /// Answers init until it is ready. Returns the terminal, where the caller serves it.
+    fn converse(
+        &self,
+        channel: &CreatorEnd,
+        init: &Spawned,
+        console: Option<OwnedFd>,
+    ) -> Result<Option<OwnedFd>> {
+        let mut terminal = None;
+        loop {
+            match channel.receive()? {
+                Some((FromInit::Ready, _)) => return Ok(terminal),
+                Some((FromInit::RootfsReady, _)) => {
+                    self.run_creators_hooks(init)?;
+                    channel.send(&ToInit::HooksDone)?;
+                }
+                Some((FromInit::Console, Some(master))) => match &console {
+                    Some(socket) => console::send(socket, master)?,
+                    None => terminal = Some(master),
+                },
+                Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
+                Some((other, _)) => bail!("{other:?} out of turn from the init process"),
+                None => return Err(self.cause_of_death(init)),
+            }
+        }
+    }
+
+    fn run_creators_hooks(&self, init: &Spawned) -> Result<()> {
+        let state = self.hook_state().json(Status::Created, init.pid.as_raw());
+        hooks::run(&self.plan.hooks.prestart, &state)?;
+        hooks::run(&self.plan.hooks.create_runtime, &state)
+    }
+
+    fn hook_state(&self) -> HookState<'_> {
+        self.container.record.hook_state()
+    }
+
+    /// A small memory limit kills init after it was ready.
+    fn refuse_dead(&self, init: &Spawned) -> Result<()> {
+        let facts = ProcessFacts::read(init.pid.as_raw());
+        if facts.is_none_or(|facts| facts.is_dead) {
+            return Err(self.cause_of_death(init));
+        }
+        Ok(())
+    }
+
+    /// Why the init process is gone without a word.
+    fn cause_of_death(&self, init: &Spawned) -> anyhow::Error {
+        if cgroups::oom_kills(&self.plan.cgroup.group).unwrap_or(0) > 0 {
+            return anyhow::anyhow!(
+                "linux.resources.memory.limit: too small: the init process was killed for want of memory"
+            );
+        }
+        match nix::sys::wait::waitpid(init.pid, None) {
+            Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => {
+                anyhow::anyhow!("the init process was killed by {signal}")
+            }
+            Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => {
+                anyhow::anyhow!("the init process ended with status {code}")
+            }
+            _ => anyhow::anyhow!("the init process is gone"),
+        }
+    }
+}
+
+/// Writes a pid so that a reader finds the whole number or no file.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let name =
+        path.file_name().with_context(|| format!("--pid-file: {path:?}: no name of a file"))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    let temporary = path.with_file_name(temporary);
+    std::fs::write(&temporary, pid.to_string())
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .with_context(|| format!("--pid-file: {path:?}"))
+}

@@ -1,0 +1,109 @@
+//! Removing a container, from its record alone, in whatever state it was left.
+//!
+//! The one way to undo: `create` uses it when it fails, `delete` and `run` at the
+//! end, `delete --force` after a creator that was killed. Each step takes what
+//! is not there for done, so it can be cut short and repeated. The directory goes
+//! last: while it is there, somebody still knows what to look for.
+
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use crate::apply::{hooks, mounts};
+use crate::cgroups;
+use crate::log;
+use crate::resolve;
+use crate::state::{Container, Status, open_process};
+
+/// How long a killed process may take to end.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Kills what is left of a container and removes everything of it.
+pub fn destroy(container: &Container) -> Result<()> {
+    stop_creator(container)?;
+    stop_processes(container)?;
+    release(container)?;
+    let state = container.record.hook_state().json(Status::Stopped, 0);
+    hooks::run_all(&container.record.poststop, &state);
+    remove_directory(&container.directory)
+}
+
+/// Takes back what a failed create has made, from within it. What cannot be taken
+/// back is logged; its record stays for `delete --force`.
+pub fn undo_create(mut container: Container) {
+    // The creator is this process.
+    container.record.creator = None;
+    if let Err(error) = destroy(&container) {
+        log::warn(format!("while cleaning up: {error:#}"));
+    }
+}
+
+/// Removes a directory whose record was never written: nothing else was made.
+pub fn remove_directory(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(|| format!("remove {directory:?}")),
+    }
+}
+
+/// A create that is still at work would go on making what is removed here.
+fn stop_creator(container: &Container) -> Result<()> {
+    let Some(creator) = container.record.creator else { return Ok(()) };
+    if creator.pid == std::process::id() as i32 || container.record.boot != crate::state::boot_id()
+    {
+        return Ok(());
+    }
+    match open_process(creator)? {
+        Some(process) => kill(&process).context("the process that creates the container"),
+        None => Ok(()),
+    }
+}
+
+/// Kills init, and with it or after it everything else in the container.
+fn stop_processes(container: &Container) -> Result<()> {
+    if let Some(init) = container.open_init()? {
+        // A frozen process cannot die of a signal on cgroup v1.
+        let _ = cgroups::thaw(&container.record.group);
+        kill(&init).context("the init process")?;
+    }
+    cgroups::kill_all(&container.record.group)
+}
+
+/// Sends SIGKILL and waits for the end.
+fn kill(process: &OwnedFd) -> Result<()> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(errno) => return Err(errno).context("kill"),
+    }
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE))).context("poll")?;
+    if ended == 0 {
+        bail!("does not end although it was killed");
+    }
+    // If it is our own child; else whoever is its parent does it.
+    let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    Ok(())
+}
+
+/// Takes away the cgroup and the mounts.
+fn release(container: &Container) -> Result<()> {
+    cgroups::remove(&container.record.group)?;
+    if container.record.mounts.is_empty() {
+        return Ok(());
+    }
+    let rootfs = &container.record.rootfs;
+    let root = match resolve::root(rootfs) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        root => root.with_context(|| format!("{rootfs:?}"))?,
+    };
+    for mount in container.record.mounts.iter().rev() {
+        mounts::unmount(&root, &mount.target, mount.before)
+            .with_context(|| format!("{:?} in {rootfs:?}", mount.target))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! The caller's side of `exec`: another process in a container that is there.
+//!
+//! It gets every restriction that the container's own program has, unless it is
+//! told otherwise: filter, capabilities, limits, groups, cgroup.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::CloneFlags;
+use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType as Kind, Process, Spec};
+use rustix::fs::{Mode, OFlags};
+
+use crate::bundle;
+use crate::cgroups;
+use crate::channel::{self, CreatorEnd, FromInit};
+use crate::console;
+use crate::create::write_pid_file;
+use crate::error::errno;
+use crate::gate::Verdict;
+use crate::init;
+use crate::log;
+use crate::plan::cgroup::Group;
+use crate::plan::namespaces::{clone_flag, proc_name};
+use crate::plan::process::{Field, ProcessPlan};
+use crate::spawn::{self, Spawned};
+use crate::state::Container;
+
+/// What to run, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A file that holds the process.
+    pub process: Option<PathBuf>,
+    /// The program and its arguments, where there is no such file.
+    pub args: Vec<String>,
+    /// Another working directory than the container's.
+    pub cwd: Option<String>,
+    /// Variables besides the container's.
+    pub env: Vec<String>,
+    /// A terminal.
+    pub tty: bool,
+    /// `UID[:GID]`.
+    pub user: Option<String>,
+    /// Groups besides the container's.
+    pub additional_gids: Vec<u32>,
+    /// Capabilities besides the container's.
+    pub capabilities: Vec<String>,
+    /// Set no_new_privs.
+    pub no_new_privileges: bool,
+    /// Who gets the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// Who gets a pidfd of the process.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Where to write the pid.
+    pub pid_file: Option<PathBuf>,
+    /// Descriptors after stdio that the program gets.
+    pub preserved: u32,
+    /// Whether the caller serves the terminal himself.
+    pub serves_terminal: bool,
+}
+
+/// Runs the process. Returns it, and the terminal that the caller serves.
+pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option<OwnedFd>)> {
+    let spec = container.config()?;
+    let (process, field) = choose(&spec, options)?;
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let plan = ProcessPlan::plan(&process, seccomp, field)?;
+    let console = match (&options.console_socket, plan.terminal.is_some()) {
+        (Some(_), false) => bail!("--console-socket: given, but the process has no terminal"),
+        (None, true) if !options.serves_terminal => {
+            bail!(
+                "terminal: cannot allocate tty if ferrun will detach without setting console socket"
+            )
+        }
+        (Some(path), true) => Some(console::connect_to(path)?),
+        (None, _) => None,
+    };
+    let target = container.open_init()?.context("container not running")?;
+    let init = container.record.init.context("container not running")?;
+    let flags = namespaces_to_join(container, init.pid)?;
+    // A container without a mount namespace of its own was entered by chroot.
+    let root = if container.record.namespaces.contains(&Kind::Mount) {
+        None
+    } else {
+        Some(open_root(init.pid)?)
+    };
+    let verdict = Verdict::new()?;
+    let spawn = |group: &Group| -> Result<(Spawned, CreatorEnd)> {
+        let cgroup = spawn::Cgroup::open(group)?;
+        let (creator, end) = channel::pair()?;
+        let target = target.try_clone().context("dup")?;
+        let spawned = spawn::beside(target, flags, &cgroup, &creator, end, |end, remaining| {
+            init::additional(&plan, options.preserved, root.as_ref(), remaining, end, &verdict)
+        })?;
+        Ok((spawned, creator))
+    };
+    let group = &container.record.group;
+    let (spawned, creator) = match spawn(group) {
+        // The container has put groups of its own below, so the kernel lets nothing
+        // into this one: then into the one that its init is in now.
+        Err(error) if errno(&error) == Some(libc::EBUSY) => {
+            spawn(&cgroups::group_of(group, init.pid as u32)?)?
+        }
+        spawned => spawned?,
+    };
+    let master = converse(&creator, &verdict, console.as_ref())?;
+    if let Some(path) = &options.pidfd_socket {
+        console::send_pidfd(path, &spawned.pidfd)?;
+    }
+    if let Some(path) = &options.pid_file {
+        write_pid_file(path, spawned.pid.as_raw())?;
+    }
+    Ok((spawned, master))
+}
+
+/// The process that was asked for, and the name of its place.
+fn choose(spec: &Spec, options: &Options) -> Result<(Process, Field)> {
+    if let Some(path) = &options.process {
+        let text = bundle::read(path).with_context(|| format!("--process: {path:?}"))?;
+        let (process, warnings) =
+            bundle::parse_process(&text).with_context(|| format!("--process: {path:?}"))?;
+        warnings.iter().for_each(log::warn);
+        return Ok((process, Field::OWN));
+    }
+    let Some(mut process) = spec.process().clone() else {
+        bail!("process: missing: the container has none to take the rest from")
+    };
+    process.set_args(Some(options.args.clone()));
+    process.set_terminal(Some(options.tty));
+    if let Some(cwd) = &options.cwd {
+        process.set_cwd(cwd.into());
+    }
+    process.env_mut().get_or_insert_default().extend(options.env.iter().cloned());
+    if let Some(user) = &options.user {
+        let (uid, gid) = parse_user(user).with_context(|| format!("--user: {user:?}"))?;
+        process.user_mut().set_uid(uid);
+        if let Some(gid) = gid {
+            process.user_mut().set_gid(gid);
+        }
+    }
+    if !options.additional_gids.is_empty() {
+        let mut groups = process.user().additional_gids().clone().unwrap_or_default();
+        groups.extend(&options.additional_gids);
+        process.user_mut().set_additional_gids(Some(groups));
+    }
+    if options.no_new_privileges {
+        process.set_no_new_privileges(Some(true));
+    }
+    add_capabilities(&mut process, &options.capabilities)?;
+    Ok((process, Field::OWN))
+}
+
+/// `UID[:GID]`, digits only: a sign, a blank or a number past 32 bits is no id.
+fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
+    let number = |text: &str| -> Result<u32> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            bail!("{text:?}: not a number");
+        }
+        let id = text.parse::<u32>().with_context(|| format!("{text:?}"))?;
+        if id == u32::MAX {
+            bail!("{text:?}: stands for no id");
+        }
+        Ok(id)
+    };
+    match text.split_once(':') {
+        Some((uid, gid)) => Ok((number(uid)?, Some(number(gid)?))),
+        None => Ok((number(text)?, None)),
+    }
+}
+
+/// As runc: into the sets that matter for the program, and ambient where the
+/// container uses that.
+fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut added = Vec::new();
+    for name in names {
+        let capability: Capability = serde_json::from_value(name.as_str().into())
+            .with_context(|| format!("--cap: {name:?}"))?;
+        added.push(capability);
+    }
+    let mut sets = process.capabilities().clone().unwrap_or_else(empty_capabilities);
+    let with = |set: &Option<Capabilities>| {
+        let mut set = set.clone().unwrap_or_default();
+        set.extend(added.iter().copied());
+        Some(set)
+    };
+    sets.set_bounding(with(sets.bounding()));
+    sets.set_effective(with(sets.effective()));
+    sets.set_permitted(with(sets.permitted()));
+    if sets.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
+        sets.set_inheritable(with(sets.inheritable()));
+        sets.set_ambient(with(sets.ambient()));
+    }
+    process.set_capabilities(Some(sets));
+    Ok(())
+}
+
+fn empty_capabilities() -> oci_spec::runtime::LinuxCapabilities {
+    let mut sets = oci_spec::runtime::LinuxCapabilities::default();
+    sets.set_bounding(None)
+        .set_effective(None)
+        .set_inheritable(None)
+        .set_permitted(None)
+        .set_ambient(None);
+    sets
+}
+
+/// The namespaces of the container that are not the caller's. A user namespace
+/// that is the caller's own cannot be joined again.
+fn namespaces_to_join(container: &Container, init: i32) -> Result<CloneFlags> {
+    let mut flags = CloneFlags::empty();
+    for kind in &container.record.namespaces {
+        if *kind == Kind::User {
+            let inode = |process: &str| {
+                let path = format!("/proc/{process}/ns/{}", proc_name(*kind));
+                rustix::fs::stat(path.as_str()).map(|stat| stat.st_ino).with_context(|| path)
+            };
+            if inode("self")? == inode(&init.to_string())? {
+                continue;
+            }
+        }
+        flags |= CloneFlags::from_bits_retain(clone_flag(*kind) as i32);
+    }
+    Ok(flags)
+}
+
+fn open_root(init: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{init}/root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path.as_str(), flags, Mode::empty()).with_context(|| path)
+}
+
+fn converse(
+    creator: &CreatorEnd,
+    verdict: &Verdict,
+    console: Option<&OwnedFd>,
+) -> Result<Option<OwnedFd>> {
+    let mut terminal = None;
+    loop {
+        match creator.receive()? {
+            None => {
+                verdict.read()?;
+                return Ok(terminal);
+            }
+            Some((FromInit::Console, Some(master))) => match console {
+                Some(socket) => console::send(socket, master)?,
+                None => terminal = Some(master),
+            },
+            Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
+            Some((other, _)) => bail!("{other:?} out of turn from the new process"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers_and_nothing_else() {
+        assert_eq!(parse_user("0").unwrap(), (0, None));
+        assert_eq!(parse_user("1000:5").unwrap(), (1000, Some(5)));
+        for wrong in ["", "root", "-1", "+1", " 1", "1:", ":1", "4294967296", "4294967295", "1:2:3"]
+        {
+            assert!(parse_user(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Facts about the machine and the caller, gathered once, so that a plan can be
+//! made from values and tested with any.
+
+use anyhow::Result;
+use rustix::fs::stat;
+
+use crate::cgroups;
+use crate::plan::cgroup::{Access, Layout};
+
+/// What plans depend on besides the configuration.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The caller's effective user id.
+    pub uid: u32,
+    /// The caller's effective group id.
+    pub gid: u32,
+    /// Whether the caller lives in a user namespace that is not the machine's own.
+    pub in_user_namespace: bool,
+    /// The cgroup hierarchies.
+    pub cgroups: Layout,
+    /// How the caller may use cgroups.
+    pub cgroup_access: Access,
+}
+
+/// Root on a machine without cgroups.
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            uid: 0,
+            gid: 0,
+            in_user_namespace: false,
+            cgroups: Layout::None,
+            cgroup_access: Access::Root,
+        }
+    }
+}
+
+impl Host {
+    /// Gathers the facts. `rootless` is what `--rootless` says, None for auto.
+    pub fn gather(rootless: Option<bool>) -> Result<Self> {
+        /// The inode of the machine's first user namespace (PROC_USER_INIT_INO).
+        const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
+        let in_user_namespace =
+            stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino != FIRST_USER_NAMESPACE);
+        let uid = rustix::process::geteuid().as_raw();
+        let cgroups = cgroups::layout()?;
+        let cgroup_access = if rootless.unwrap_or(uid != 0 || in_user_namespace) {
+            Access::Rootless { own: cgroups::delegated(&cgroups)? }
+        } else {
+            Access::Root
+        };
+        let gid = rustix::process::getegid().as_raw();
+        Ok(Self { uid, gid, in_user_namespace, cgroups, cgroup_access })
+    }
+}

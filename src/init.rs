@@ -1,0 +1,320 @@
+//! The container's side of `create` and `exec`, from the clone to execve(2).
+//!
+//! Read from top to bottom it is the order of things; each step is carried out
+//! by `apply`. Nothing here may return into the creator's code: the process has a
+//! copy of the creator's memory, and would undo with its destructors what the
+//! creator has made.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns, unshare};
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::apply::process::Confined;
+use crate::apply::{hooks, namespaces, process, rootfs};
+use crate::channel::{Failure, FromInit, InitEnd, ToInit};
+use crate::console;
+use crate::error::InField as _;
+use crate::gate::{self, Verdict};
+use crate::hook_state::HookState;
+use crate::plan::Plan;
+use crate::plan::process::ProcessPlan;
+use crate::spawn::Remaining;
+use crate::state::Status;
+use crate::sys;
+use crate::sys::process as kernel;
+
+/// What opens the way to the program.
+#[derive(Debug)]
+pub enum Start<'a> {
+    /// A `start` that comes through the gate.
+    Gate(OwnedFd),
+    /// The creator, who stays.
+    Creator(&'a Verdict),
+}
+
+/// What init needs to know besides the plan.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Who waits for what comes after `Ready`.
+    pub start: Start<'a>,
+    /// What hooks get to read.
+    pub hook_state: HookState<'a>,
+    /// The inode of the creator's mount namespace.
+    pub creator_mounts: u64,
+    /// Descriptors after stdio that the program gets.
+    pub preserved: u32,
+    /// Whether the program gets a session keyring of its own.
+    pub new_keyring: bool,
+}
+
+/// The init process of a container. Returns only where it has failed and said so.
+pub fn container(
+    plan: &Plan,
+    around: Surroundings<'_>,
+    remaining: Remaining<'_>,
+    creator: InitEnd,
+) -> Result<Infallible> {
+    let failed = prepare_container(plan, &around, remaining, &creator);
+    let confined = told(&creator, failed)?;
+    let run = |verdict: &Verdict| match confined {
+        Some(confined) => run_container(plan, &around.hook_state, confined, verdict),
+        None => bail!("process: missing: there is no program to start"),
+    };
+    match around.start {
+        Start::Gate(gate) => {
+            // The creator goes, and init stays.
+            drop(creator);
+            let (start, verdict) = gate::wait(&gate)?;
+            told(&start, run(&verdict))
+        }
+        Start::Creator(verdict) => {
+            told(&creator, creator.expect(&ToInit::Start).and_then(|()| run(verdict)))
+        }
+    }
+}
+
+/// A process that `exec` adds to a container.
+pub fn additional(
+    plan: &ProcessPlan,
+    preserved: u32,
+    root: Option<&OwnedFd>,
+    remaining: Remaining<'_>,
+    creator: InitEnd,
+    verdict: &Verdict,
+) -> Result<Infallible> {
+    let ran = (|| {
+        stay_with(&creator)?;
+        join(&remaining)?;
+        if let Some(root) = root {
+            rustix::process::fchdir(root).context("fchdir")?;
+            rustix::process::chroot(".").context("chroot")?;
+        }
+        become_root_inside(remaining.joined_user_namespace)?;
+        nix::unistd::setsid().context("setsid")?;
+        process::write_own_proc(plan)?;
+        take_terminal(plan, &creator, None)?;
+        let confined = process::confine(plan, false, preserved)?;
+        stay_with(&creator)?;
+        kernel::set_parent_death_signal(0).context("prctl")?;
+        finish(confined, verdict)
+    })();
+    told(&creator, ran)
+}
+
+/// Tells an error to whoever is at the other end, and passes everything on.
+fn told<T>(other: &InitEnd, result: Result<T>) -> Result<T> {
+    if let Err(error) = &result {
+        // If nobody listens any more, nobody is left to be told.
+        let _ = other.send(&FromInit::Failed(Failure::new(error)));
+    }
+    result
+}
+
+/// Everything up to `Ready`. None: the container has no program.
+fn prepare_container<'plan>(
+    plan: &'plan Plan,
+    around: &Surroundings<'_>,
+    remaining: Remaining<'_>,
+    creator: &InitEnd,
+) -> Result<Option<Confined<'plan>>> {
+    stay_with(creator)?;
+    join(&remaining)?;
+    let new_user = plan.namespaces.is_new(Kind::User);
+    let mut placed = false;
+    if new_user {
+        creator.expect(&ToInit::Placed)?;
+        placed = true;
+    }
+    become_root_inside(new_user || remaining.joined_user_namespace)?;
+    make_late_namespaces(&remaining)?;
+    nix::unistd::setsid().context("setsid")?;
+    if around.new_keyring {
+        join_keyring(around.hook_state.id);
+    }
+    if let Some(process) = &plan.process {
+        process::write_own_proc(process)?;
+    }
+    set_names(plan)?;
+    if plan.namespaces.is_new(Kind::Network) {
+        raise_loopback()?;
+    }
+
+    let root = rootfs::prepare(&plan.rootfs)?;
+    let root = root.as_fd();
+    rootfs::fill(root, &plan.rootfs)?;
+    if let Some(process) = &plan.process {
+        take_terminal(process, creator, Some(root))?;
+    }
+    if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
+        creator.send(&FromInit::RootfsReady)?;
+        if !placed {
+            creator.expect(&ToInit::Placed)?;
+            placed = true;
+        }
+        creator.expect(&ToInit::HooksDone)?;
+    }
+    let pid = std::process::id() as i32;
+    hooks::run(&plan.hooks.create_container, &around.hook_state.json(Status::Created, pid))?;
+    // After the hooks: they may have made the interfaces that a parameter is about.
+    write_sysctls(plan)?;
+    rootfs::protect(root, &plan.rootfs)?;
+    rootfs::enter(root, &plan.rootfs, around.creator_mounts)?;
+
+    set_policies(plan)?;
+    let confined = plan
+        .process
+        .as_ref()
+        .map(|process| process::confine(process, new_user, around.preserved))
+        .transpose()?;
+    // Changes of ids have cleared it.
+    stay_with(creator)?;
+    if !placed {
+        creator.expect(&ToInit::Placed)?;
+    }
+    // From here on others know the pid: whoever wants this process gone will find it.
+    kernel::set_parent_death_signal(0).context("prctl")?;
+    creator.send(&FromInit::Ready)?;
+    Ok(confined)
+}
+
+/// What comes after the gate: hooks, and the program.
+fn run_container(
+    plan: &Plan,
+    state: &HookState<'_>,
+    confined: Confined<'_>,
+    verdict: &Verdict,
+) -> Result<Infallible> {
+    let state = state.json(Status::Created, std::process::id() as i32);
+    hooks::run_confined(&plan.hooks.start_container, &confined, &state)?;
+    finish(confined, verdict)
+}
+
+/// The program, or the end of the process: under the filter nothing else is sure.
+fn finish(confined: Confined<'_>, verdict: &Verdict) -> Result<Infallible> {
+    confined.execute(verdict)?;
+    // execve(2) has failed, and the verdict says why.
+    kernel::exit_now(1)
+}
+
+/// Ends with the creator until others know of this process. The signal may have
+/// been asked for too late, so look whether he is still there.
+fn stay_with(creator: &InitEnd) -> Result<()> {
+    kernel::set_parent_death_signal(libc::SIGKILL).context("prctl")?;
+    let mut fds = [PollFd::from_borrowed_fd(creator.as_fd(), PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).context("poll")?;
+    if fds[0].revents().contains(PollFlags::HUP) {
+        bail!("the creator is gone");
+    }
+    Ok(())
+}
+
+/// Enters the cgroups first: what a joined namespace shows of them may be less.
+fn join(remaining: &Remaining<'_>) -> Result<()> {
+    if let Some(entrance) = remaining.entrance {
+        entrance.enter()?;
+    }
+    if let Some((process, flags)) = &remaining.join_process {
+        setns(process, *flags).context("setns")?;
+    }
+    remaining.join.iter().try_for_each(namespaces::Opened::join)
+}
+
+/// In a user namespace the caller's ids are not what they were outside.
+fn become_root_inside(entered: bool) -> Result<()> {
+    if !entered {
+        return Ok(());
+    }
+    kernel::set_ids(0, 0, None).map_err(|(call, errno)| {
+        anyhow::Error::new(errno)
+            .context(call)
+            .context("linux.uidMappings: root is not mapped into the user namespace")
+    })
+}
+
+fn make_late_namespaces(remaining: &Remaining<'_>) -> Result<()> {
+    if let Some(offsets) = &remaining.time_offsets {
+        unshare(CloneFlags::from_bits_retain(Kind::Time as i32))
+            .context("unshare: linux.namespaces: time")?;
+        namespaces::write_time_offsets(offsets)?;
+    }
+    if remaining.cgroup_namespace {
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare: linux.namespaces: cgroup")?;
+    }
+    Ok(())
+}
+
+/// A kernel without keyrings, or a quota that is used up, is no reason to fail.
+fn join_keyring(id: &str) {
+    if let Ok(name) = std::ffi::CString::new(format!("_ses.{id}"))
+        && let Err(errno) = sys::join_session_keyring(&name)
+    {
+        crate::log::debug(format!("no session keyring: {errno}"));
+    }
+}
+
+fn set_names(plan: &Plan) -> Result<()> {
+    if let Some(hostname) = &plan.hostname {
+        nix::unistd::sethostname(hostname)
+            .context("sethostname")
+            .in_field(format_args!("hostname: {hostname:?}"))?;
+    }
+    if let Some(domainname) = &plan.domainname {
+        rustix::system::setdomainname(domainname.as_bytes())
+            .context("setdomainname")
+            .in_field(format_args!("domainname: {domainname:?}"))?;
+    }
+    Ok(())
+}
+
+fn raise_loopback() -> Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .context("socket")?;
+    sys::loopback_up(&socket).context("raise the interface lo")
+}
+
+/// Opens the terminal in the container's devpts and hands its master over.
+fn take_terminal(
+    process: &ProcessPlan,
+    creator: &InitEnd,
+    root: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    let Some(terminal) = process.terminal else { return Ok(()) };
+    let pair = match root {
+        Some(root) => {
+            let pair = console::open(root, terminal)?;
+            console::bind(root, &pair.slave)?;
+            pair
+        }
+        None => console::open(crate::resolve::root("/".as_ref()).context("/")?, terminal)?,
+    };
+    creator.send_with(&FromInit::Console, &pair.master)?;
+    console::take(&pair.slave)
+}
+
+/// /proc/sys of the host, written by a process in the container's namespaces,
+/// means theirs; and it is not the container's to forge.
+fn write_sysctls(plan: &Plan) -> Result<()> {
+    for sysctl in &plan.sysctls {
+        std::fs::write(format!("/proc/sys/{}", sysctl.path), &sysctl.value)
+            .with_context(|| format!("write {:?}", sysctl.value))
+            .in_field(&sysctl.field)?;
+    }
+    Ok(())
+}
+
+fn set_policies(plan: &Plan) -> Result<()> {
+    if let Some(domain) = plan.personality {
+        kernel::set_personality(domain).context("personality").in_field("linux.personality")?;
+    }
+    if let Some((mode, nodes)) = &plan.memory_policy {
+        kernel::set_memory_policy(*mode, nodes)
+            .context("set_mempolicy")
+            .in_field("linux.memoryPolicy")?;
+    }
+    Ok(())
+}

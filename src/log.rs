@@ -1,0 +1,140 @@
+//! The log file that callers ask for with `--log`, and warnings.
+//!
+//! containerd's shim and conmon read the file back: the last JSON entry of
+//! level `error` becomes the text of their own error, and `time` must parse as
+//! RFC 3339. So the two formats are runc's.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result};
+
+use crate::time;
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// How entries are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// `time="..." level=error msg="..."`.
+    #[default]
+    Text,
+    /// One JSON object a line: level, msg, time.
+    Json,
+}
+
+/// The importance of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Shown with `--debug` only.
+    Debug,
+    /// Something was passed over, and the operation goes on.
+    Warning,
+    /// The operation failed.
+    Error,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Log {
+    /// None: to stderr.
+    file: Option<File>,
+    format: Format,
+    debug: bool,
+}
+
+/// Opens the log for the rest of the process, appending. Without a file,
+/// warnings go to stderr.
+pub fn open(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
+    let file = path
+        .map(|path| {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o644)
+                .open(path)
+                .with_context(|| format!("--log: {path:?}"))
+        })
+        .transpose()?;
+    // Only main calls this, and once.
+    let _ = LOG.set(Log { file, format, debug });
+    Ok(())
+}
+
+/// Logs that something is passed over; the operation goes on.
+pub fn warn(message: impl AsRef<str>) {
+    write(Level::Warning, message.as_ref());
+}
+
+/// Logs what only `--debug` shows.
+pub fn debug(message: impl AsRef<str>) {
+    write(Level::Debug, message.as_ref());
+}
+
+/// Writes why the command failed to the log file, if there is one. `main` alone
+/// calls it, and prints the same to stderr itself.
+pub fn failure(message: &str) {
+    if LOG.get().is_some_and(|log| log.file.is_some()) {
+        write(Level::Error, message);
+    }
+}
+
+fn write(level: Level, message: &str) {
+    let default = Log { file: None, format: Format::Text, debug: false };
+    let log = LOG.get().unwrap_or(&default);
+    if level == Level::Debug && !log.debug {
+        return;
+    }
+    // A log that cannot be written must not fail the operation.
+    let _ = match &log.file {
+        Some(file) => (&*file).write_all(entry(log.format, level, message).as_bytes()),
+        None => writeln!(std::io::stderr(), "ferrun: {}: {message}", level.name()),
+    };
+}
+
+fn entry(format: Format, level: Level, message: &str) -> String {
+    let time = time::now_rfc3339(0);
+    match format {
+        Format::Json => {
+            let message = serde_json::Value::from(message);
+            format!("{{\"level\":\"{}\",\"msg\":{message},\"time\":\"{time}\"}}\n", level.name())
+        }
+        Format::Text => {
+            let message = serde_json::Value::from(message);
+            format!("time=\"{time}\" level={} msg={message}\n", level.name())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_json_entry_has_the_keys_that_the_shim_reads() {
+        let line = entry(Format::Json, Level::Error, "mounts[0]: \"no\"\nsecond");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "error");
+        assert_eq!(value["msg"], "mounts[0]: \"no\"\nsecond");
+        assert!(value["time"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn a_text_entry_is_one_line_of_logfmt() {
+        let line = entry(Format::Text, Level::Warning, "a \"b\"");
+        assert!(line.contains(r#" level=warning msg="a \"b\"""#), "{line}");
+    }
+}

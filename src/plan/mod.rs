@@ -1,0 +1,244 @@
+//! What a container needs, decided before anything is touched.
+//!
+//! Everything here is pure: a configuration and the facts about the host go in,
+//! data comes out. No kernel call is made, so every wrong configuration ends
+//! with nothing to undo, and each decision has a test that needs no root.
+
+#![deny(clippy::disallowed_methods)]
+
+pub mod cgroup;
+pub mod devices;
+pub mod hooks;
+pub mod mounts;
+pub mod namespaces;
+pub mod options;
+pub mod process;
+pub mod rootfs;
+pub mod sysctls;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
+
+use self::cgroup::CgroupPlan;
+use self::hooks::Hooks;
+use self::mounts::Surroundings;
+use self::namespaces::Namespaces;
+use self::process::{Field, ProcessPlan};
+use self::rootfs::{Rootfs, plan_rootfs};
+use self::sysctls::{Sysctl, plan_sysctls};
+use crate::error::InField as _;
+use crate::host::Host;
+
+/// A container, as a program of kernel calls to make.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its namespaces.
+    pub namespaces: Namespaces,
+    /// Its cgroup and limits.
+    pub cgroup: CgroupPlan,
+    /// Its file system.
+    pub rootfs: Rootfs,
+    /// Its host name, in a uts namespace of its own.
+    pub hostname: Option<String>,
+    /// Its domain name, likewise.
+    pub domainname: Option<String>,
+    /// Kernel parameters.
+    pub sysctls: Vec<Sysctl>,
+    /// Programs to call on the way.
+    pub hooks: Hooks,
+    /// Its program; without one a container can be created, not started.
+    pub process: Option<ProcessPlan>,
+    /// The execution domain (personality(2)).
+    pub personality: Option<u64>,
+    /// The NUMA policy: mode with its flags, and the mask of nodes.
+    pub memory_policy: Option<(u32, Vec<u64>)>,
+    /// What is passed over, for the log.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Plans the container `id` from its configuration.
+    pub fn new(spec: &Spec, bundle: &Path, id: &str, host: &Host) -> Result<Self> {
+        let linux = spec.linux().as_ref();
+        let namespaces = Namespaces::plan(linux)?;
+        let cgroup = CgroupPlan::new(
+            linux.and_then(|linux| linux.cgroups_path().as_deref()),
+            linux.and_then(|linux| linux.resources().as_ref()),
+            id,
+            &host.cgroups,
+            &host.cgroup_access,
+        )?;
+        let around = Surroundings {
+            bundle,
+            layout: &host.cgroups,
+            group: &cgroup.group,
+            cgroup_namespace: namespaces.has(Kind::Cgroup),
+        };
+        let may_make_devices = !host.in_user_namespace && !namespaces.has(Kind::User);
+        let (rootfs, mut warnings) =
+            plan_rootfs(spec, namespaces.is_new(Kind::Mount), may_make_devices, &around)?;
+        warnings.extend(cgroup.warnings.iter().cloned());
+        refuse_unsupported(spec)?;
+        for (field, value) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+            if let Some(value) = value.as_ref().filter(|value| !value.is_empty())
+                && !namespaces.has(Kind::Uts)
+            {
+                bail!("{field}: {value:?}: unable to set it without a private UTS namespace");
+            }
+        }
+        let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
+        let process = match spec.process() {
+            Some(process) => Some(ProcessPlan::plan(process, seccomp, Field::CONFIG)?),
+            None => None,
+        };
+        let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        Ok(Self {
+            sysctls: plan_sysctls(linux, &namespaces)?,
+            namespaces,
+            cgroup,
+            rootfs,
+            hostname: not_empty(spec.hostname()),
+            domainname: not_empty(spec.domainname()),
+            hooks: Hooks::plan(spec.hooks().as_ref())?,
+            process,
+            personality: personality(spec)?,
+            memory_policy: memory_policy(spec)?,
+            warnings,
+        })
+    }
+}
+
+/// What is not there yet must not be passed over in silence.
+fn refuse_unsupported(spec: &Spec) -> Result<()> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    if let Some(label) = linux.mount_label().as_ref().filter(|label| !label.is_empty()) {
+        bail!("linux.mountLabel: {label:?}: SELinux is not supported yet");
+    }
+    if linux.intel_rdt().is_some() {
+        bail!("linux.intelRdt: is not supported yet");
+    }
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        bail!("linux.netDevices: is not supported yet");
+    }
+    Ok(())
+}
+
+fn personality(spec: &Spec) -> Result<Option<u64>> {
+    let Some(given) = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) else {
+        return Ok(None);
+    };
+    if let Some(flag) = given.flags().iter().flatten().next() {
+        bail!("linux.personality.flags: {flag:?}: unknown");
+    }
+    Ok(Some(match given.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    }))
+}
+
+fn memory_policy(spec: &Spec) -> Result<Option<(u32, Vec<u64>)>> {
+    use oci_spec::runtime::MemoryPolicyFlagType::*;
+    use oci_spec::runtime::MemoryPolicyModeType::*;
+    let Some(given) = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref()) else {
+        return Ok(None);
+    };
+    // linux/mempolicy.h
+    let mode = match given.mode() {
+        MpolDefault => 0,
+        MpolPreferred => 1,
+        MpolBind => 2,
+        MpolInterleave => 3,
+        MpolLocal => 4,
+        MpolPreferredMany => 5,
+        MpolWeightedInterleave => 6,
+    };
+    let flags = given.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                MpolFStaticNodes => 1 << 15,
+                MpolFRelativeNodes => 1 << 14,
+                MpolFNumaBalancing => 1 << 13,
+            }
+    });
+    let nodes = given.nodes().as_deref().unwrap_or_default();
+    Ok(Some((mode | flags, bit_mask(nodes).in_field("linux.memoryPolicy.nodes")?)))
+}
+
+/// A list of numbers such as `0-3,7` as a bit mask, lowest first.
+fn bit_mask(list: &str) -> Result<Vec<u64>> {
+    const HIGHEST: usize = 1023;
+    let mut mask: Vec<u64> = Vec::new();
+    for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
+            bail!("{range:?}: not a number or a range");
+        };
+        if first > last || last > HIGHEST {
+            bail!("{range:?}: not a range up to {HIGHEST}");
+        }
+        for number in first..=last {
+            if mask.len() <= number / 64 {
+                mask.resize(number / 64 + 1, 0);
+            }
+            if let Some(word) = mask.get_mut(number / 64) {
+                *word |= 1 << (number % 64);
+            }
+        }
+    }
+    Ok(mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(json: &str) -> Result<Plan> {
+        Plan::new(&serde_json::from_str(json).unwrap(), Path::new("/b"), "c", &Host::default())
+    }
+
+    #[test]
+    fn a_config_without_a_process_can_be_planned() {
+        assert!(plan(r#"{"root":{"path":"r"}}"#).unwrap().process.is_none());
+    }
+
+    #[test]
+    fn lists_of_numbers_become_masks() {
+        assert_eq!(bit_mask("").unwrap(), []);
+        assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111]);
+        assert_eq!(bit_mask("64").unwrap(), [0, 1]);
+        for wrong in ["a", "3-1", "-1", "1024"] {
+            assert!(bit_mask(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_its_field() {
+        for (linux, reason) in [
+            (r#""mountLabel":"l""#, r#"linux.mountLabel: "l": SELinux is not supported yet"#),
+            (r#""intelRdt":{}"#, "linux.intelRdt: is not supported yet"),
+            (r#""netDevices":{"eth0":{}}"#, "linux.netDevices: is not supported yet"),
+            (
+                r#""personality":{"domain":"LINUX","flags":["X"]}"#,
+                r#"linux.personality.flags: "X": unknown"#,
+            ),
+            (
+                r#""memoryPolicy":{"mode":"MPOL_BIND","nodes":"x"}"#,
+                r#"linux.memoryPolicy.nodes: "x": not a number or a range"#,
+            ),
+        ] {
+            let json = format!(r#"{{"root":{{"path":"r"}},"linux":{{{linux}}}}}"#);
+            assert_eq!(format!("{:#}", plan(&json).unwrap_err()), reason);
+        }
+    }
+
+    #[test]
+    fn a_hostname_needs_a_namespace_of_its_own() {
+        let error = plan(r#"{"root":{"path":"r"},"hostname":"h"}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"hostname: "h": unable to set it without a private UTS namespace"#
+        );
+    }
+}

@@ -1,0 +1,410 @@
+//! `mounts` as steps: what to mount where, with which attributes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use oci_spec::runtime::Mount;
+
+use super::cgroup::{Group, Layout, Version};
+use super::options::{MOUNT_ATTR_RDONLY, Options};
+use crate::error::InField as _;
+use crate::sys::mount::MountAttributes;
+
+/// One change of the container's tree of mounts, done in the order of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountStep {
+    /// The entry that asked for it, as in `mounts[3]`.
+    pub field: String,
+    /// Where in the container, an absolute path.
+    pub target: PathBuf,
+    /// What is mounted there.
+    pub kind: MountKind,
+    /// Attributes of this mount.
+    pub attributes: MountAttributes,
+    /// Attributes of this mount and of all below it.
+    pub recursive: MountAttributes,
+    /// Propagation types in their order, and whether for the mounts below too.
+    pub propagation: Vec<(u64, bool)>,
+}
+
+/// What a step mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountKind {
+    /// A file system of its own (fsopen(2)).
+    New(FileSystem),
+    /// A tree of the host that appears here too (open_tree(2)).
+    Bind {
+        /// The path on the host.
+        source: PathBuf,
+        /// With the mounts below it.
+        recursive: bool,
+    },
+    /// What is mounted there already changes its attributes.
+    Existing,
+    /// No mount: a symbolic link with this text.
+    Link(PathBuf),
+}
+
+/// The parameters of a new file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Its type, as in /proc/filesystems.
+    pub fstype: String,
+    /// Its device or whatever the type takes for one.
+    pub source: String,
+    /// Switches of the super block.
+    pub switches: Vec<&'static str>,
+    /// Parameters in their order; None for a word without a value.
+    pub data: Vec<(String, Option<String>)>,
+    /// A tmpfs that takes the mode of the directory that it covers.
+    pub inherits_mode: bool,
+    /// A tmpfs that takes a copy of what it covers.
+    pub copies_up: bool,
+}
+
+/// What the steps depend on besides the entry itself.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Relative bind sources start here.
+    pub bundle: &'a Path,
+    /// The host's cgroup hierarchies.
+    pub layout: &'a Layout,
+    /// The container's own cgroup.
+    pub group: &'a Group,
+    /// Whether the container has a cgroup namespace.
+    pub cgroup_namespace: bool,
+}
+
+/// Plans every entry of `mounts`. Also says what is passed over.
+pub fn plan_mounts(
+    mounts: &[Mount],
+    around: &Surroundings<'_>,
+) -> Result<(Vec<MountStep>, Vec<String>)> {
+    let mut steps = Vec::new();
+    let mut warnings = Vec::new();
+    for (at, mount) in mounts.iter().enumerate() {
+        let field = format!("mounts[{at}]");
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default())
+            .in_field(format_args!("{field}.options"))?;
+        warnings
+            .extend(options.warnings.iter().map(|warning| format!("{field}.options: {warning}")));
+        refuse_mappings(mount, &field)?;
+        plan_one(&field, mount, options, around, &mut steps)?;
+    }
+    Ok((steps, warnings))
+}
+
+fn refuse_mappings(mount: &Mount, field: &str) -> Result<()> {
+    let given = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|m| !m.is_empty());
+    match (given(mount.uid_mappings()), given(mount.gid_mappings())) {
+        (false, false) => Ok(()),
+        (true, false) => bail!("{field}.gidMappings: missing beside uidMappings"),
+        (false, true) => bail!("{field}.uidMappings: missing beside gidMappings"),
+        (true, true) => bail!("{field}.uidMappings: id-mapped mounts are not supported yet"),
+    }
+}
+
+fn plan_one(
+    field: &str,
+    mount: &Mount,
+    options: Options,
+    around: &Surroundings<'_>,
+    steps: &mut Vec<MountStep>,
+) -> Result<()> {
+    let destination = mount.destination();
+    if destination.as_os_str().is_empty() {
+        bail!("{field}.destination: empty");
+    }
+    // A relative destination is taken from "/" (config.md#mounts).
+    let target = Path::new("/").join(destination);
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    // A mount is a bind by its options alone, whatever its type says; `type: bind`
+    // without the word is what people write, and runc takes it for one.
+    let bind = options.bind.or((fstype == "bind").then_some(true));
+    if options.remount {
+        let kind = MountKind::Existing;
+        steps.push(step(field, target, kind, &options));
+        return Ok(());
+    }
+    if let Some(recursive) = bind {
+        let Some(source) = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty())
+        else {
+            bail!("{field}.source: missing on a bind mount");
+        };
+        let source = around.bundle.join(source);
+        steps.push(step(field, target, MountKind::Bind { source, recursive }, &options));
+        return Ok(());
+    }
+    match fstype {
+        "" => bail!("{field}.type: missing"),
+        "cgroup" | "cgroup2" => {
+            plan_cgroup_mount(field, target, &options, around, steps);
+            Ok(())
+        }
+        _ => {
+            let kind = MountKind::New(file_system(fstype, mount.source().as_deref(), &options));
+            steps.push(step(field, target, kind, &options));
+            Ok(())
+        }
+    }
+}
+
+fn step(field: &str, target: PathBuf, kind: MountKind, options: &Options) -> MountStep {
+    MountStep {
+        field: field.to_owned(),
+        target,
+        kind,
+        attributes: options.attributes,
+        recursive: options.recursive,
+        propagation: options.propagation.clone(),
+    }
+}
+
+fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSystem {
+    let source = source.map_or_else(|| fstype.into(), Path::to_string_lossy).into_owned();
+    let data: Vec<(String, Option<String>)> = options
+        .data
+        .iter()
+        .flat_map(|word| word.split(','))
+        .filter(|word| !word.is_empty())
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (word.to_owned(), None),
+        })
+        .collect();
+    let tmpfs = fstype == "tmpfs";
+    let copies_up = tmpfs && options.copy_up;
+    let mut switches = options.superblock.clone();
+    if copies_up {
+        // The copy must be written first; the attribute of the mount then suffices.
+        switches.retain(|switch| *switch != "ro");
+    }
+    FileSystem {
+        fstype: fstype.to_owned(),
+        source,
+        inherits_mode: tmpfs && !data.iter().any(|(key, _)| key == "mode"),
+        switches,
+        data,
+        copies_up,
+    }
+}
+
+/// `type: cgroup` shows the container its own group, on every version in the
+/// shape that programs expect there.
+fn plan_cgroup_mount(
+    field: &str,
+    target: PathBuf,
+    options: &Options,
+    around: &Surroundings<'_>,
+    steps: &mut Vec<MountStep>,
+) {
+    if !matches!(around.layout, Layout::V1 { .. }) {
+        let kind = match around.group.unified() {
+            Some(group) if !around.cgroup_namespace => {
+                MountKind::Bind { source: group.path.clone(), recursive: false }
+            }
+            _ => MountKind::New(file_system("cgroup2", Some(Path::new("cgroup")), options)),
+        };
+        steps.push(step(field, target, kind, options));
+        return;
+    }
+    // v1: a directory for each hierarchy, in a tmpfs that is closed at the end.
+    let read_only = options.attributes.set & MOUNT_ATTR_RDONLY != 0;
+    let mut open = options.clone();
+    open.attributes.set &= !MOUNT_ATTR_RDONLY;
+    open.superblock.clear();
+    open.data = vec!["mode=755".to_owned()];
+    let tmpfs = MountKind::New(file_system("tmpfs", Some(Path::new("cgroup")), &open));
+    steps.push(step(field, target.clone(), tmpfs, &open));
+    for group in around.group.directories.iter().filter(|group| group.version == Version::V1) {
+        let Some(name) = group.mount.file_name() else { continue };
+        let kind = if around.cgroup_namespace {
+            let mut own = options.clone();
+            own.data = match group.controllers.as_slice() {
+                [named] if named.starts_with("name=") => vec!["none".into(), named.clone()],
+                controllers => controllers.to_vec(),
+            };
+            own.superblock.clear();
+            MountKind::New(file_system("cgroup", Some(Path::new("cgroup")), &own))
+        } else {
+            MountKind::Bind { source: group.path.clone(), recursive: false }
+        };
+        steps.push(step(field, target.join(name), kind, options));
+        for controller in &group.controllers {
+            if name != controller.as_str() && !controller.starts_with("name=") {
+                let link = MountKind::Link(name.into());
+                steps.push(step(field, target.join(controller), link, &Options::default()));
+            }
+        }
+    }
+    if read_only {
+        let mut closed = Options::default();
+        closed.attributes.set = MOUNT_ATTR_RDONLY;
+        steps.push(step(field, target, MountKind::Existing, &closed));
+    }
+}
+
+/// Whether `/dev` is the host's, so that nothing may be made in it.
+pub fn dev_is_bound(steps: &[MountStep]) -> bool {
+    steps
+        .iter()
+        .any(|step| matches!(step.kind, MountKind::Bind { .. }) && step.target == Path::new("/dev"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cgroup::{Directory, Unified};
+    use super::*;
+
+    fn v2() -> (Layout, Group) {
+        let unified = Unified { controllers: vec![], mount: "/sys/fs/cgroup".into() };
+        (Layout::V2(unified), group(&[(Version::V2, &[], "/sys/fs/cgroup")]))
+    }
+
+    fn v1() -> (Layout, Group) {
+        let group = group(&[
+            (Version::V1, &["cpu", "cpuacct"], "/sys/fs/cgroup/cpu,cpuacct"),
+            (Version::V1, &["name=systemd"], "/sys/fs/cgroup/systemd"),
+        ]);
+        (Layout::V1 { hierarchies: vec![], unified: None }, group)
+    }
+
+    fn group(directories: &[(Version, &[&str], &str)]) -> Group {
+        let directory = |(version, controllers, mount): &(Version, &[&str], &str)| Directory {
+            version: *version,
+            controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
+            mount: mount.into(),
+            path: Path::new(mount).join("c"),
+        };
+        Group { directories: directories.iter().map(directory).collect() }
+    }
+
+    fn plan_in(
+        json: &str,
+        (layout, group): &(Layout, Group),
+        cgroup_namespace: bool,
+    ) -> Result<Vec<MountStep>> {
+        let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
+        let bundle = Path::new("/bundle");
+        plan_mounts(&mounts, &Surroundings { bundle, layout, group, cgroup_namespace })
+            .map(|(steps, _)| steps)
+    }
+
+    fn plan(json: &str) -> Result<Vec<MountStep>> {
+        plan_in(json, &v2(), false)
+    }
+
+    #[test]
+    fn a_bind_is_one_step_with_its_source_from_the_bundle() {
+        let steps =
+            plan(r#"[{"destination":"data","source":"src","options":["rbind","ro","rslave"]}]"#)
+                .unwrap();
+        assert_eq!(
+            steps,
+            [MountStep {
+                field: "mounts[0]".into(),
+                target: "/data".into(),
+                kind: MountKind::Bind { source: "/bundle/src".into(), recursive: true },
+                attributes: MountAttributes { set: 1, ..Default::default() },
+                recursive: MountAttributes::default(),
+                propagation: vec![(libc::MS_SLAVE, true)],
+            }]
+        );
+    }
+
+    #[test]
+    fn words_of_the_file_system_become_its_parameters() {
+        let steps = plan(
+            r#"[{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","strictatime","mode=755","size=65536k"]}]"#,
+        )
+        .unwrap();
+        let MountKind::New(tmpfs) = &steps[0].kind else { panic!() };
+        assert_eq!(
+            tmpfs.data,
+            [("mode".into(), Some("755".into())), ("size".into(), Some("65536k".into()))]
+        );
+        assert!(!tmpfs.inherits_mode && !tmpfs.copies_up);
+        assert_eq!(steps[0].attributes.set, 0x22);
+    }
+
+    #[test]
+    fn a_tmpfs_without_a_mode_takes_that_of_the_directory() {
+        let steps = plan(r#"[{"destination":"/tmp","type":"tmpfs","options":["tmpcopyup","ro"]}]"#)
+            .unwrap();
+        let MountKind::New(tmpfs) = &steps[0].kind else { panic!() };
+        assert!(tmpfs.inherits_mode && tmpfs.copies_up && tmpfs.switches.is_empty());
+        assert_eq!(tmpfs.source, "tmpfs");
+    }
+
+    #[test]
+    fn the_cgroup_mount_shows_the_own_group_on_v2() {
+        let json = r#"[{"destination":"/sys/fs/cgroup","type":"cgroup","options":["ro"]}]"#;
+        let steps = plan(json).unwrap();
+        assert_eq!(
+            steps[0].kind,
+            MountKind::Bind { source: "/sys/fs/cgroup/c".into(), recursive: false }
+        );
+        let steps = plan_in(json, &v2(), true).unwrap();
+        let MountKind::New(new) = &steps[0].kind else { panic!() };
+        assert_eq!(new.fstype, "cgroup2");
+    }
+
+    #[test]
+    fn the_cgroup_mount_is_a_closed_tmpfs_of_hierarchies_on_v1() {
+        let json =
+            r#"[{"destination":"/sys/fs/cgroup","type":"cgroup","options":["ro","nosuid"]}]"#;
+        let steps = plan_in(json, &v1(), false).unwrap();
+        let shape: Vec<(&str, &str, u64)> = steps
+            .iter()
+            .map(|step| {
+                let kind = match &step.kind {
+                    MountKind::New(new) => new.fstype.as_str(),
+                    MountKind::Bind { source, .. } => source.to_str().unwrap(),
+                    MountKind::Link(text) => text.to_str().unwrap(),
+                    MountKind::Existing => "existing",
+                };
+                (step.target.to_str().unwrap(), kind, step.attributes.set)
+            })
+            .collect();
+        assert_eq!(
+            shape,
+            [
+                ("/sys/fs/cgroup", "tmpfs", 2),
+                ("/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct/c", 3),
+                ("/sys/fs/cgroup/cpu", "cpu,cpuacct", 0),
+                ("/sys/fs/cgroup/cpuacct", "cpu,cpuacct", 0),
+                ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/systemd/c", 3),
+                ("/sys/fs/cgroup", "existing", 1),
+            ]
+        );
+        let steps = plan_in(json, &v1(), true).unwrap();
+        let MountKind::New(new) = &steps[4].kind else { panic!() };
+        assert_eq!(new.data, [("none".into(), None), ("name".into(), Some("systemd".into()))]);
+    }
+
+    #[test]
+    fn wrong_mounts_are_refused_by_their_field() {
+        for (json, reason) in [
+            (r#"[{"destination":""}]"#, "mounts[0].destination: empty"),
+            (r#"[{"destination":"/a"}]"#, "mounts[0].type: missing"),
+            (
+                r#"[{"destination":"/a","options":["bind"]}]"#,
+                "mounts[0].source: missing on a bind mount",
+            ),
+            (
+                r#"[{"destination":"/a","source":"/b","options":["bind","bogus"]}]"#,
+                r#"mounts[0].options: "bogus": unknown on a bind mount"#,
+            ),
+            (
+                r#"[{"destination":"/a","source":"/b","options":["bind"],"uidMappings":[{"containerID":0,"hostID":0,"size":1}]}]"#,
+                "mounts[0].gidMappings: missing beside uidMappings",
+            ),
+            (
+                r#"[{"destination":"/a","source":"/b","options":["bind","idmap"]}]"#,
+                r#"mounts[0].options: "idmap": id-mapped mounts are not supported yet"#,
+            ),
+        ] {
+            assert_eq!(format!("{:#}", plan(json).unwrap_err()), reason, "{json}");
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! `process`: everything that the program gets besides its file system.
+//!
+//! `create` and `exec` share it, and so does everything that init does with it.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ferrun_seccomp::Filter;
+use oci_spec::runtime::{
+    Capabilities, IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, Process,
+    Scheduler,
+};
+
+use crate::error::InField as _;
+use crate::sys::process::SchedulerAttributes;
+
+/// What the program is and runs with.
+#[derive(Debug, Clone)]
+pub struct ProcessPlan {
+    /// Its place in the configuration: `process`, or `` for exec's own file.
+    pub field: Field,
+    /// argv, never empty.
+    pub args: Vec<CString>,
+    /// environ, as given.
+    pub env: Vec<CString>,
+    /// The working directory inside.
+    pub cwd: PathBuf,
+    /// A pty for stdin, stdout and stderr.
+    pub terminal: Option<Terminal>,
+    /// User and groups inside.
+    pub user: User,
+    /// The five capability sets.
+    pub capabilities: CapabilitySets,
+    /// Resource limits, each type once.
+    pub rlimits: Vec<Rlimit>,
+    /// no_new_privs.
+    pub no_new_privileges: bool,
+    /// The value for oom_score_adj; None leaves it.
+    pub oom_score_adj: Option<i32>,
+    /// I/O class and priority.
+    pub io_priority: Option<(u32, u32)>,
+    /// Scheduling policy.
+    pub scheduler: Option<SchedulerAttributes>,
+    /// The seccomp filter.
+    pub filter: Option<Filter>,
+}
+
+/// The place of the process in the configuration, for errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field(&'static str);
+
+impl Field {
+    /// config.json's.
+    pub const CONFIG: Self = Self("process.");
+    /// A file that holds a process alone, or the command line.
+    pub const OWN: Self = Self("");
+
+    /// The full name of a property of the process.
+    pub fn of(self, property: &str) -> String {
+        format!("{}{property}", self.0)
+    }
+}
+
+/// The size of a terminal that is wanted; None leaves it as it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminal {
+    /// Rows and columns.
+    pub size: Option<(u16, u16)>,
+}
+
+/// Whom the program runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// User id inside.
+    pub uid: u32,
+    /// Group id inside.
+    pub gid: u32,
+    /// Supplementary groups, each once.
+    pub groups: Vec<u32>,
+    /// The file mode creation mask; None leaves the caller's.
+    pub umask: Option<u32>,
+}
+
+/// Capabilities as bit masks, bit n for capability n (capabilities(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CapabilitySets {
+    /// Effective.
+    pub effective: u64,
+    /// Permitted.
+    pub permitted: u64,
+    /// Inheritable.
+    pub inheritable: u64,
+    /// Bounding.
+    pub bounding: u64,
+    /// Ambient.
+    pub ambient: u64,
+}
+
+/// One resource limit (getrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rlimit {
+    /// `process.rlimits[n]`.
+    pub field: String,
+    /// RLIMIT_*.
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+impl ProcessPlan {
+    /// Plans a process. `field` says where in the configuration it stands.
+    pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, field: Field) -> Result<Self> {
+        let strings = |property: &str, texts: &Option<Vec<String>>| {
+            texts
+                .iter()
+                .flatten()
+                .enumerate()
+                .map(|(at, text)| {
+                    CString::new(text.as_str())
+                        .in_field(format_args!("{}[{at}]", field.of(property)))
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        let args = strings("args", process.args())?;
+        if args.is_empty() {
+            bail!("{}: args must not be empty", field.of("args"));
+        }
+        let cwd = process.cwd().clone();
+        if !cwd.is_absolute() {
+            bail!("{}: {cwd:?}: not absolute", field.of("cwd"));
+        }
+        refuse_unsupported(process, field)?;
+        let filter = seccomp
+            .map(|profile| ferrun_seccomp::compile(profile, ferrun_seccomp::Arch::native()))
+            .transpose()
+            .in_field("linux.seccomp")?;
+        if filter.as_ref().is_some_and(|filter| filter.notifies) {
+            bail!("linux.seccomp: SCMP_ACT_NOTIFY is not supported yet");
+        }
+        Ok(Self {
+            field,
+            args,
+            env: strings("env", process.env())?,
+            cwd,
+            terminal: process.terminal().unwrap_or(false).then(|| terminal(process)),
+            user: user(process),
+            capabilities: capabilities(process),
+            rlimits: rlimits(process, field)?,
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            oom_score_adj: oom_score_adj(process, field)?,
+            io_priority: io_priority(process, field)?,
+            scheduler: process.scheduler().as_ref().map(scheduler),
+            filter,
+        })
+    }
+
+    /// The value of a variable of the environment; the last one given counts.
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        self.env
+            .iter()
+            .rev()
+            .find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+}
+
+/// Kernel features that are not there yet must not be passed over in silence.
+fn refuse_unsupported(process: &Process, field: Field) -> Result<()> {
+    let given = |text: &Option<String>| text.as_ref().filter(|text| !text.is_empty()).cloned();
+    if let Some(profile) = given(process.apparmor_profile()) {
+        bail!("{}: {profile:?}: AppArmor is not supported yet", field.of("apparmorProfile"));
+    }
+    if let Some(label) = given(process.selinux_label()) {
+        bail!("{}: {label:?}: SELinux is not supported yet", field.of("selinuxLabel"));
+    }
+    if process.exec_cpu_affinity().is_some() {
+        bail!("{}: is not supported yet", field.of("execCPUAffinity"));
+    }
+    Ok(())
+}
+
+fn terminal(process: &Process) -> Terminal {
+    let size = process.console_size().and_then(|size| {
+        let rows = u16::try_from(size.height()).ok().filter(|rows| *rows > 0)?;
+        let columns = u16::try_from(size.width()).ok().filter(|columns| *columns > 0)?;
+        Some((rows, columns))
+    });
+    Terminal { size }
+}
+
+fn user(process: &Process) -> User {
+    let user = process.user();
+    let mut groups: Vec<u32> = Vec::new();
+    // Docker gives a group twice where it is the user's own too.
+    for group in user.additional_gids().iter().flatten() {
+        if !groups.contains(group) {
+            groups.push(*group);
+        }
+    }
+    User { uid: user.uid(), gid: user.gid(), groups, umask: user.umask() }
+}
+
+/// Without `capabilities` a process has none, as with an empty object.
+fn capabilities(process: &Process) -> CapabilitySets {
+    let Some(sets) = process.capabilities() else { return CapabilitySets::default() };
+    CapabilitySets {
+        effective: mask(sets.effective()),
+        permitted: mask(sets.permitted()),
+        inheritable: mask(sets.inheritable()),
+        bounding: mask(sets.bounding()),
+        ambient: mask(sets.ambient()),
+    }
+}
+
+/// The bit mask of a set of capabilities.
+fn mask(set: &Option<Capabilities>) -> u64 {
+    set.iter()
+        .flatten()
+        .filter_map(|capability| format!("CAP_{capability}").parse::<caps::Capability>().ok())
+        .fold(0, |mask, capability| mask | capability.bitmask())
+}
+
+fn rlimits(process: &Process, field: Field) -> Result<Vec<Rlimit>> {
+    let mut limits: Vec<Rlimit> = Vec::new();
+    for (at, limit) in process.rlimits().iter().flatten().enumerate() {
+        let name = limit.typ().to_string();
+        let field = field.of(&format!("rlimits[{at}]"));
+        let resource = resource(limit.typ());
+        if limits.iter().any(|other| other.resource == resource) {
+            bail!("{field}.type: {name} is given twice");
+        }
+        let (soft, hard) = (limit.soft(), limit.hard());
+        if soft > hard {
+            bail!("{field}.soft: {soft}: above the hard limit of {hard}");
+        }
+        limits.push(Rlimit { field, resource, soft, hard });
+    }
+    Ok(limits)
+}
+
+/// The kernel's number of a resource (getrlimit(2)).
+fn resource(kind: oci_spec::runtime::PosixRlimitType) -> u32 {
+    use oci_spec::runtime::PosixRlimitType::*;
+    // The constants are enums in one C library and integers in another.
+    (match kind {
+        RlimitCpu => libc::RLIMIT_CPU,
+        RlimitFsize => libc::RLIMIT_FSIZE,
+        RlimitData => libc::RLIMIT_DATA,
+        RlimitStack => libc::RLIMIT_STACK,
+        RlimitCore => libc::RLIMIT_CORE,
+        RlimitRss => libc::RLIMIT_RSS,
+        RlimitNproc => libc::RLIMIT_NPROC,
+        RlimitNofile => libc::RLIMIT_NOFILE,
+        RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        RlimitAs => libc::RLIMIT_AS,
+        RlimitLocks => libc::RLIMIT_LOCKS,
+        RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        RlimitNice => libc::RLIMIT_NICE,
+        RlimitRtprio => libc::RLIMIT_RTPRIO,
+        RlimitRttime => libc::RLIMIT_RTTIME,
+    }) as u32
+}
+
+fn oom_score_adj(process: &Process, field: Field) -> Result<Option<i32>> {
+    match process.oom_score_adj() {
+        Some(score) if !(-1000..=1000).contains(&score) => {
+            bail!("{}: {score}: not between -1000 and 1000", field.of("oomScoreAdj"))
+        }
+        score => Ok(score),
+    }
+}
+
+fn io_priority(process: &Process, field: Field) -> Result<Option<(u32, u32)>> {
+    let Some(given) = process.io_priority() else { return Ok(None) };
+    let class = match given.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    match u32::try_from(given.priority()) {
+        Ok(priority) if priority <= 7 => Ok(Some((class, priority))),
+        _ => {
+            bail!("{}: {}: not between 0 and 7", field.of("ioPriority.priority"), given.priority())
+        }
+    }
+}
+
+fn scheduler(given: &Scheduler) -> SchedulerAttributes {
+    use LinuxSchedulerFlag::*;
+    use LinuxSchedulerPolicy::*;
+    let policy = match given.policy() {
+        SchedOther => 0,
+        SchedFifo => 1,
+        SchedRr => 2,
+        SchedBatch => 3,
+        SchedIso => 4,
+        SchedIdle => 5,
+        SchedDeadline => 6,
+    };
+    let flag = |flag: &LinuxSchedulerFlag| match flag {
+        SchedResetOnFork => 0x01,
+        SchedFlagReclaim => 0x02,
+        SchedFlagDLOverrun => 0x04,
+        SchedFlagKeepPolicy => 0x08,
+        SchedFlagKeepParams => 0x10,
+        SchedFlagUtilClampMin => 0x20,
+        SchedFlagUtilClampMax => 0x40,
+    };
+    SchedulerAttributes {
+        size: 0,
+        policy,
+        flags: given.flags().iter().flatten().map(flag).fold(0, |a, b| a | b),
+        nice: given.nice().unwrap_or(0),
+        priority: given.priority().and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
+        runtime: given.runtime().unwrap_or(0),
+        deadline: given.deadline().unwrap_or(0),
+        period: given.period().unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(rest: &str) -> Result<ProcessPlan> {
+        let json = format!(r#"{{"cwd":"/","user":{{"uid":1,"gid":2}},"args":["true"]{rest}}}"#);
+        ProcessPlan::plan(&serde_json::from_str(&json).unwrap(), None, Field::CONFIG)
+    }
+
+    #[test]
+    fn capabilities_are_bits() {
+        let sets = plan(
+            r#","capabilities":{"bounding":["CAP_CHOWN","CAP_SYS_ADMIN"],"ambient":["CAP_KILL"]}"#,
+        )
+        .unwrap()
+        .capabilities;
+        assert_eq!((sets.bounding, sets.ambient, sets.permitted), (1 | 1 << 21, 1 << 5, 0));
+        assert_eq!(plan("").unwrap().capabilities, CapabilitySets::default());
+    }
+
+    #[test]
+    fn groups_are_kept_once() {
+        let process: Process = serde_json::from_str(
+            r#"{"cwd":"/","args":["a"],"user":{"uid":0,"gid":0,"additionalGids":[0,10,0]}}"#,
+        )
+        .unwrap();
+        let planned = ProcessPlan::plan(&process, None, Field::CONFIG).unwrap();
+        assert_eq!(planned.user.groups, [0, 10]);
+    }
+
+    #[test]
+    fn the_last_of_two_variables_counts() {
+        let planned = plan(r#","env":["PATH=/a","PATHS=/c","PATH=/b","odd"]"#).unwrap();
+        assert_eq!(planned.variable("PATH"), Some(&b"/b"[..]));
+        assert_eq!(planned.variable("HOME"), None);
+    }
+
+    #[test]
+    fn a_console_size_counts_only_with_a_terminal_and_when_it_is_known() {
+        for (json, expected) in [
+            (r#","consoleSize":{"height":1,"width":2}"#, None),
+            (r#","terminal":true"#, Some(Terminal { size: None })),
+            (
+                r#","terminal":true,"consoleSize":{"height":0,"width":0}"#,
+                Some(Terminal { size: None }),
+            ),
+            (
+                r#","terminal":true,"consoleSize":{"height":24,"width":80}"#,
+                Some(Terminal { size: Some((24, 80)) }),
+            ),
+        ] {
+            assert_eq!(plan(json).unwrap().terminal, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn rlimits_and_scheduling_become_numbers() {
+        let planned = plan(
+            r#","rlimits":[{"type":"RLIMIT_NOFILE","soft":1,"hard":2}],
+               "ioPriority":{"class":"IOPRIO_CLASS_IDLE","priority":7},
+               "scheduler":{"policy":"SCHED_BATCH","nice":5,"flags":["SCHED_RESET_ON_FORK"]}"#,
+        )
+        .unwrap();
+        assert_eq!(planned.rlimits[0].resource, 7);
+        assert_eq!(planned.io_priority, Some((3, 7)));
+        let expected = SchedulerAttributes { policy: 3, flags: 1, nice: 5, ..Default::default() };
+        assert_eq!(planned.scheduler, Some(expected));
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_their_field() {
+        for (json, reason) in [
+            (
+                r#","rlimits":[{"type":"RLIMIT_CPU","soft":1,"hard":1},{"type":"RLIMIT_CPU","soft":1,"hard":1}]"#,
+                "process.rlimits[1].type: RLIMIT_CPU is given twice",
+            ),
+            (
+                r#","rlimits":[{"type":"RLIMIT_CPU","soft":2,"hard":1}]"#,
+                "process.rlimits[0].soft: 2: above the hard limit of 1",
+            ),
+            (r#","oomScoreAdj":1001"#, "process.oomScoreAdj: 1001: not between -1000 and 1000"),
+            (
+                r#","ioPriority":{"class":"IOPRIO_CLASS_BE","priority":9}"#,
+                "process.ioPriority.priority: 9: not between 0 and 7",
+            ),
+            (
+                r#","apparmorProfile":"p""#,
+                r#"process.apparmorProfile: "p": AppArmor is not supported yet"#,
+            ),
+        ] {
+            assert_eq!(plan(json).unwrap_err().to_string(), reason, "{json}");
+        }
+        let relative = r#"{"cwd":"tmp","args":["a"],"user":{"uid":0,"gid":0}}"#;
+        let relative: Process = serde_json::from_str(relative).unwrap();
+        let error = ProcessPlan::plan(&relative, None, Field::OWN).unwrap_err();
+        assert_eq!(error.to_string(), r#"cwd: "tmp": not absolute"#);
+        let empty = r#"{"cwd":"/","args":[],"user":{"uid":0,"gid":0}}"#;
+        let empty: Process = serde_json::from_str(empty).unwrap();
+        let error = ProcessPlan::plan(&empty, None, Field::CONFIG).unwrap_err();
+        assert_eq!(error.to_string(), "process.args: args must not be empty");
+    }
+}

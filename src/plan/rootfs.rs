@@ -1,0 +1,193 @@
+//! The container's file system as a whole: root, mounts, devices, and what is
+//! hidden or closed in it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use oci_spec::runtime::Spec;
+
+use super::devices::{Device, LINKS, Node, plan_devices};
+use super::mounts::{MountKind, MountStep, Surroundings, dev_is_bound, plan_mounts};
+
+/// How the file system that the init process sees is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rootfs {
+    /// The absolute path of the root on the host.
+    pub path: PathBuf,
+    /// How it becomes the root directory.
+    pub entry: Entry,
+    /// `root.readonly`.
+    pub read_only: bool,
+    /// The propagation of the whole tree while it is made, MS_* with MS_REC.
+    pub propagation: u64,
+    /// The propagation that the root gets at the end, if the configuration gives one.
+    pub final_propagation: Option<u64>,
+    /// What is mounted, in order.
+    pub mounts: Vec<MountStep>,
+    /// Device nodes; empty where /dev is the host's.
+    pub devices: Vec<Device>,
+    /// Symbolic links and their texts.
+    pub links: Vec<(PathBuf, PathBuf)>,
+    /// Paths that show nothing.
+    pub masked: Vec<(String, PathBuf)>,
+    /// Paths that cannot be written.
+    pub closed: Vec<(String, PathBuf)>,
+    /// The working directory, which is made where it is missing.
+    pub cwd: Option<PathBuf>,
+}
+
+impl Rootfs {
+    /// Every place at which something is mounted, in the order of mounting.
+    pub fn mount_points(&self) -> impl Iterator<Item = PathBuf> {
+        let mounts = self
+            .mounts
+            .iter()
+            .filter(|step| !matches!(step.kind, MountKind::Link(_)))
+            .map(|step| step.target.clone());
+        let devices = self
+            .devices
+            .iter()
+            .filter(|device| device.node == Node::Bound)
+            .map(|device| device.path.clone());
+        let console = PathBuf::from("/dev/console");
+        let protected = self.closed.iter().chain(&self.masked).map(|(_, path)| path.clone());
+        mounts.chain(devices).chain([console]).chain(protected)
+    }
+}
+
+/// How the root becomes the root directory of the init process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// pivot_root(2) in a mount namespace of its own.
+    Pivot,
+    /// chroot(2) in a mount namespace that others use too: the mounts are undone
+    /// one by one.
+    Chroot,
+}
+
+/// Plans the file system. Also says what is passed over.
+pub fn plan_rootfs(
+    spec: &Spec,
+    mount_namespace: bool,
+    may_make_devices: bool,
+    around: &Surroundings<'_>,
+) -> Result<(Rootfs, Vec<String>)> {
+    let Some(root) = spec.root() else { bail!("root.path: missing") };
+    let (mounts, warnings) = plan_mounts(spec.mounts().as_deref().unwrap_or_default(), around)?;
+    let linux = spec.linux().as_ref();
+    let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let (devices, links) = if dev_is_bound(&mounts) {
+        (Vec::new(), Vec::new())
+    } else {
+        let links = LINKS.iter().map(|(path, text)| (path.into(), text.into())).collect();
+        (plan_devices(devices, may_make_devices)?, links)
+    };
+    let entry = if mount_namespace { Entry::Pivot } else { Entry::Chroot };
+    let given = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+    let final_propagation = propagation(given.unwrap_or_default())?;
+    let paths = |field: &str, paths: Option<&Vec<String>>| {
+        paths
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .map(|(at, path)| {
+                let field = format!("linux.{field}[{at}]");
+                if !path.starts_with('/') {
+                    bail!("{field}: {path:?}: not absolute");
+                }
+                Ok((field, PathBuf::from(path)))
+            })
+            .collect::<Result<Vec<_>>>()
+    };
+    let rootfs = Rootfs {
+        path: around.bundle.join(root.path()),
+        entry,
+        read_only: root.readonly().unwrap_or(false),
+        propagation: final_propagation.unwrap_or(libc::MS_SLAVE) | libc::MS_REC,
+        final_propagation,
+        mounts,
+        devices,
+        links,
+        masked: paths("maskedPaths", linux.and_then(|linux| linux.masked_paths().as_ref()))?,
+        closed: paths("readonlyPaths", linux.and_then(|linux| linux.readonly_paths().as_ref()))?,
+        cwd: spec
+            .process()
+            .as_ref()
+            .map(|process| process.cwd().clone())
+            .filter(|cwd| cwd != Path::new("/") && !cwd.as_os_str().is_empty()),
+    };
+    Ok((rootfs, warnings))
+}
+
+/// The MS_* flags of a propagation word of `linux.rootfsPropagation`.
+fn propagation(word: &str) -> Result<Option<u64>> {
+    let (recursive, kind) = match word.strip_prefix('r') {
+        Some(kind) => (libc::MS_REC, kind),
+        None => (0, word),
+    };
+    let kind = match kind {
+        "" if recursive == 0 => return Ok(None),
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "private" => libc::MS_PRIVATE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => bail!("linux.rootfsPropagation: {word:?}: unknown"),
+    };
+    Ok(Some(kind | recursive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cgroup::{Group, Layout};
+    use super::*;
+
+    fn plan(json: &str) -> Result<Rootfs> {
+        let spec = serde_json::from_str(json).unwrap();
+        let around = Surroundings {
+            bundle: Path::new("/b"),
+            layout: &Layout::None,
+            group: &Group::default(),
+            cgroup_namespace: false,
+        };
+        plan_rootfs(&spec, true, true, &around).map(|(rootfs, _)| rootfs)
+    }
+
+    #[test]
+    fn the_root_is_taken_from_the_bundle() {
+        let planned = plan(r#"{"root":{"path":"rootfs","readonly":true}}"#).unwrap();
+        assert_eq!(planned.path, Path::new("/b/rootfs"));
+        assert!(planned.read_only);
+        assert_eq!(planned.propagation, libc::MS_SLAVE | libc::MS_REC);
+        assert_eq!(planned.final_propagation, None);
+        assert_eq!(planned.devices.len(), 6);
+    }
+
+    #[test]
+    fn nothing_is_made_in_a_dev_of_the_host() {
+        let planned = plan(
+            r#"{"root":{"path":"r"},"mounts":[{"destination":"/dev","source":"/dev","options":["rbind"]}]}"#,
+        )
+        .unwrap();
+        assert!(planned.devices.is_empty() && planned.links.is_empty());
+    }
+
+    #[test]
+    fn wrong_paths_and_words_are_refused_by_their_field() {
+        for (json, reason) in [
+            (
+                r#"{"root":{"path":"r"},"linux":{"maskedPaths":["/a","b"]}}"#,
+                r#"linux.maskedPaths[1]: "b": not absolute"#,
+            ),
+            (
+                r#"{"root":{"path":"r"},"linux":{"readonlyPaths":["b"]}}"#,
+                r#"linux.readonlyPaths[0]: "b": not absolute"#,
+            ),
+            (
+                r#"{"root":{"path":"r"},"linux":{"rootfsPropagation":"odd"}}"#,
+                r#"linux.rootfsPropagation: "odd": unknown"#,
+            ),
+        ] {
+            assert_eq!(plan(json).unwrap_err().to_string(), reason);
+        }
+    }
+}

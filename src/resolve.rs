@@ -1,0 +1,260 @@
+//! Paths inside a container, looked up in a way that cannot leave it.
+//!
+//! The rootfs is hostile, and so may be a process that changes it at this very
+//! moment. Every look-up starts at a descriptor of the root, is confined to it
+//! by the kernel (openat2(2), RESOLVE_IN_ROOT) and ends in a descriptor: no
+//! path is looked up twice.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, open, openat, openat2, readlinkat,
+    statat,
+};
+use rustix::io::Errno;
+
+/// How often a look-up is tried again while somebody renames directories.
+const ATTEMPTS: usize = 128;
+/// As many symbolic links as the kernel follows in one look-up.
+const LINKS: usize = 40;
+
+/// Opens `path` below `root` as a handle (O_PATH).
+pub fn handle(root: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    in_root(root, path, OFlags::PATH, ResolveFlags::empty())
+}
+
+/// Opens `path` below `root` as a handle, refusing symbolic links on the way:
+/// ELOOP. For places that only a real directory may be.
+pub fn handle_without_links(root: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    in_root(root, path, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+}
+
+/// Opens `path` below `root` with `flags`.
+pub fn in_root(
+    root: impl AsFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 1..ATTEMPTS {
+        match openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// What is to be there at the end of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A directory.
+    Directory,
+    /// Anything but a directory; an empty file is made where nothing is.
+    File,
+}
+
+/// Opens `path` below `root` as a handle, making what is missing of it.
+pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
+    match handle(&root, path) {
+        Err(Errno::NOENT) => Walk::new(root.as_fd())?.make(path, target),
+        found => found.with_context(|| format!("{path:?}")),
+    }
+}
+
+/// Opens the directory that `path` is or will be in, made where it is missing,
+/// and the last name of `path`.
+pub fn make_parent<'p>(root: impl AsFd, path: &'p Path) -> Result<(OwnedFd, &'p OsStr)> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        bail!("{path:?}: not a path of a file");
+    };
+    Ok((make(root, parent, Target::Directory)?, name))
+}
+
+/// A walk from the root, one component at a time, that follows links by itself
+/// so that it can make what they point to.
+struct Walk<'root> {
+    root: BorrowedFd<'root>,
+    /// The directories from the root to here.
+    here: Vec<OwnedFd>,
+}
+
+impl<'root> Walk<'root> {
+    fn new(root: BorrowedFd<'root>) -> Result<Self> {
+        Ok(Self { root, here: Vec::new() })
+    }
+
+    fn current(&self) -> BorrowedFd<'_> {
+        self.here.last().map_or(self.root, AsFd::as_fd)
+    }
+
+    fn make(mut self, path: &Path, target: Target) -> Result<OwnedFd> {
+        let mut links = 0;
+        let mut rest: VecDeque<OsString> = parts(path).collect();
+        while let Some(name) = rest.pop_front() {
+            if name == ".." {
+                self.here.pop();
+                continue;
+            }
+            let last = rest.is_empty();
+            match self.step(&name, last, target).with_context(|| format!("{path:?}: {name:?}"))? {
+                Step::Into(directory) => self.here.push(directory),
+                Step::Link(text) => {
+                    links += 1;
+                    if links > LINKS {
+                        bail!("{path:?}: too many levels of symbolic links");
+                    }
+                    if text.is_absolute() {
+                        self.here.clear();
+                    }
+                    for part in parts(&text).collect::<Vec<_>>().into_iter().rev() {
+                        rest.push_front(part);
+                    }
+                }
+            }
+        }
+        match self.here.pop() {
+            Some(found) => Ok(found),
+            None => Ok(openat(self.root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?),
+        }
+    }
+
+    fn step(&self, name: &OsStr, last: bool, target: Target) -> Result<Step> {
+        let here = self.current();
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for _ in 0..ATTEMPTS {
+            match openat(here, name, flags, Mode::empty()) {
+                Ok(found) => {
+                    let stat = statat(&found, "", AtFlags::EMPTY_PATH)?;
+                    return match FileType::from_raw_mode(stat.st_mode) {
+                        FileType::Symlink => {
+                            let text = readlinkat(&found, "", Vec::new())?;
+                            Ok(Step::Link(OsString::from_vec(text.into_bytes()).into()))
+                        }
+                        FileType::Directory => Ok(Step::Into(found)),
+                        _ if last && target == Target::File => Ok(Step::Into(found)),
+                        _ => Err(Errno::NOTDIR.into()),
+                    };
+                }
+                Err(Errno::NOENT) if last && target == Target::File => {
+                    let flags = OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::NOFOLLOW
+                        | OFlags::CLOEXEC
+                        | OFlags::WRONLY;
+                    match openat(here, name, flags, Mode::from_raw_mode(0o644)) {
+                        Ok(_) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
+                Err(Errno::NOENT) => match mkdirat(here, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno.into()),
+                },
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        bail!("somebody keeps removing it");
+    }
+}
+
+enum Step {
+    Into(OwnedFd),
+    Link(std::path::PathBuf),
+}
+
+/// The names in a path, `..` among them.
+fn parts(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    })
+}
+
+/// Opens a directory of the host, as the root of look-ups.
+pub fn root(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty())
+}
+
+/// Opens a path of the host as a handle.
+pub fn host(path: &Path) -> rustix::io::Result<OwnedFd> {
+    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("ferrun-resolve-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(path.join("root/dir")).unwrap();
+            std::fs::create_dir_all(path.join("outside")).unwrap();
+            Self(path)
+        }
+
+        fn root(&self) -> OwnedFd {
+            super::root(&self.0.join("root")).unwrap()
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn missing_directories_are_made_inside_whatever_the_links_say() {
+        let tree = Tree::new("links");
+        let root = tree.0.join("root");
+        symlink("/made/by/link", root.join("absolute")).unwrap();
+        symlink("../../../outside", root.join("dir/up")).unwrap();
+        symlink(tree.0.join("outside"), root.join("host")).unwrap();
+        for (path, real) in [
+            ("/a/b/c", "a/b/c"),
+            ("/absolute/x", "made/by/link/x"),
+            ("/dir/up/y", "outside/y"),
+            ("/../../z", "z"),
+        ] {
+            make(tree.root(), Path::new(path), Target::Directory).unwrap();
+            assert!(root.join(real).is_dir(), "{path}");
+        }
+        make(tree.root(), Path::new("/host/w"), Target::File).unwrap();
+        assert_eq!(std::fs::read_dir(tree.0.join("outside")).unwrap().count(), 0);
+        assert!(root.join(tree.0.strip_prefix("/").unwrap()).join("outside/w").is_file());
+    }
+
+    #[test]
+    fn a_loop_of_links_and_a_file_in_the_way_are_errors() {
+        let tree = Tree::new("loop");
+        let root = tree.0.join("root");
+        symlink("b", root.join("a")).unwrap();
+        symlink("a", root.join("b")).unwrap();
+        std::fs::write(root.join("file"), "").unwrap();
+        assert!(make(tree.root(), Path::new("/a/x"), Target::Directory).is_err());
+        assert!(make(tree.root(), Path::new("/file/x"), Target::Directory).is_err());
+    }
+
+    #[test]
+    fn a_real_directory_can_be_demanded() {
+        let tree = Tree::new("real");
+        symlink("dir", tree.0.join("root/proc")).unwrap();
+        assert!(handle_without_links(tree.root(), Path::new("/dir")).is_ok());
+        assert_eq!(handle_without_links(tree.root(), Path::new("/proc")).unwrap_err(), Errno::LOOP);
+    }
+}

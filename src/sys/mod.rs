@@ -1,0 +1,93 @@
+//! Every unsafe block of ferrun: one kernel call each, under its own name.
+//!
+//! What nix or rustix wrap safely is called through them and not repeated
+//! here. Nothing in this module decides anything.
+
+#![allow(unsafe_code)]
+
+pub mod mount;
+pub mod process;
+pub mod terminal;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+/// Marks every descriptor from `first` on close-on-exec (close_range(2)).
+pub fn close_range_cloexec(first: u32) -> nix::Result<()> {
+    // SAFETY: CLOSE_RANGE_CLOEXEC only sets a flag; no descriptor is closed, so no
+    // owner is left with a number that belongs to somebody else.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(ret).map(drop)
+}
+
+/// Takes ownership of a descriptor that the caller of this process passed by
+/// number, as `--preserve-fds` and stdio are.
+pub fn adopt_descriptor(number: RawFd) -> OwnedFd {
+    // SAFETY: the number came from outside of this program, which so has no other
+    // owner for it; one that is not open gives EBADF on its first use.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// The descriptor with this number, for stdio and the inherited range.
+pub fn borrow_descriptor<'a>(number: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: used for 0, 1, 2 and numbers from --preserve-fds, which nothing in
+    // this program closes.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// The kind of namespace that a descriptor stands for, as its CLONE_NEW* flag
+/// (ioctl_nsfs(2), NS_GET_NSTYPE). ENOTTY: not a namespace.
+pub fn namespace_type(namespace: impl AsFd) -> nix::Result<libc::c_int> {
+    const NS_GET_NSTYPE: u32 = 0xb703;
+    // SAFETY: this ioctl takes no argument and returns a number.
+    let ret = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_NSTYPE as _) };
+    Errno::result(ret)
+}
+
+/// Sets the flags of the network interface `lo` to up (netdevice(7)).
+pub fn loopback_up(socket: impl AsFd) -> nix::Result<()> {
+    // SAFETY: ifreq is plain data, all zero is a valid value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives until the call returns.
+    let ret = unsafe {
+        libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// Joins a new session keyring of this name (keyctl(2)) and lets the possessor
+/// and the user search it.
+pub fn join_session_keyring(name: &std::ffi::CStr) -> nix::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: the kernel reads the name, a NUL-terminated string that outlives the call.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    Errno::result(ret).map(drop)
+}
+
+/// One BPF instruction, as struct sock_filter of linux/filter.h.
+pub use ferrun_seccomp::Instruction;
+
+/// Loads a filter for the calling thread (seccomp(2)). Without no_new_privs it
+/// needs CAP_SYS_ADMIN.
+pub fn seccomp_set_filter(program: &[Instruction], flags: u64) -> nix::Result<()> {
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const Instruction,
+    }
+    const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
+    let length = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
+    let program = Program { length, instructions: program.as_ptr() };
+    // SAFETY: Program has the layout of struct sock_fprog, its pointer and length come
+    // from one slice that outlives the call, and the kernel copies it.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    };
+    Errno::result(ret).map(drop)
+}

@@ -1,0 +1,273 @@
+//! Kernel calls on processes that nix and rustix do not wrap safely.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// How clone3(2) is to make the child.
+#[derive(Debug, Default)]
+pub struct Clone3<'fd> {
+    /// CLONE_NEW* flags, CLONE_PARENT.
+    pub flags: u64,
+    /// The cgroup v2 directory that the child starts in (CLONE_INTO_CGROUP).
+    pub cgroup: Option<std::os::fd::BorrowedFd<'fd>>,
+}
+
+/// Which side of a clone this is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The parent: the child's pid and a pidfd for it.
+    Parent(Pid, OwnedFd),
+    /// The child, which must never return into the parent's code.
+    Child,
+}
+
+/// Makes a child process with a copy of this one's memory (clone3(2)). The
+/// child gets the exit signal SIGCHLD, or the parent's with CLONE_PARENT.
+///
+/// Only a process with a single thread may call it: in the child, locks held by
+/// other threads would stay locked for ever.
+pub fn clone3(args: &Clone3<'_>) -> nix::Result<Cloned> {
+    #[repr(C, align(8))]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: libc::c_int = -1;
+    let mut arguments = Arguments {
+        flags: args.flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        ..Default::default()
+    };
+    if args.flags & libc::CLONE_PARENT as u64 == 0 {
+        arguments.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(cgroup) = args.cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: no stack is given and CLONE_VM is never among the flags, so the child runs on
+    // a copy of this memory as after fork(2); the kernel writes the pidfd to a variable that
+    // lives until the call returns.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<Arguments>()) };
+    match Errno::result(ret)? {
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD).
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent(Pid::from_raw(pid as libc::pid_t), pidfd))
+        }
+    }
+}
+
+/// Ends the process at once, without running destructors or exit handlers of
+/// memory that it shares in copy with its parent. Traps where a filter refuses exit.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: exit_group takes a number and touches no memory.
+    unsafe { libc::syscall(libc::SYS_exit_group, code) };
+    trap()
+}
+
+/// Ends the process by an illegal instruction, which no filter can refuse.
+fn trap() -> ! {
+    loop {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: ud2 raises SIGILL and has no other effect.
+        unsafe {
+            std::arch::asm!("ud2")
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        std::process::abort()
+    }
+}
+
+/// A word of memory that two processes see: a child and its parent, or two
+/// processes that map one memfd. It carries the result of execve(2), which under
+/// a container's filter nothing else can.
+#[derive(Debug)]
+pub struct SharedWord {
+    word: *mut u32,
+}
+
+impl SharedWord {
+    const LENGTH: usize = 4096;
+
+    /// Shared with children that are cloned after this call.
+    pub fn new() -> nix::Result<Self> {
+        Self::map(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS)
+    }
+
+    /// Shared with everybody who maps this memfd, which must be a page long.
+    pub fn in_memfd(memfd: impl AsFd) -> nix::Result<Self> {
+        Self::map(memfd.as_fd().as_raw_fd(), libc::MAP_SHARED)
+    }
+
+    fn map(descriptor: libc::c_int, flags: libc::c_int) -> nix::Result<Self> {
+        // SAFETY: the kernel picks an unused address; the mapping is never unmapped and so
+        // stays valid for the life of the process.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                Self::LENGTH,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                descriptor,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(Self { word: address.cast() })
+    }
+
+    fn atomic(&self) -> &AtomicU32 {
+        // SAFETY: `word` is page aligned, mapped for the life of the process (see `map`),
+        // and only ever used as an atomic.
+        unsafe { AtomicU32::from_ptr(self.word) }
+    }
+
+    /// Writes the word.
+    pub fn set(&self, value: u32) {
+        self.atomic().store(value, Ordering::Release);
+    }
+
+    /// Reads the word.
+    pub fn get(&self) -> u32 {
+        self.atomic().load(Ordering::Acquire)
+    }
+}
+
+/// Removes one capability from the bounding set (prctl(2), PR_CAPBSET_DROP).
+/// EINVAL: the kernel does not know this number.
+pub fn drop_bounding(capability: u32) -> nix::Result<()> {
+    // SAFETY: the call takes numbers only.
+    let ret = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// Sets real, effective and saved user and group ids and the supplementary
+/// groups of the process. `groups` None leaves those alone.
+pub fn set_ids(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<(), (&'static str, Errno)> {
+    if let Some(groups) = groups {
+        // SAFETY: pointer and length come from one slice of gid_t.
+        let ret = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+        Errno::result(ret).map_err(|errno| ("setgroups", errno))?;
+    }
+    // SAFETY: the call takes numbers only. There is one thread, so the raw call is enough.
+    let ret = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+    Errno::result(ret).map_err(|errno| ("setresgid", errno))?;
+    // SAFETY: as above.
+    let ret = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+    Errno::result(ret).map_err(|errno| ("setresuid", errno)).map(drop)
+}
+
+/// Sets the I/O class and priority of the calling process (ioprio_set(2)).
+pub fn set_io_priority(class: u32, priority: u32) -> nix::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: the call takes numbers only.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class << 13 | priority)
+    };
+    Errno::result(ret).map(drop)
+}
+
+/// The argument of sched_setattr(2); runtime, deadline and period in nanoseconds.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedulerAttributes {
+    /// The length of this structure in bytes.
+    pub size: u32,
+    /// SCHED_*.
+    pub policy: u32,
+    /// SCHED_FLAG_*.
+    pub flags: u64,
+    /// For SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// For SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// For SCHED_DEADLINE, nanoseconds.
+    pub runtime: u64,
+    /// For SCHED_DEADLINE, nanoseconds.
+    pub deadline: u64,
+    /// For SCHED_DEADLINE, nanoseconds.
+    pub period: u64,
+}
+
+/// Sets the scheduling policy of the calling thread (sched_setattr(2)).
+pub fn set_scheduler(attributes: &SchedulerAttributes) -> nix::Result<()> {
+    let attributes =
+        SchedulerAttributes { size: size_of::<SchedulerAttributes>() as u32, ..*attributes };
+    // SAFETY: the kernel reads as many bytes as `size` says.
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// Sets the execution domain (personality(2)).
+pub fn set_personality(domain: u64) -> nix::Result<()> {
+    // SAFETY: the call takes a number only.
+    let ret = unsafe { libc::syscall(libc::SYS_personality, domain) };
+    Errno::result(ret).map(drop)
+}
+
+/// Sets the NUMA memory policy of the calling thread (set_mempolicy(2)). `nodes`
+/// is a bit mask, lowest node first.
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> nix::Result<()> {
+    let bits = nodes.len() * 64;
+    let (mask, bits) =
+        if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), bits + 1) };
+    // SAFETY: the kernel reads `bits - 1` bits from the mask, which is that long.
+    let ret = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) };
+    Errno::result(ret).map(drop)
+}
+
+/// Sets which signal this process gets when its parent's thread ends, 0 for
+/// none (prctl(2), PR_SET_PDEATHSIG). Changes of ids clear it.
+pub fn set_parent_death_signal(signal: libc::c_int) -> nix::Result<()> {
+    // SAFETY: the call takes numbers only.
+    let ret = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0, 0, 0) };
+    Errno::result(ret).map(drop)
+}
+
+/// Gives SIGPIPE and SIGCHLD their default action and unblocks all signals, as a
+/// program expects at its start: Rust ignores SIGPIPE, a caller may ignore
+/// SIGCHLD, and what is ignored stays so over execve(2). Other signals that the
+/// caller ignores, as nohup does, are his wish and stay.
+pub fn reset_signals() -> nix::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    SigSet::empty().thread_set_mask()
+}
+
+/// Sends a signal by its number, also a real-time one (pidfd_send_signal(2)).
+pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> nix::Result<()> {
+    // SAFETY: the null pointer stands for an argument that is not given; the others are numbers.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_fd().as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(ret).map(drop)
+}
