@@ -70,17 +70,18 @@ impl Progress {
     }
 
     /// Layer `index` of `layers` is about to be unpacked.
-    pub fn unpacking(&self, index: usize, layers: usize, digest: &str) {
+    pub fn unpacking(&self, index: usize, layers: usize) {
         self.bar.set_message(format!("layer {}/{layers}", index + 1));
-        if let Output::Json = self.output {
-            self.event(&json!({"event": "layer", "index": index, "digest": digest}));
-        }
     }
 
     /// Layer `index` of `layers` is in the rootfs, and verified.
     pub fn unpacked(&self, index: usize, layers: usize, digest: &str) {
-        if let Output::Lines = self.output {
-            line(&format!("layer {}/{layers}: {digest}", index + 1));
+        match self.output {
+            Output::Json => {
+                self.event(&json!({"event": "layer", "index": index, "digest": digest}))
+            }
+            Output::Lines => line(&format!("layer {}/{layers}: {digest}", index + 1)),
+            Output::Bar | Output::Quiet => {}
         }
     }
 

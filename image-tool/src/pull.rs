@@ -80,7 +80,7 @@ fn unpack(
         }
         let digest = described.digest.to_string();
         let archive = under_way.pop_front().context("fewer layers than described")?;
-        progress.unpacking(index, layers.len(), &digest);
+        progress.unpacking(index, layers.len());
         let applied = rootfs.apply(archive).and_then(|mut rest| {
             let drained = layer::drain(&mut rest, rootfs.allowance())?;
             rootfs.spend(drained);

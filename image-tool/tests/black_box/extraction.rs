@@ -335,6 +335,8 @@ fn json_events_end_with_the_result() {
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect();
+    let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["image", "layer", "result"]);
     let last = events.last().unwrap();
     assert_eq!(last["event"], "result");
     assert_eq!(last["digest"], digest(&image.manifest_bytes()));

@@ -9,8 +9,8 @@ use serde_json::json;
 use tar::EntryType;
 
 use crate::image::{Image, Layer};
-use crate::tool::skip_unless_root;
 use crate::tool::{Scratch, config, names, stderr};
+use crate::tool::{skip, skip_unless_root};
 
 const USER: u32 = 61234;
 
@@ -103,4 +103,31 @@ fn closed_directories_go_too_when_the_last_step_fails() {
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("shared/bundle: rename: "), "{message}");
     assert_eq!(names(&scratch.join("shared")), ["bundle"]);
+}
+
+#[test]
+fn the_bundle_of_an_ordinary_user_runs_for_that_user() {
+    skip_unless_root!();
+    let Ok(busybox) = fs::read("/bin/busybox") else { skip!("no static busybox at /bin/busybox") };
+    if Command::new("runc").arg("--version").output().is_err() {
+        skip!("runc is not installed");
+    }
+    let scratch = Scratch::new("rootless-run");
+    let layer = Layer::new().directory("proc").directory("sys").directory("dev").entry(
+        EntryType::Regular,
+        "bin/busybox",
+        |header| header.set_mode(0o755),
+        &busybox,
+    );
+    let image =
+        Image::new([layer]).with(json!({"Cmd": ["/bin/busybox", "cat", "/proc/self/uid_map"]}));
+    let output = pull_as_user(&scratch, &image.layout(&scratch.join("layout")));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut command = Command::new("runc");
+    command.env("XDG_RUNTIME_DIR", scratch.path()).current_dir(scratch.path()).uid(USER).gid(USER);
+    let output =
+        command.args(["--root", "state", "run", "-b", "bundle", "image-tool"]).output().unwrap();
+    let map = String::from_utf8_lossy(&output.stdout).into_owned();
+    let numbers: Vec<&str> = map.split_whitespace().collect();
+    assert_eq!(numbers, ["0", &USER.to_string(), "1"], "{}", stderr(&output));
 }
