@@ -1,4 +1,5 @@
-//! Prints `src/table.rs`: `cargo run --example table > src/table.rs`.
+//! Prints `src/table.rs`: `cargo run --example table > table.rs`, then move it
+//! there and run `cargo fmt`.
 //!
 //! The names and numbers come from the libseccomp that is installed; calls
 //! that are newer than it are listed here. The result is committed, so that

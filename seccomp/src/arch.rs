@@ -112,6 +112,8 @@ impl Arch {
         return Self::X86_64;
         #[cfg(target_arch = "aarch64")]
         return Self::Aarch64;
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        compile_error!("only x86_64 and aarch64 can be native");
     }
 
     /// The architecture of a profile's constant, with `SCMP_ARCH_NATIVE` read

@@ -42,8 +42,8 @@ impl Condition {
 
     /// Where two rules fit the same arguments, the more specific one is asked
     /// first: equality before a range, a narrow range before a wide one, and a
-    /// later argument before an earlier one. libseccomp promises no order, but
-    /// has this one.
+    /// later argument before an earlier one. libseccomp promises no order, and
+    /// mostly has this one.
     fn precedence(&self) -> Reverse<(u8, u8, u64)> {
         let (class, value) = match self.operator {
             Operator::ScmpCmpEq | Operator::ScmpCmpNe | Operator::ScmpCmpMaskedEq => {

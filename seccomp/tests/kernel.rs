@@ -2,7 +2,6 @@
 
 #![cfg(test)]
 #![cfg(target_arch = "x86_64")]
-#![allow(unsafe_code)]
 
 #[path = "load/mod.rs"]
 mod load;
@@ -13,6 +12,7 @@ use ferrun_seccomp::{Arch, compile};
 use libc::{ENOSYS, EPERM};
 
 /// Makes a call whose arguments are numbers only, or null pointers; 0 or the errno.
+#[allow(unsafe_code)]
 fn call(number: i64, arguments: [i64; 3]) -> i32 {
     let [a, b, c] = arguments;
     // SAFETY: the tests below make only calls that touch no memory of ours.
