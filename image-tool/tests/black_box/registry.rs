@@ -223,7 +223,10 @@ fn a_token_is_not_taken_to_where_a_redirect_leads() {
 
 #[test]
 fn a_challenge_from_where_a_redirect_leads_is_not_answered() {
-    let thief = Server::start(|_| Reply::challenge("Basic realm=\"r\""));
+    // It asks for the credentials to be shown to a token server of its own.
+    let token_server = Server::start(|_| Reply::ok(r#"{"token": "x"}"#));
+    let challenge = format!("Bearer realm=\"http://{}/\"", token_server.address());
+    let thief = Server::start(move |_| Reply::challenge(&challenge));
     let target = format!("http://{}/", thief.address());
     let registry = Server::of_image(simple(), move |request| {
         if request.header("authorization").is_none() {
@@ -231,9 +234,11 @@ fn a_challenge_from_where_a_redirect_leads_is_not_answered() {
         }
         request.path.contains("/blobs/").then(|| Reply::redirect(&target))
     });
-    let error = pull_badly(&Scratch::new("thief"), &registry.reference(), &["--creds=me:pass"]);
+    let scratch = Scratch::new("thief");
+    let error = pull_badly(&scratch, &registry.reference(), &["--creds=me:pass"]);
     assert!(error.contains("authentication is required"), "{error}");
     assert!(thief.requests().iter().all(|request| request.header("authorization").is_none()));
+    assert!(token_server.requests().is_empty());
 }
 
 #[test]
