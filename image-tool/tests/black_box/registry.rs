@@ -181,21 +181,24 @@ fn basic_credentials_are_shown_only_after_the_registry_asked_for_them() {
 }
 
 #[test]
-fn a_token_that_expires_is_fetched_again() {
+fn a_token_that_expires_is_fetched_again_once_for_all_layers() {
     let count = AtomicUsize::new(0);
     let tokens = Server::start(move |_| {
         let number = count.fetch_add(1, Ordering::Relaxed);
         Reply::ok(format!(r#"{{"access_token": "token{number}"}}"#))
     });
     let realm = format!("http://{}/", tokens.address());
-    let registry = Server::of_image(simple(), move |request| {
-        // The first token is good for the manifest only.
-        let good = match request.header("authorization") {
-            Some("Bearer token0") => request.path.contains("/manifests/"),
-            Some("Bearer token1") => true,
-            _ => false,
-        };
-        (!good).then(|| Reply::challenge(&format!("Bearer realm=\"{realm}\"")))
+    let image = Image::new((0..3).map(|index| Layer::new().file(&format!("f{index}"), "")));
+    let config = image.manifest["config"]["digest"].as_str().unwrap().to_owned();
+    let all_refused = std::sync::Barrier::new(3);
+    let registry = Server::of_image(image, move |request| {
+        let is_layer = request.path.contains("/blobs/") && !request.path.contains(&config);
+        match request.header("authorization") {
+            Some("Bearer token0") if is_layer => drop(all_refused.wait()),
+            Some(_) => return None,
+            None => {}
+        }
+        Some(Reply::challenge(&format!("Bearer realm=\"{realm}\"")))
     });
     pull_well(&Scratch::new("expired"), &registry.reference(), &[]);
     assert_eq!(tokens.requests().len(), 2);
