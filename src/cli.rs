@@ -211,7 +211,7 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
     let (mut positional, mut is_exec, mut value_follows) = (0, false, false);
     for (at, argument) in arguments.enumerate() {
         let text = argument.to_str().unwrap_or_default().to_owned();
-        if at == 0 || value_follows || (is_exec && positional == 2) || !text.starts_with('-') {
+        if at == 0 || value_follows || (is_exec && positional >= 2) || !text.starts_with('-') {
             if at > 0 && !value_follows {
                 positional += 1;
                 is_exec |= positional == 1 && text == "exec";

@@ -71,7 +71,7 @@ impl Verdict {
 /// Makes the gate of a container, in the directory that `directory` is open on.
 pub fn make(directory: impl AsFd) -> Result<OwnedFd> {
     let socket = new_socket()?;
-    bind(&socket, &address(directory)?).context("bind the gate")?;
+    bind(&socket, &address(&directory)?).context("bind the gate")?;
     listen(&socket, 16).context("listen at the gate")?;
     Ok(socket)
 }
@@ -93,7 +93,7 @@ pub fn wait(gate: impl AsFd) -> Result<(InitEnd, Verdict)> {
 /// Opens the gate and waits until the program runs.
 pub fn open(directory: impl AsFd) -> Result<()> {
     let socket = new_socket()?;
-    match connect(&socket, &address(directory)?) {
+    match connect(&socket, &address(&directory)?) {
         Ok(()) => {}
         Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => {
             bail!("cannot start an already running container")

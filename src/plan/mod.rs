@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn lists_of_numbers_become_masks() {
-        assert_eq!(bit_mask("").unwrap(), []);
-        assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111]);
-        assert_eq!(bit_mask("64").unwrap(), [0, 1]);
+        assert!(bit_mask("").unwrap().is_empty());
+        assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111_u64]);
+        assert_eq!(bit_mask("64").unwrap(), [0_u64, 1]);
         for wrong in ["a", "3-1", "-1", "1024"] {
             assert!(bit_mask(wrong).is_err(), "{wrong}");
         }
