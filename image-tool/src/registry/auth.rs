@@ -167,7 +167,9 @@ impl Authenticator {
             _ => None,
         };
         let answer = answer.filter(|answer| refused != Some(answer));
-        current.clone_from(&answer);
+        if answer.is_some() {
+            current.clone_from(&answer);
+        }
         Ok(answer)
     }
 
