@@ -1,7 +1,9 @@
 //! Layers and descriptions made to do harm.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::json;
 use tar::EntryType;
@@ -11,25 +13,40 @@ use crate::tool::skip_unless_root;
 use crate::tool::{Scratch, names, pull_badly, pull_well};
 
 /// A directory beside the bundle that no layer may change.
-struct Outside(Scratch);
+struct Outside {
+    scratch: Scratch,
+    made: SystemTime,
+}
 
 impl Outside {
     fn new() -> Self {
         let scratch = Scratch::new("hostile");
         fs::create_dir(scratch.join("outside")).unwrap();
         fs::write(scratch.join("outside/file"), "untouched").unwrap();
-        Self(scratch)
+        let made = fs::metadata(scratch.join("outside/file")).unwrap().modified().unwrap();
+        Self { scratch, made }
+    }
+
+    fn join(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
     }
 
     fn path(&self) -> String {
-        self.0.join("outside").to_str().unwrap().to_owned()
+        self.join("outside").to_str().unwrap().to_owned()
     }
 
     /// Fails if anything in it has changed.
     #[track_caller]
     fn check(&self) {
-        assert_eq!(names(&self.0.join("outside")), ["file"]);
-        assert_eq!(fs::read_to_string(self.0.join("outside/file")).unwrap(), "untouched");
+        let file = self.join("outside/file");
+        assert_eq!(names(&self.join("outside")), ["file"]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "untouched");
+        let metadata = fs::symlink_metadata(file).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(
+            (metadata.uid(), metadata.nlink(), metadata.modified().unwrap()),
+            (own, 1, self.made)
+        );
     }
 }
 
@@ -129,8 +146,8 @@ fn an_absolute_or_climbing_path_lands_inside() {
     let outside = Outside::new();
     let layer =
         Layer::new().file(&format!("{}/new", outside.path()), "").file("../../../../../../x", "");
-    let layout = Image::new([layer]).layout(&outside.0.join("layout"));
-    let root = pull_well(&outside.0, &layout, &[]);
+    let layout = Image::new([layer]).layout(&outside.join("layout"));
+    let root = pull_well(&outside.scratch, &layout, &[]);
     outside.check();
     assert!(root.join("x").exists());
     assert!(root.join(outside.path().trim_start_matches('/')).join("new").exists());
@@ -141,9 +158,9 @@ fn nothing_outside_is_reached_through_links_in_the_same_or_the_next_layer() {
     let links = |outside: &str| {
         let climbing = format!("{}{}", "../".repeat(20), outside.trim_start_matches('/'));
         Layer::new()
-            .symlink("absolute", outside)
+            .symlink_of(1234, "absolute", outside)
             .symlink("climbing", &climbing)
-            .symlink("file", &format!("{outside}/file"))
+            .symlink_of(1234, "file", &format!("{outside}/file"))
     };
     let attacks = |layer: Layer| {
         layer
@@ -165,10 +182,10 @@ fn nothing_outside_is_reached_through_links_in_the_same_or_the_next_layer() {
         ("next", vec![links(&path), attacks(Layer::new())]),
         ("whiteouts", vec![links(&path), whiteouts]),
     ] {
-        let layout = Image::new(layers).layout(&outside.0.join(name));
-        pull_well(&outside.0, &layout, &[]);
+        let layout = Image::new(layers).layout(&outside.join(name));
+        pull_well(&outside.scratch, &layout, &[]);
         outside.check();
-        fs::remove_dir_all(outside.0.join("bundle")).unwrap();
+        fs::remove_dir_all(outside.join("bundle")).unwrap();
     }
 }
 
@@ -179,8 +196,8 @@ fn a_hard_link_to_a_link_is_not_followed_and_not_written_through() {
         .symlink("link", &format!("{}/file", outside.path()))
         .hard_link("hard", "link")
         .file("hard", "overwritten");
-    let layout = Image::new([layer]).layout(&outside.0.join("layout"));
-    let root = pull_well(&outside.0, &layout, &[]);
+    let layout = Image::new([layer]).layout(&outside.join("layout"));
+    let root = pull_well(&outside.scratch, &layout, &[]);
     outside.check();
     assert_eq!(fs::read_to_string(root.join("hard")).unwrap(), "overwritten");
     assert!(fs::symlink_metadata(root.join("link")).unwrap().is_symlink());
@@ -200,7 +217,7 @@ fn magic_links_of_the_kernel_lead_nowhere() {
 #[test]
 fn a_user_database_that_is_a_trap_is_refused() {
     let outside = Outside::new();
-    fs::write(outside.0.join("outside/passwd"), "evil:x:0:0::/:\n").unwrap();
+    fs::write(outside.join("outside/passwd"), "evil:x:0:0::/:\n").unwrap();
     for (passwd, reason) in [
         (
             Layer::new().symlink("etc/passwd", &format!("{}/passwd", outside.path())),
@@ -215,10 +232,10 @@ fn a_user_database_that_is_a_trap_is_refused() {
     ] {
         let layout = Image::new([passwd])
             .with(json!({"Cmd": ["x"], "User": "evil"}))
-            .layout(&outside.0.join("layout"));
-        let error = pull_badly(&outside.0, &layout, &[]);
+            .layout(&outside.join("layout"));
+        let error = pull_badly(&outside.scratch, &layout, &[]);
         assert!(error.contains(reason), "{error}");
-        fs::remove_dir_all(outside.0.join("layout")).unwrap();
+        fs::remove_dir_all(outside.join("layout")).unwrap();
     }
 }
 

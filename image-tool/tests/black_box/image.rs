@@ -75,17 +75,25 @@ impl Layer {
     }
 
     pub fn symlink(self, path: &str, target: &str) -> Self {
-        self.link(EntryType::Symlink, path, target)
+        self.link(EntryType::Symlink, path, target, 0)
+    }
+
+    pub fn symlink_of(self, owner: u32, path: &str, target: &str) -> Self {
+        self.link(EntryType::Symlink, path, target, owner)
     }
 
     pub fn hard_link(self, path: &str, target: &str) -> Self {
-        self.link(EntryType::Link, path, target)
+        self.link(EntryType::Link, path, target, 0)
     }
 
-    fn link(mut self, kind: EntryType, path: &str, target: &str) -> Self {
-        let records = [("path", path.as_bytes()), ("linkpath", target.as_bytes())];
-        self = self.pax(&records);
-        self.entry(kind, path.get(..100).unwrap_or(path), |_| (), b"")
+    fn link(mut self, kind: EntryType, path: &str, target: &str, owner: u32) -> Self {
+        self = self.pax(&[("path", path.as_bytes()), ("linkpath", target.as_bytes())]);
+        self.entry(
+            kind,
+            path.get(..100).unwrap_or(path),
+            |header| header.set_uid(owner.into()),
+            b"",
+        )
     }
 
     /// Extended header records for the entry after it.
