@@ -160,6 +160,14 @@ mod tests {
     }
 
     #[test]
+    fn sha512_is_verified_too() {
+        let abc = "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+                   2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";
+        abc.parse::<Digest>().unwrap().verify(b"abc").unwrap();
+        assert!(abc.parse::<Digest>().unwrap().verify(b"abd").is_err());
+    }
+
+    #[test]
     fn a_stream_may_not_exceed_its_declared_size_by_one_byte() {
         let mut check = Check::new(Digest::of(b"ab"), Some(2));
         check.update(b"ab").unwrap();

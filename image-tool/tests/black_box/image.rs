@@ -120,6 +120,7 @@ impl Layer {
 pub const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// An image in parts, each of which a test may spoil before it is used.

@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::image::{DOCKER_MANIFEST, INDEX, Image, Layer, architecture, digest, simple};
+use crate::image::{
+    DOCKER_LIST, DOCKER_MANIFEST, INDEX, Image, Layer, architecture, digest, simple,
+};
 use crate::server::{Reply, Request, Server, image_reply};
 use crate::tool::{Scratch, image_tool, pull_badly, pull_well, stderr};
 
@@ -43,16 +45,11 @@ fn docker_manifests_and_manifests_without_a_type_inside_are_read() {
 }
 
 /// A server of `image` behind an index of these entries.
-fn behind_index(image: Image, index: serde_json::Value) -> Server {
+fn behind_index(image: Image, media_type: &'static str, index: serde_json::Value) -> Server {
     Server::of_image(image, move |request| {
         let tag = request.path.ends_with("/latest");
-        tag.then(|| {
-            Reply::Whole(
-                200,
-                vec![("Content-Type", INDEX.to_owned())],
-                index.to_string().into_bytes(),
-            )
-        })
+        let headers = vec![("Content-Type", media_type.to_owned())];
+        tag.then(|| Reply::Whole(200, headers, index.to_string().into_bytes()))
     })
 }
 
@@ -64,23 +61,25 @@ fn entry(image: &Image, os: &str, architecture: &str) -> serde_json::Value {
 
 #[test]
 fn an_index_is_searched_for_the_platform() {
-    let image = simple();
-    let mut other = entry(&image, "linux", "s390x");
-    other["digest"] = json!(digest(b"never fetched"));
-    let index =
-        json!({"schemaVersion": 2, "manifests": [other, entry(&image, "linux", architecture())]});
-    let server = behind_index(image, index);
-    pull_well(&Scratch::new("index"), &server.reference(), &[]);
+    for media_type in [INDEX, DOCKER_LIST] {
+        let image = simple();
+        let mut other = entry(&image, "linux", "s390x");
+        other["digest"] = json!(digest(b"never fetched"));
+        let entries = [other, entry(&image, "linux", architecture())];
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
+        let server = behind_index(image, media_type, index);
+        pull_well(&Scratch::new("index"), &server.reference(), &[]);
 
-    let error =
-        pull_badly(&Scratch::new("index"), &server.reference(), &["--platform=linux/riscv64"]);
-    assert_eq!(
-        error,
-        format!(
-            "there is no image for linux/riscv64, only for linux/s390x, linux/{}",
-            architecture()
-        )
-    );
+        let error =
+            pull_badly(&Scratch::new("index"), &server.reference(), &["--platform=linux/riscv64"]);
+        assert_eq!(
+            error,
+            format!(
+                "there is no image for linux/riscv64, only for linux/s390x, linux/{}",
+                architecture()
+            )
+        );
+    }
 }
 
 #[test]
