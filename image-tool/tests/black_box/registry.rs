@@ -263,8 +263,9 @@ fn a_download_that_breaks_off_goes_on_where_it_stopped() {
             }
         })
     });
-    let root = pull_well(&Scratch::new("resume"), &server.reference(), &[]);
-    let _ = root;
+    let scratch = Scratch::new("resume");
+    let root = pull_well(&scratch, &server.reference(), &[]);
+    assert_eq!(fs::metadata(root.join("f")).unwrap().len(), 1_000_000);
     assert!(server.requests().iter().any(|request| request.header("range").is_some()));
 }
 
@@ -278,6 +279,18 @@ fn a_download_that_always_breaks_off_at_once_is_given_up() {
     });
     let error = pull_badly(&Scratch::new("broken"), &server.reference(), &[]);
     assert!(error.contains("layer 1 of 1"), "{error}");
+}
+
+#[test]
+fn a_registry_that_begins_again_instead_of_going_on_is_given_up() {
+    let image = Image::new([Layer::new().file("f", &"0123456789".repeat(100_000))]);
+    let layer = image.layer(0);
+    let blob = image.blobs[&layer].clone();
+    let server = Server::of_image(image, move |request| {
+        request.path.contains(&layer).then(|| Reply::Cut(blob.clone(), blob.len() / 2))
+    });
+    let error = pull_badly(&Scratch::new("again"), &server.reference(), &[]);
+    assert!(error.contains("the registry can't resume a download"), "{error}");
 }
 
 #[test]
