@@ -65,7 +65,7 @@ pub fn read(file: &Path) -> Result<Vec<u8>> {
 /// Parses the text of a config.json and refuses what the spec has no value for.
 pub fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>)> {
     let given = scan::scan(text).context("config.json")?;
-    let (spec, warnings) = parse::<Spec>(text).context("config.json")?;
+    let (mut spec, warnings) = parse::<Spec>(text).context("config.json")?;
     check_version(&given, spec.version())?;
     check_given(&given, spec.process().is_some(), "process.user")?;
     if spec.root().is_none() || !given.root_path {
@@ -75,6 +75,13 @@ pub fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>)> {
         && annotations.contains_key("")
     {
         bail!("annotations: an empty key");
+    }
+    if !given.pids_limit
+        && let Some(linux) = spec.linux_mut()
+        && let Some(resources) = linux.resources_mut()
+    {
+        // oci-spec reads an absent limit as 0, which would be a limit.
+        resources.set_pids(None);
     }
     Ok((spec, warnings))
 }

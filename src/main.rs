@@ -6,7 +6,11 @@ use std::process::exit;
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 use ferrun::commands::{Global, dispatch};
+use ferrun::sys::arena::Arena;
 use ferrun::{bundle, cli, error, log};
+
+#[global_allocator]
+static ARENA: Arena = Arena::new();
 
 /// What runc exits with for a command that it does not know.
 const UNKNOWN_COMMAND: i32 = 3;

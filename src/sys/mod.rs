@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod arena;
 pub mod mount;
 pub mod process;
 pub mod terminal;
