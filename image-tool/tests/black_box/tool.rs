@@ -1,6 +1,7 @@
 //! Runs the program and looks at what it leaves.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -91,10 +92,17 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Says that a test did not run, and why.
+/// Says that a test did not run, and why; past the harness, which shows nothing
+/// of a test that passes.
+pub fn report_skip(reason: std::fmt::Arguments<'_>) {
+    let thread = std::thread::current();
+    writeln!(std::io::stderr(), "skipped: {}: {reason}", thread.name().unwrap_or_default())
+        .unwrap();
+}
+
 macro_rules! skip {
     ($($reason:tt)*) => {{
-        eprintln!("skipped: {}", format_args!($($reason)*));
+        $crate::tool::report_skip(format_args!($($reason)*));
         return;
     }};
 }
