@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use crate::apply::{hooks, mounts, namespaces, rootfs};
+use crate::apply::{hooks, mounts, namespaces, process, rootfs};
 use crate::bundle::Bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
@@ -226,10 +227,21 @@ impl Making<'_> {
             new_keyring: self.options.new_keyring,
         };
         let plan = self.plan;
+        let _inherited = process::OomScoreAdj::take(plan.process.as_ref())?;
+        if !self.init_hides_itself() {
+            hide()?;
+        }
         let init = spawn::container(&plan.namespaces, &cgroup, &creator, end, |end, remaining| {
             init::container(plan, around, remaining, end)
         })?;
         Ok((init, creator, verdict))
+    }
+
+    /// A joined namespace may hold somebody who traces what enters it, so init is hidden
+    /// from its first moment. But only root may write the id maps of a hidden process.
+    fn init_hides_itself(&self) -> bool {
+        let ordinary = self.host.uid != 0 || self.host.in_user_namespace;
+        ordinary && self.plan.namespaces.id_maps.is_some()
     }
 
     /// Gives init its ids, and puts its pid on disk.
@@ -307,6 +319,12 @@ impl Making<'_> {
             _ => anyhow::anyhow!("the init process is gone"),
         }
     }
+}
+
+/// Makes the process, and what it clones, opaque to whoever may trace others:
+/// memory, descriptors and /proc/PID of a non-dumpable process are root's alone.
+pub fn hide() -> Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("prctl")
 }
 
 /// Writes a pid so that a reader finds the whole number or no file.

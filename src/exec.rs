@@ -11,11 +11,12 @@ use nix::sched::CloneFlags;
 use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType as Kind, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
+use crate::apply::process::OomScoreAdj;
 use crate::bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit};
 use crate::console;
-use crate::create::write_pid_file;
+use crate::create::{hide, write_pid_file};
 use crate::error::errno;
 use crate::gate::Verdict;
 use crate::init;
@@ -85,6 +86,9 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         Some(open_root(init.pid)?)
     };
     let verdict = Verdict::new()?;
+    // Inside, whoever may trace others must not see what the new process still holds.
+    let _inherited = OomScoreAdj::take(Some(&plan))?;
+    hide()?;
     let spawn = |group: &Group| -> Result<(Spawned, CreatorEnd)> {
         let cgroup = spawn::Cgroup::open(group)?;
         let (creator, end) = channel::pair()?;

@@ -17,6 +17,7 @@ use crate::apply::process::Confined;
 use crate::apply::{hooks, namespaces, process, rootfs};
 use crate::channel::{Failure, FromInit, InitEnd, ToInit};
 use crate::console;
+use crate::create::hide;
 use crate::error::InField as _;
 use crate::gate::{self, Verdict};
 use crate::hook_state::HookState;
@@ -95,7 +96,6 @@ pub fn additional(
         }
         become_root_inside(remaining.joined_user_namespace)?;
         nix::unistd::setsid().context("setsid")?;
-        process::write_own_proc(plan)?;
         take_terminal(plan, &creator, None)?;
         let confined = process::confine(plan, false, preserved)?;
         stay_with(&creator)?;
@@ -128,15 +128,13 @@ fn prepare_container<'plan>(
     if new_user {
         creator.expect(&ToInit::Placed)?;
         placed = true;
+        hide()?;
     }
     become_root_inside(new_user || remaining.joined_user_namespace)?;
     make_late_namespaces(&remaining)?;
     nix::unistd::setsid().context("setsid")?;
     if around.new_keyring {
         join_keyring(around.hook_state.id);
-    }
-    if let Some(process) = &plan.process {
-        process::write_own_proc(process)?;
     }
     set_names(plan)?;
     if plan.namespaces.is_new(Kind::Network) {

@@ -7,7 +7,7 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 use ferrun::commands::{Global, dispatch};
 use ferrun::sys::arena::Arena;
-use ferrun::{bundle, cli, error, log};
+use ferrun::{bundle, cli, error, log, own_executable};
 
 #[global_allocator]
 static ARENA: Arena = Arena::new();
@@ -17,7 +17,17 @@ const UNKNOWN_COMMAND: i32 = 3;
 /// What runc's `exec` exits with where the program did not come to run.
 const EXEC_FAILED: i32 = 255;
 
+/// The commands that enter a container.
+const ENTERING: [&str; 3] = ["create", "run", "exec"];
+
 fn main() {
+    // Before all else, because it may start over. An ID of that name does no harm.
+    if std::env::args_os().any(|argument| ENTERING.iter().any(|verb| argument == *verb))
+        && let Err(error) = own_executable::protect()
+    {
+        eprintln!("ferrun: {}", error::message(&error));
+        exit(1);
+    }
     let arguments = cli::with_double_dashes(std::env::args_os());
     let matches = match cli::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,

@@ -45,21 +45,42 @@ pub struct Confined<'plan> {
     descriptors: Option<&'plan Rlimit>,
 }
 
-/// Writes what belongs below /proc/self while that is still the host's procfs and
-/// the process may still write there.
-pub fn write_own_proc(plan: &ProcessPlan) -> Result<()> {
-    let Some(score) = plan.oom_score_adj else { return Ok(()) };
-    let field = plan.field.of("oomScoreAdj");
-    let path = "/proc/self/oom_score_adj";
-    match fs::write(path, score.to_string()) {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            // Who may not lower it may well have it already.
-            let is = fs::read_to_string(path).unwrap_or_default();
-            if is.trim() == score.to_string() {
-                return Ok(());
+/// The oom_score_adj that a process is to inherit, taken on by its parent for the
+/// time of the clone: inside, in a user namespace or behind a /proc that the
+/// container has made, it could not be written. Dropping it sets it back.
+#[derive(Debug, Default)]
+pub struct OomScoreAdj {
+    before: Option<String>,
+}
+
+impl OomScoreAdj {
+    const FILE: &str = "/proc/self/oom_score_adj";
+
+    /// Takes the value of the plan on, if it has one.
+    pub fn take(plan: Option<&ProcessPlan>) -> Result<Self> {
+        let Some((plan, score)) = plan.and_then(|plan| Some((plan, plan.oom_score_adj?))) else {
+            return Ok(Self::default());
+        };
+        let set = || -> Result<Self> {
+            let before = fs::read_to_string(Self::FILE)?;
+            if before.trim() == score.to_string() {
+                return Ok(Self::default());
             }
-            Err(error).with_context(|| format!("{score}: write {path}")).in_field(field)
+            fs::write(Self::FILE, score.to_string())?;
+            Ok(Self { before: Some(before) })
+        };
+        set()
+            .with_context(|| format!("{score}: write oom_score_adj"))
+            .in_field(plan.field.of("oomScoreAdj"))
+    }
+}
+
+impl Drop for OomScoreAdj {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before
+            && let Err(error) = fs::write(Self::FILE, before.trim())
+        {
+            log::warn(format!("set the own oom_score_adj back: {error}"));
         }
     }
 }

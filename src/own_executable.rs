@@ -1,0 +1,104 @@
+//! Running from a file that no container can write to.
+//!
+//! A process that enters a container is visible there by /proc/PID/exe, and
+//! `#!/proc/self/exe` in a container runs it again: whoever is root inside could
+//! then open our binary for writing, and own the host with the next command
+//! (CVE-2019-5736). Being non-dumpable does not help against CAP_SYS_PTRACE, and
+//! comparing files is a race. So the commands that enter containers run from
+//! something that cannot be written: a binary on a read-only mount as it is;
+//! else root executes itself again from a read-only clone of the mount, which is
+//! attached nowhere, and an ordinary user who could write his binary from a
+//! sealed copy in memory.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::AtFlags;
+use nix::unistd::execveat;
+use rustix::fs::{
+    Access, CWD, MemfdFlags, OFlags, SealFlags, StatVfsMountFlags, accessat, fcntl_add_seals,
+    fcntl_get_seals, memfd_create, open, statvfs,
+};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::plan::options::MOUNT_ATTR_RDONLY;
+use crate::sys::mount::{MountAttributes, mount_setattr};
+
+const EXECUTABLE: &str = "/proc/self/exe";
+
+/// Returns once the process runs from something that cannot be written. To be
+/// called first of all: it may start the program anew.
+pub fn protect() -> Result<()> {
+    let filesystem = statvfs(EXECUTABLE).context(EXECUTABLE)?;
+    if filesystem.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    if rustix::process::geteuid().is_root()
+        && let Ok(clone) = read_only_clone()
+    {
+        let Err(error) = execute(&clone);
+        return Err(error);
+    }
+    // Root without the right to clone mounts, in a container say, is an ordinary user here.
+    if is_sealed()? || !may_write() {
+        return Ok(());
+    }
+    let Err(error) = execute(&sealed_copy()?);
+    Err(error)
+}
+
+/// The binary on a mount of its own that is read-only and attached nowhere. The
+/// descriptor must be closed by execve(2): through it the mount could be changed.
+fn read_only_clone() -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let clone = open_tree(CWD, EXECUTABLE, flags).context("open_tree")?;
+    let read_only = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
+    mount_setattr(&clone, false, &read_only).context("mount_setattr")?;
+    Ok(clone)
+}
+
+fn is_sealed() -> Result<bool> {
+    let executable = open(EXECUTABLE, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .context(EXECUTABLE)?;
+    Ok(fcntl_get_seals(&executable).is_ok_and(|seals| seals.contains(SealFlags::WRITE)))
+}
+
+/// Whether the caller could write the file, or make it so because it is his.
+fn may_write() -> bool {
+    let owner = rustix::fs::stat(EXECUTABLE).map(|stat| stat.st_uid);
+    accessat(CWD, EXECUTABLE, Access::WRITE_OK, rustix::fs::AtFlags::EACCESS).is_ok()
+        || owner == Ok(rustix::process::geteuid().as_raw())
+}
+
+fn sealed_copy() -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know the flag for a memfd that may be executed, and need none.
+    let copy = memfd_create("ferrun", flags | MemfdFlags::EXEC)
+        .or_else(|_| memfd_create("ferrun", flags))
+        .context("memfd_create")?;
+    let mut copy = File::from(copy);
+    let mut executable = File::open(EXECUTABLE).context(EXECUTABLE)?;
+    std::io::copy(&mut executable, &mut copy).context("copy the executable into memory")?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    fcntl_add_seals(&copy, seals).context("seal the copy of the executable")?;
+    Ok(copy.into())
+}
+
+/// Starts the program anew from the file that a descriptor is open on.
+fn execute(file: &OwnedFd) -> Result<Infallible> {
+    let args = std::env::args_os().map(OsStringExt::into_vec).map(CString::new);
+    let args = args.collect::<Result<Vec<_>, _>>()?;
+    let variables = std::env::vars_os().map(|(name, value)| {
+        let mut variable = name.into_vec();
+        variable.push(b'=');
+        variable.extend(value.into_vec());
+        CString::new(variable)
+    });
+    let variables = variables.collect::<Result<Vec<_>, _>>()?;
+    execveat(file, c"", &args, &variables, AtFlags::AT_EMPTY_PATH)
+        .context("execute the protected executable")
+}
