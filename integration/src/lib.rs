@@ -1,1 +1,37 @@
-//! Black-box tests.
+//! The harness of the black-box tests: they see a runtime as its callers do, by
+//! its command line, its files and what its containers print.
+//!
+//! `$RUNTIME` is the runtime under test. A test states where it holds (as root, as
+//! an ordinary user, with which cgroup hierarchies), gets a [`Bed`] for each such
+//! place, and may touch only what that bed has made. When it ends, whether well or
+//! not, the bed removes everything and fails the test for what the runtime left.
+
+mod bed;
+mod bundle;
+mod call;
+mod container;
+mod leftovers;
+mod runtime;
+mod sys;
+pub mod terminal;
+
+pub use bed::{Bed, Caller, View, as_both, as_root, as_user, everywhere, in_views};
+pub use bundle::{Bundle, config};
+pub use call::{Call, Output, Running};
+pub use container::Container;
+pub use runtime::{Kind, Runtime, runtime};
+
+use std::time::{Duration, Instant};
+
+/// Asks again and again until the answer is yes.
+///
+/// # Panics
+/// After ten seconds, with the name of what did not happen.
+#[track_caller]
+pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !happened() {
+        assert!(Instant::now() < deadline, "did not happen within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,433 @@
+//! Where a test runs: a view of the cgroup hierarchies, a caller, and a directory
+//! of its own.
+//!
+//! Each bed has a thread with a private mount namespace, so that the machine's own
+//! mounts stay as they are whatever a test or the runtime does.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
+
+use crate::{Bundle, Call, Container, Kind, Output, bundle, leftovers, runtime};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// An id that no user of a machine has.
+const STRANGER: u32 = 12_345;
+
+/// Which cgroup hierarchies there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// Version 1 with its controllers, and version 2 beside it.
+    Hybrid,
+    /// Version 1 alone.
+    V1,
+    /// Version 2 alone.
+    V2,
+}
+
+/// Who calls the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// The machine's root.
+    Root,
+    /// An ordinary user with this user and group id.
+    User(u32),
+}
+
+impl View {
+    /// What this machine has, without anything done to it.
+    pub fn of_the_machine() -> Self {
+        let is_dir = |path: &str| Path::new(CGROUPS).join(path).is_dir();
+        if Path::new(CGROUPS).join("cgroup.controllers").exists() {
+            Self::V2
+        } else if is_dir("unified") {
+            Self::Hybrid
+        } else {
+            Self::V1
+        }
+    }
+
+    /// Makes it so in this thread's mount namespace.
+    fn enter(self) -> Result<(), String> {
+        match (Self::of_the_machine(), self) {
+            (machine, view) if machine == view => Ok(()),
+            (Self::Hybrid, Self::V1) => detach("/sys/fs/cgroup/unified"),
+            (_, Self::V2) => {
+                detach(CGROUPS)?;
+                mount(None::<&str>, CGROUPS, Some("cgroup2"), MsFlags::empty(), None::<&str>)
+                    .map_err(|errno| format!("cgroup2 cannot be mounted: {errno}"))
+            }
+            (machine, _) => Err(format!("the machine has {machine:?}")),
+        }
+    }
+}
+
+fn detach(path: &str) -> Result<(), String> {
+    umount2(path, MntFlags::MNT_DETACH).map_err(|errno| format!("umount {path}: {errno}"))
+}
+
+impl Caller {
+    /// The ordinary user of the tests: a stranger, or whoever runs them.
+    pub fn user() -> Self {
+        match nix::unistd::getuid() {
+            uid if uid.is_root() => Self::User(STRANGER),
+            uid => Self::User(uid.as_raw()),
+        }
+    }
+}
+
+/// Runs a test as root, in the view that the runtime is at home in.
+#[track_caller]
+pub fn as_root<F: Fn(&Bed) + Sync>(test: F) {
+    run(&[(runtime().usual_view(), Caller::Root)], test);
+}
+
+/// Runs a test as an ordinary user.
+#[track_caller]
+pub fn as_user<F: Fn(&Bed) + Sync>(test: F) {
+    run(&[(runtime().usual_view(), Caller::user())], test);
+}
+
+/// Runs a test as root and as an ordinary user.
+#[track_caller]
+pub fn as_both<F: Fn(&Bed) + Sync>(test: F) {
+    let view = runtime().usual_view();
+    run(&[(view, Caller::Root), (view, Caller::user())], test);
+}
+
+/// Runs a test as root in every view.
+#[track_caller]
+pub fn in_views<F: Fn(&Bed) + Sync>(test: F) {
+    run(&[View::Hybrid, View::V1, View::V2].map(|view| (view, Caller::Root)), test);
+}
+
+/// Runs a test in every view, as root and as an ordinary user.
+#[track_caller]
+pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
+    let callers = [Caller::Root, Caller::user()];
+    let places = [View::Hybrid, View::V1, View::V2].map(|view| callers.map(|who| (view, who)));
+    run(places.as_flattened(), test);
+}
+
+fn run<F: Fn(&Bed) + Sync>(places: &[(View, Caller)], test: F) {
+    let name = std::any::type_name::<F>().trim_end_matches("::{{closure}}");
+    for &(view, caller) in places {
+        eprintln!("{name}: {view:?}, {caller:?}");
+        if let Err(reason) = can_be(view, caller) {
+            skip(name, &format!("{view:?}, {caller:?}: {reason}"));
+            continue;
+        }
+        let in_thread = || match prepare(view) {
+            Ok(()) => run_here(Bed::new(name, view, caller), &test),
+            Err(reason) => skip(name, &format!("{view:?}: {reason}")),
+        };
+        // A thread of its own has mounts and a working directory of its own.
+        let ended = std::thread::scope(|scope| scope.spawn(in_thread).join());
+        if let Err(panic) = ended {
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn run_here(bed: Bed, test: impl Fn(&Bed)) {
+    let tested = catch_unwind(AssertUnwindSafe(|| test(&bed)));
+    let complaints = bed.clear();
+    match tested {
+        Ok(()) => assert!(complaints.is_empty(), "left behind: {complaints:#?}"),
+        Err(panic) => {
+            eprintln!("left behind after the failure: {complaints:#?}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn can_be(view: View, caller: Caller) -> Result<(), &'static str> {
+    if !nix::unistd::getuid().is_root() {
+        if caller == Caller::Root {
+            return Err("needs root");
+        }
+        if view != View::of_the_machine() {
+            return Err("needs root to change what is mounted");
+        }
+    }
+    match runtime().kind {
+        Kind::Crun if view != View::V1 => Err("this crun serves cgroup v1 alone"),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the calling thread's mount namespace private, and gives it the view.
+fn prepare(view: View) -> Result<(), String> {
+    if !nix::unistd::getuid().is_root() {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| format!("unshare: {errno}"))?;
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        .map_err(|errno| format!("private mounts: {errno}"))?;
+    view.enter()
+}
+
+/// Says that something was not tested. The harness of cargo keeps what `println!`
+/// prints to itself, so this goes to stderr another way.
+fn skip(name: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIP: {name}: {reason}");
+}
+
+/// What a test has to itself.
+#[derive(Debug)]
+pub struct Bed {
+    /// The cgroup hierarchies that are mounted.
+    pub view: View,
+    /// Who calls the runtime.
+    pub caller: Caller,
+    /// A name that nothing else on the machine has: of the bed's directory, and of
+    /// the cgroup above all of its containers' cgroups.
+    pub name: String,
+    /// Where all its files are.
+    pub directory: PathBuf,
+    test: String,
+    count: Cell<u32>,
+    delegated: Cell<bool>,
+    complaints: RefCell<Vec<String>>,
+}
+
+impl Bed {
+    fn new(test: &str, view: View, caller: Caller) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ferrun-test-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(&name);
+        fs::DirBuilder::new().mode(0o755).create(&directory).expect("a temporary directory");
+        let bed = Self {
+            view,
+            caller,
+            name,
+            directory,
+            test: test.to_owned(),
+            count: Cell::new(0),
+            delegated: Cell::new(false),
+            complaints: RefCell::default(),
+        };
+        bed.make_directory("root", 0o700);
+        bed.make_directory("output", 0o755);
+        bed
+    }
+
+    /// The caller's id, where he is not the test's own user.
+    pub fn user(&self) -> Option<u32> {
+        match self.caller {
+            Caller::User(id) if nix::unistd::getuid().is_root() => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether the runtime is called by an ordinary user.
+    pub fn is_rootless(&self) -> bool {
+        self.caller != Caller::Root
+    }
+
+    /// Whether the runtime is another one than ferrun. Then what follows is left
+    /// out, for the reason given.
+    pub fn is_peer(&self, reason: &str) -> bool {
+        let peer = runtime().kind != Kind::Ferrun;
+        if peer {
+            self.skip(reason);
+        }
+        peer
+    }
+
+    /// Says that this, or the rest of it, was not tested here.
+    pub fn skip(&self, reason: &str) {
+        skip(&self.test, &format!("{:?}, {:?}: {reason}", self.view, self.caller));
+    }
+
+    /// Makes a directory that belongs to the caller.
+    pub fn make_directory(&self, name: &str, mode: u32) -> PathBuf {
+        let path = self.directory.join(name);
+        fs::DirBuilder::new().mode(0o700).create(&path).expect("a directory");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
+        self.give(&path);
+        path
+    }
+
+    /// Writes a file that belongs to the caller.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.join(name);
+        fs::write(&path, text).expect("a file");
+        self.give(&path);
+        path
+    }
+
+    /// Writes a script that can be run.
+    pub fn script(&self, name: &str, lines: &str) -> PathBuf {
+        let path = self.write(name, &format!("#!/bin/sh\n{lines}\n"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        path
+    }
+
+    fn give(&self, path: &Path) {
+        if let Some(id) = self.user() {
+            chown(path, Some(id), Some(id)).expect("chown");
+        }
+    }
+
+    /// A number that this bed has not used yet.
+    pub fn next(&self) -> u32 {
+        self.count.set(self.count.get() + 1);
+        self.count.get()
+    }
+
+    /// Where the runtime remembers the containers of this bed.
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// A new bundle with the configuration that tests start from.
+    pub fn bundle(&self) -> Bundle {
+        let number = self.next();
+        // Never empty or relative: runc and crun would place it below the cgroup of
+        // whoever runs the tests.
+        let group = format!("/{}/{number}", self.name);
+        self.bundle_of(bundle::config(self.caller, &group))
+    }
+
+    /// A new bundle with any configuration.
+    pub fn bundle_of(&self, config: Value) -> Bundle {
+        Bundle::new(self, self.directory.join(format!("bundle-{}", self.next())), config)
+    }
+
+    /// A call of the runtime, with the global options that it always gets.
+    pub fn call(&self) -> Call {
+        self.bare_call().arg("--root").arg(self.root())
+    }
+
+    /// A call of the runtime without any option.
+    pub fn bare_call(&self) -> Call {
+        self.program(&runtime().for_others(&self.directory))
+    }
+
+    /// A call of any program, as the caller.
+    pub fn program(&self, program: &Path) -> Call {
+        let call = Call::new(program, self.user(), &self.directory.join("output"), self.next());
+        // Where delegation is given, it is to a process in the group.
+        if self.delegated.get() { call.in_cgroup(&self.group_of_the_caller()) } else { call }
+    }
+
+    /// A call of the runtime with these arguments.
+    #[track_caller]
+    pub fn runtime<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Output {
+        self.call().args(arguments).output()
+    }
+
+    /// An ID that no container has.
+    pub fn id(&self) -> String {
+        format!("{}-{}", self.name, self.next())
+    }
+
+    /// A call of `run` in the foreground.
+    pub fn run_call(&self, bundle: &Bundle) -> Call {
+        self.call().args(["run", "--bundle"]).arg(&bundle.save().path).arg(self.id())
+    }
+
+    /// Runs a bundle in the foreground.
+    #[track_caller]
+    pub fn run(&self, bundle: &Bundle) -> Output {
+        self.run_call(bundle).output()
+    }
+
+    /// A call of `create`.
+    pub fn create_call(&self, bundle: &Bundle, id: &str) -> Call {
+        self.call().args(["create", "--bundle"]).arg(&bundle.save().path).arg(id)
+    }
+
+    /// A created container.
+    #[track_caller]
+    pub fn create(&self, bundle: &Bundle) -> Container<'_> {
+        let id = self.id();
+        Container::create(self, &id, self.create_call(bundle, &id))
+    }
+
+    /// A running container.
+    #[track_caller]
+    pub fn start(&self, bundle: &Bundle) -> Container<'_> {
+        let container = self.create(bundle);
+        container.start();
+        container
+    }
+
+    /// Gives the caller a cgroup of his own, and calls the runtime from within.
+    pub fn delegate(&self) {
+        let directory = self.group_of_the_caller();
+        fs::create_dir(&directory).expect("a cgroup");
+        for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            self.give(&directory.join(name));
+        }
+        self.delegated.set(true);
+    }
+
+    fn group_of_the_caller(&self) -> PathBuf {
+        let mount = match self.view {
+            View::V2 => Path::new(CGROUPS).to_path_buf(),
+            _ => Path::new(CGROUPS).join("unified"),
+        };
+        mount.join(&self.name)
+    }
+
+    /// The file of a bundle's cgroup, in the hierarchy of a version 1 controller
+    /// or in that of version 2.
+    pub fn cgroup_file(&self, bundle: &Bundle, file: &str) -> PathBuf {
+        let controller = file.split('.').next().unwrap_or_default();
+        let group = bundle.config["linux"]["cgroupsPath"].as_str().expect("linux.cgroupsPath");
+        let mount = match self.view {
+            View::V2 => PathBuf::from(CGROUPS),
+            View::Hybrid if ["cgroup", "hugetlb"].contains(&controller) => {
+                Path::new(CGROUPS).join("unified")
+            }
+            _ => Path::new(CGROUPS).join(controller),
+        };
+        mount.join(group.trim_start_matches('/')).join(file)
+    }
+
+    /// Remembers something that fails the test at its end.
+    pub(crate) fn complain(&self, complaint: String) {
+        self.complaints.borrow_mut().push(complaint);
+    }
+
+    /// Fails if anything is left of containers: process, cgroup, mount, socket or file.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        let left = leftovers::find(self);
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// Removes everything. Returns what should not have been there.
+    fn clear(&self) -> Vec<String> {
+        let mut complaints = self.complaints.take();
+        let left = leftovers::find(self);
+        complaints.extend(left.iter().map(ToString::to_string));
+        for id in ids(&self.root()) {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.runtime(["delete", "--force", &id])));
+        }
+        self.delegated.set(false);
+        leftovers::remove(self);
+        complaints
+    }
+}
+
+fn ids(root: &Path) -> Vec<String> {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}

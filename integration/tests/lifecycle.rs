@@ -1,0 +1,317 @@
+//! From create to delete: states, what is allowed in which, and what is left.
+
+use std::fs;
+
+use integration::{Container, as_both, as_root, eventually, everywhere, in_views};
+use serde_json::json;
+
+#[test]
+fn a_container_is_created_started_killed_and_deleted() {
+    everywhere(|bed| {
+        let container = bed.create(&bed.bundle().sh("echo up; sleep 100"));
+        assert_eq!(container.status(), "created");
+        assert_eq!(container.printed(), "");
+        container.start();
+        container.prints("up\n");
+        assert_eq!(container.status(), "running");
+        container.kill("KILL");
+        eventually("it stops", || container.status() == "stopped");
+        assert_eq!(container.state().get("pid").unwrap_or(&json!(0)), &json!(0));
+        container.call("delete").success();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn run_gives_the_programs_exit_code_and_leaves_nothing() {
+    everywhere(|bed| {
+        for (script, code) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255)] {
+            let output = bed.run(&bed.bundle().sh(script));
+            assert_eq!(output.code, code, "{output}");
+        }
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_program_killed_by_a_signal_gives_128_and_its_number() {
+    as_root(|bed| {
+        for (signal, code) in [("TERM", 143), ("KILL", 137)] {
+            // As pid 1 of its own namespace it would be deaf to its own signals.
+            let bundle = bed.bundle().without_namespace("pid").sh(&format!("kill -{signal} $$"));
+            let output = bed.run(&bundle);
+            assert_eq!(output.code, code, "{output}");
+        }
+    });
+}
+
+#[test]
+fn a_program_that_ends_at_once_is_not_lost() {
+    as_root(|bed| {
+        let bundle = bed.bundle().args(["/bin/true"]);
+        for _ in 0..20 {
+            bed.run(&bundle).success();
+        }
+    });
+}
+
+#[test]
+fn run_passes_signals_on_to_the_program() {
+    as_both(|bed| {
+        let bundle = bed
+            .bundle()
+            .sh("trap 'echo got it; exit 9' USR1; echo ready; while :; do sleep 0.02; done");
+        let running = bed.run_call(&bundle).spawn();
+        eventually("the program is ready", || running.printed().contains("ready"));
+        running.signal(nix::sys::signal::Signal::SIGUSR1);
+        let output = running.wait();
+        assert_eq!((output.code, output.stdout.as_str()), (9, "ready\ngot it\n"), "{output}");
+    });
+}
+
+#[test]
+fn run_kills_what_the_program_leaves_where_it_has_no_pid_namespace() {
+    as_root(|bed| {
+        let bundle = bed.bundle().without_namespace("pid").sh("sleep 98 & echo left");
+        assert_eq!(bed.run(&bundle).success(), "left");
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_detached_run_returns_while_the_program_runs() {
+    as_both(|bed| {
+        let id = bed.id();
+        let pid_file = bed.make_directory("pids", 0o755).join("pid");
+        let call = bed.call().args(["run", "--detach", "--pid-file"]).arg(&pid_file);
+        let bundle = bed.bundle().sh("sleep 100");
+        let call = call.arg("--bundle").arg(&bundle.save().path).arg(&id);
+        let container = Container::create(bed, &id, call);
+        assert_eq!(container.status(), "running");
+        assert_eq!(fs::read_to_string(pid_file).unwrap(), container.pid().to_string());
+    });
+}
+
+#[test]
+fn a_kept_container_stays_until_it_is_deleted() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 knows no --keep on run of this kind") {
+            return;
+        }
+        let id = bed.id();
+        let bundle = bed.bundle();
+        let call = bed.call().args(["run", "--keep", "--bundle"]).arg(&bundle.save().path);
+        call.arg(&id).output().success();
+        let state = bed.runtime(["state", &id]);
+        assert!(state.success().contains("\"stopped\""), "{state}");
+        bed.runtime(["delete", &id]).success();
+    });
+}
+
+#[test]
+fn each_operation_is_allowed_in_its_states_alone() {
+    as_root(|bed| {
+        let container =
+            bed.create(&bed.bundle().sh("trap 'exit 0' TERM; while :; do sleep 0.02; done"));
+        let refused = |verb: &[&str], code: i32, words: &str| {
+            let output = bed.runtime(verb);
+            assert!(output.failure(code).contains(words), "{words:?} is not in {output}");
+        };
+        let id = container.id.as_str();
+        container.start();
+        refused(&["start", id], 1, "");
+        refused(&["delete", id], 1, "not stopped");
+        container.exec(&["/bin/true"]).success();
+        container.kill("TERM");
+        eventually("it stops", || container.status() == "stopped");
+        refused(&["start", id], 1, "stopped");
+        // The words that containerd, Podman and CRI-O look for.
+        refused(&["kill", id, "TERM"], 1, "container not running");
+        bed.runtime(["kill", "--all", id, "TERM"]).success();
+        let code =
+            if bed.is_peer("a failing exec is 255 with runc and ferrun only") { 1 } else { 255 };
+        if code == 255 {
+            refused(&["exec", id, "/bin/true"], 255, "stopped");
+        }
+        container.call("delete").success();
+        for verb in ["state", "kill", "start", "delete"] {
+            refused(&[verb, id], 1, "does not exist");
+        }
+        bed.runtime(["delete", "--force", id]).success();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_created_container_can_be_deleted_at_once() {
+    everywhere(|bed| {
+        let container = bed.create(&bed.bundle());
+        container.call("delete").success();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_running_container_is_deleted_by_force_with_all_its_processes() {
+    everywhere(|bed| {
+        let mut bundle = bed.bundle().sh("sleep 97 & sleep 96 & echo up; wait");
+        if !bed.is_rootless() {
+            // Then nothing but the cgroup tells which processes are its own.
+            bundle = bundle.without_namespace("pid");
+        }
+        let container = bed.start(&bundle);
+        container.prints("up");
+        container.call("delete").failure(1);
+        container.delete();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn kill_takes_names_and_numbers() {
+    as_root(|bed| {
+        for signal in ["TERM", "SIGTERM", "15", "term"] {
+            if signal == "term" && bed.is_peer("crun takes upper case only") {
+                continue;
+            }
+            let script = "trap 'echo got it; exit' TERM; echo up; while :; do sleep 0.02; done";
+            let container = bed.start(&bed.bundle().sh(script));
+            container.prints("up");
+            container.kill(signal);
+            assert_eq!(container.ended(), "up\ngot it\n", "{signal}");
+        }
+        let container = bed.create(&bed.bundle());
+        for wrong in ["SIGBOGUS", "65", "-1", ""] {
+            if wrong == "65" && bed.is_peer("runc passes any number on") {
+                continue;
+            }
+            bed.runtime(["kill", &container.id, wrong]).failure(1);
+        }
+    });
+}
+
+#[test]
+fn kill_all_reaches_every_process() {
+    in_views(|bed| {
+        let script = "trap 'echo one' TERM; sh -c \"trap 'echo two; exit' TERM; echo up; \
+                      while :; do sleep 0.02; done\" & while :; do sleep 0.02; done";
+        let container = bed.start(&bed.bundle().sh(script));
+        container.prints("up");
+        bed.runtime(["kill", "--all", &container.id, "TERM"]).success();
+        container.prints("one");
+        container.prints("two");
+    });
+}
+
+#[test]
+fn an_id_is_used_once() {
+    as_root(|bed| {
+        let container = bed.create(&bed.bundle());
+        let output = bed.create_call(&bed.bundle(), &container.id).output();
+        assert!(output.failure(1).contains("exists"), "{output}");
+        assert_eq!(container.status(), "created", "the first one is untouched");
+    });
+}
+
+#[test]
+fn of_many_creates_of_one_id_at_once_one_wins() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 have no lock here") {
+            return;
+        }
+        let rounds = 25;
+        let bundles: Vec<_> = (0..8).map(|_| bed.bundle()).collect();
+        for round in 0..rounds {
+            let id = bed.id();
+            let calls: Vec<_> =
+                bundles.iter().map(|bundle| bed.create_call(bundle, &id).spawn()).collect();
+            let outputs: Vec<_> = calls.into_iter().map(|call| call.wait()).collect();
+            let won = outputs.iter().filter(|output| output.code == 0).count();
+            assert_eq!(won, 1, "round {round}: {outputs:#?}");
+            for lost in outputs.iter().filter(|output| output.code != 0) {
+                assert!(lost.failure(1).contains("exists"), "{lost}");
+            }
+            bed.runtime(["start", &id]).success();
+            bed.runtime(["delete", "--force", &id]).success();
+        }
+        bed.assert_nothing_left();
+        eprintln!("{rounds} rounds of 8 creates");
+    });
+}
+
+#[test]
+fn start_kill_state_and_delete_may_come_at_once() {
+    as_root(|bed| {
+        for _ in 0..5 {
+            let container = bed.create(&bed.bundle().sh("sleep 100"));
+            let verbs: [&[&str]; 5] =
+                [&["start"], &["kill"], &["state"], &["delete", "-f"], &["state"]];
+            let calls: Vec<_> = verbs
+                .iter()
+                .map(|verb| bed.call().args(*verb).arg(&container.id).spawn())
+                .collect();
+            for call in calls {
+                let output = call.wait();
+                assert!([0, 1].contains(&output.code), "{output}");
+            }
+            container.delete();
+            bed.assert_nothing_left();
+        }
+    });
+}
+
+#[test]
+fn what_is_written_to_config_json_after_create_has_no_effect() {
+    as_root(|bed| {
+        let bundle = bed.bundle().sh("echo first");
+        let container = bed.create(&bundle);
+        bundle.clone().sh("echo second").save();
+        container.start();
+        assert_eq!(container.ended(), "first\n");
+    });
+}
+
+#[test]
+fn a_bundle_that_vanishes_after_create_can_be_deleted() {
+    as_root(|bed| {
+        let bundle = bed.bundle();
+        let container = bed.create(&bundle);
+        fs::remove_dir_all(&bundle.path).unwrap();
+        assert_eq!(container.status(), "created");
+        container.call("delete").success();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_config_without_a_process_can_be_created_but_not_started() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 refuses to create it, crun 1.8 crashes at start") {
+            return;
+        }
+        let bundle = bed.bundle().without("/process");
+        let container = bed.create(&bundle);
+        assert_eq!(container.status(), "created");
+        let output = container.call("start");
+        assert!(output.failure(1).contains("process"), "{output}");
+        let output = bed.run(&bundle);
+        assert!(output.failure(1).contains("process"), "{output}");
+        drop(container);
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn odd_callers_are_served_too() {
+    as_root(|bed| {
+        let bundle = bed.bundle().sh("umask; trap; ls /proc/self/fd | wc -l");
+        let usual = bed.run(&bundle).success().to_owned();
+        assert_eq!(bed.run_call(&bundle).umask(0o777).output().success(), usual, "umask");
+        assert_eq!(bed.run_call(&bundle).ignoring_children().output().success(), usual);
+        bed.run_call(&bed.bundle()).without_stdio().output().success();
+        let gone = bed.make_directory("gone", 0o755);
+        let call = bed.run_call(&bundle).current_dir(&gone);
+        assert_eq!(call.output().success(), usual);
+        bed.assert_nothing_left();
+    });
+}
