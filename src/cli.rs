@@ -9,14 +9,20 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+/// Adds a verb's arguments to its command.
+type Arguments = fn(Command) -> Command;
+
 /// The verbs in the order of the help.
-const VERBS: [(&str, &str, fn(Command) -> Command); 10] = [
+const VERBS: [(&str, &str, Arguments); 13] = [
     ("create", "Create a container", create),
     ("delete", "Delete a container, what it made, and its ID", delete),
     ("exec", "Run another process in a container", exec),
     ("features", "Print what this runtime can do, as JSON", |command| command),
     ("kill", "Send a signal to a container's init process", kill),
     ("list", "List containers", list),
+    ("pause", "Freeze every process of a container", one_id),
+    ("ps", "List the processes of a container", ps),
+    ("resume", "Let the processes of a paused container run", one_id),
     ("run", "Create and start a container", run),
     ("spec", "Write a config.json to start from", spec),
     ("start", "Run the program of a created container", one_id),
@@ -143,6 +149,26 @@ fn list(command: Command) -> Command {
                 .default_value("table"),
         )
         .arg(flag("quiet", "Print IDs only").short('q'))
+}
+
+fn ps(command: Command) -> Command {
+    command
+        .arg(
+            text("format", "table (the default) or json")
+                .short('f')
+                .value_parser(["table", "json"])
+                .default_value("table"),
+        )
+        .arg(id())
+        .arg(
+            Arg::new("args")
+                .value_name("OPTIONS")
+                .action(ArgAction::Append)
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .help("Options of ps(1), -ef where none is given"),
+        )
 }
 
 fn spec(command: Command) -> Command {
@@ -311,6 +337,10 @@ mod tests {
             "ferrun features",
             "ferrun --rootless true kill c 9",
             "ferrun list -q",
+            "ferrun pause c",
+            "ferrun ps --format json c",
+            "ferrun ps c aux",
+            "ferrun resume c",
             "ferrun run c",
             "ferrun --rootless=auto spec --rootless",
             "ferrun start c",

@@ -70,7 +70,7 @@ pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
 
 /// Opens the directory that `path` is or will be in, made where it is missing,
 /// and the last name of `path`.
-pub fn make_parent<'p>(root: impl AsFd, path: &'p Path) -> Result<(OwnedFd, &'p OsStr)> {
+pub fn make_parent(root: impl AsFd, path: &Path) -> Result<(OwnedFd, &OsStr)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         bail!("{path:?}: not a path of a file");
     };

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, open, statat};
 use rustix::process::chdir;
 use rustix::thread::{
@@ -185,7 +186,7 @@ impl Confined<'_> {
 fn set_rlimits(limits: &[Rlimit]) -> Result<Option<&Rlimit>> {
     let mut later = None;
     for limit in limits {
-        if limit.resource == libc::RLIMIT_NOFILE as u32 {
+        if limit.resource == Resource::RLIMIT_NOFILE {
             let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
             if now.maximum.is_none_or(|maximum| limit.hard <= maximum) {
                 later = Some(limit);
@@ -198,35 +199,9 @@ fn set_rlimits(limits: &[Rlimit]) -> Result<Option<&Rlimit>> {
 }
 
 fn set_rlimit(limit: &Rlimit) -> Result<()> {
-    let resource = nix_resource(limit.resource).in_field(&limit.field)?;
-    nix::sys::resource::setrlimit(resource, limit.soft, limit.hard)
+    setrlimit(limit.resource, limit.soft, limit.hard)
         .with_context(|| format!("setrlimit: soft {}, hard {}", limit.soft, limit.hard))
         .in_field(&limit.field)
-}
-
-fn nix_resource(number: u32) -> Result<nix::sys::resource::Resource> {
-    use nix::sys::resource::Resource::*;
-    let all = [
-        RLIMIT_AS,
-        RLIMIT_CORE,
-        RLIMIT_CPU,
-        RLIMIT_DATA,
-        RLIMIT_FSIZE,
-        RLIMIT_LOCKS,
-        RLIMIT_MEMLOCK,
-        RLIMIT_MSGQUEUE,
-        RLIMIT_NICE,
-        RLIMIT_NOFILE,
-        RLIMIT_NPROC,
-        RLIMIT_RSS,
-        RLIMIT_RTPRIO,
-        RLIMIT_RTTIME,
-        RLIMIT_SIGPENDING,
-        RLIMIT_STACK,
-    ];
-    all.into_iter()
-        .find(|resource| *resource as u32 == number)
-        .with_context(|| format!("resource {number} is unknown"))
 }
 
 /// Lets the user of the program open its stdio again through /proc/self/fd. What

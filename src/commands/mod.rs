@@ -7,6 +7,9 @@ mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
+mod ps;
+mod resume;
 mod run;
 mod spec;
 mod start;
@@ -80,6 +83,9 @@ pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32
         "features" => features::run().map(|()| 0),
         "kill" => kill::run(matches, global).map(|()| 0),
         "list" => list::run(matches, global).map(|()| 0),
+        "pause" => pause::run(matches, global).map(|()| 0),
+        "ps" => ps::run(matches, global).map(|()| 0),
+        "resume" => resume::run(matches, global).map(|()| 0),
         "run" => run::run(matches, global),
         "spec" => spec::run(matches).map(|()| 0),
         "start" => start::run(matches, global).map(|()| 0),

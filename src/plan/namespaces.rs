@@ -89,7 +89,7 @@ impl Namespaces {
                 }
             }
             self.id_maps = Some(IdMaps { uids, gids });
-        } else if !self.has(Kind::User) && !(uids.is_empty() && gids.is_empty()) {
+        } else if !(self.has(Kind::User) || uids.is_empty() && gids.is_empty()) {
             bail!("linux.uidMappings: given without a user namespace in linux.namespaces");
         }
         Ok(())

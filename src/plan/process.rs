@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use ferrun_seccomp::Filter;
+use nix::sys::resource::Resource;
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, Process,
-    Scheduler,
+    Capabilities, IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp,
+    PosixRlimitType, Process, Scheduler,
 };
 
 use crate::error::InField as _;
@@ -102,8 +103,8 @@ pub struct CapabilitySets {
 pub struct Rlimit {
     /// `process.rlimits[n]`.
     pub field: String,
-    /// RLIMIT_*.
-    pub resource: u32,
+    /// What is limited.
+    pub resource: Resource,
     /// Soft limit.
     pub soft: u64,
     /// Hard limit.
@@ -240,28 +241,26 @@ fn rlimits(process: &Process, field: Field) -> Result<Vec<Rlimit>> {
     Ok(limits)
 }
 
-/// The kernel's number of a resource (getrlimit(2)).
-fn resource(kind: oci_spec::runtime::PosixRlimitType) -> u32 {
-    use oci_spec::runtime::PosixRlimitType::*;
-    // The constants are enums in one C library and integers in another.
-    (match kind {
-        RlimitCpu => libc::RLIMIT_CPU,
-        RlimitFsize => libc::RLIMIT_FSIZE,
-        RlimitData => libc::RLIMIT_DATA,
-        RlimitStack => libc::RLIMIT_STACK,
-        RlimitCore => libc::RLIMIT_CORE,
-        RlimitRss => libc::RLIMIT_RSS,
-        RlimitNproc => libc::RLIMIT_NPROC,
-        RlimitNofile => libc::RLIMIT_NOFILE,
-        RlimitMemlock => libc::RLIMIT_MEMLOCK,
-        RlimitAs => libc::RLIMIT_AS,
-        RlimitLocks => libc::RLIMIT_LOCKS,
-        RlimitSigpending => libc::RLIMIT_SIGPENDING,
-        RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
-        RlimitNice => libc::RLIMIT_NICE,
-        RlimitRtprio => libc::RLIMIT_RTPRIO,
-        RlimitRttime => libc::RLIMIT_RTTIME,
-    }) as u32
+fn resource(kind: PosixRlimitType) -> Resource {
+    use PosixRlimitType::*;
+    match kind {
+        RlimitCpu => Resource::RLIMIT_CPU,
+        RlimitFsize => Resource::RLIMIT_FSIZE,
+        RlimitData => Resource::RLIMIT_DATA,
+        RlimitStack => Resource::RLIMIT_STACK,
+        RlimitCore => Resource::RLIMIT_CORE,
+        RlimitRss => Resource::RLIMIT_RSS,
+        RlimitNproc => Resource::RLIMIT_NPROC,
+        RlimitNofile => Resource::RLIMIT_NOFILE,
+        RlimitMemlock => Resource::RLIMIT_MEMLOCK,
+        RlimitAs => Resource::RLIMIT_AS,
+        RlimitLocks => Resource::RLIMIT_LOCKS,
+        RlimitSigpending => Resource::RLIMIT_SIGPENDING,
+        RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
+        RlimitNice => Resource::RLIMIT_NICE,
+        RlimitRtprio => Resource::RLIMIT_RTPRIO,
+        RlimitRttime => Resource::RLIMIT_RTTIME,
+    }
 }
 
 fn oom_score_adj(process: &Process, field: Field) -> Result<Option<i32>> {
@@ -384,7 +383,7 @@ mod tests {
                "scheduler":{"policy":"SCHED_BATCH","nice":5,"flags":["SCHED_RESET_ON_FORK"]}"#,
         )
         .unwrap();
-        assert_eq!(planned.rlimits[0].resource, 7);
+        assert_eq!(planned.rlimits[0].resource, Resource::RLIMIT_NOFILE);
         assert_eq!(planned.io_priority, Some((3, 7)));
         let expected = SchedulerAttributes { policy: 3, flags: 1, nice: 5, ..Default::default() };
         assert_eq!(planned.scheduler, Some(expected));

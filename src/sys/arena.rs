@@ -42,17 +42,20 @@ impl Arena {
 
     /// Takes a part of the block; null where it does not fit.
     fn take(&self, layout: Layout) -> *mut u8 {
+        // The block is aligned to a page, more than any layout here asks for; what asks for
+        // more goes to the C library.
+        if layout.align() > align_of::<Self>() {
+            return null_mut();
+        }
+        let place = |used: usize| {
+            let start = used.checked_next_multiple_of(layout.align())?;
+            let end = start.checked_add(layout.size())?;
+            (end <= LENGTH).then_some((start, end))
+        };
         let mut used = self.used.load(Relaxed);
-        loop {
-            // The block is aligned to a page, more than any layout here asks for; what asks
-            // for more goes to the C library.
-            let Some(start) = used.checked_next_multiple_of(layout.align()) else { break };
-            let Some(end) = start.checked_add(layout.size()) else { break };
-            if end > LENGTH || layout.align() > align_of::<Self>() {
-                break;
-            }
+        while let Some((start, end)) = place(used) {
             match self.used.compare_exchange_weak(used, end, Relaxed, Relaxed) {
-                // SAFETY: start is below LENGTH, so the pointer stays inside of the block.
+                // SAFETY: start is at most LENGTH, so the pointer stays inside of the block.
                 Ok(_) => return unsafe { self.start().add(start) },
                 Err(now) => used = now,
             }
@@ -144,7 +147,7 @@ mod tests {
         unsafe {
             let first = ARENA.alloc(layout(3));
             let second = ARENA.alloc(layout(100));
-            assert!(first as usize % 16 == 0 && second as usize % 16 == 0);
+            assert!([first, second].iter().all(|part| (*part as usize).is_multiple_of(16)));
             second.write_bytes(7, 100);
             assert_eq!(ARENA.realloc(second, layout(100), 200), second);
             let third = ARENA.realloc(first, layout(3), 50);

@@ -1,0 +1,16 @@
+//! `pause`: freeze every process of a container.
+
+use anyhow::Result;
+use clap::ArgMatches;
+
+use super::Global;
+use crate::cgroups;
+use crate::cli::id_of;
+use crate::state::Operation;
+
+/// Runs the verb.
+pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
+    let container = global.store.load(id_of(matches))?;
+    container.check(Operation::Pause)?;
+    cgroups::freeze(&container.record.group)
+}

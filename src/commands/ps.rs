@@ -1,0 +1,60 @@
+//! `ps`: the processes of a container, as pids or as ps(1) shows them.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ArgMatches;
+
+use super::{Global, print};
+use crate::cgroups;
+use crate::cli::id_of;
+use crate::state::Operation;
+
+/// Runs the verb.
+pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
+    let container = global.store.load(id_of(matches))?;
+    container.check(Operation::Ps)?;
+    let pids = cgroups::processes(&container.record.group)?;
+    if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
+        let mut text = serde_json::to_vec(&pids)?;
+        text.push(b'\n');
+        return print(&text);
+    }
+    let options: Vec<&String> = matches.get_many("args").into_iter().flatten().collect();
+    let mut command = Command::new("ps");
+    if options.is_empty() {
+        command.arg("-ef");
+    }
+    let output = command.args(&options).output().context("ps")?;
+    if !output.status.success() {
+        bail!("ps: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    print(rows_of(&String::from_utf8_lossy(&output.stdout), &pids)?.as_bytes())
+}
+
+/// The header and the rows whose PID is among `pids`.
+fn rows_of(table: &str, pids: &[u32]) -> Result<String> {
+    let header = table.lines().next().unwrap_or_default();
+    let Some(column) = header.split_ascii_whitespace().position(|name| name == "PID") else {
+        bail!("ps: its output has no column PID");
+    };
+    let is_of_container = |line: &&str| {
+        let pid = line.split_ascii_whitespace().nth(column).and_then(|pid| pid.parse().ok());
+        pid.is_some_and(|pid| pids.contains(&pid))
+    };
+    let rows = table.lines().skip(1).filter(is_of_container);
+    Ok(std::iter::once(header).chain(rows).map(|line| format!("{line}\n")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rows_of_the_container_are_shown() {
+        let table =
+            "UID  PID PPID CMD\nroot   1    0 init\nroot  21    1 sleep 1\nroot 210    1 x\n";
+        assert_eq!(rows_of(table, &[21]).unwrap(), "UID  PID PPID CMD\nroot  21    1 sleep 1\n");
+        assert!(rows_of("A B\n", &[1]).is_err());
+    }
+}

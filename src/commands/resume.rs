@@ -1,0 +1,16 @@
+//! `resume`: let the processes of a paused container run.
+
+use anyhow::Result;
+use clap::ArgMatches;
+
+use super::Global;
+use crate::cgroups;
+use crate::cli::id_of;
+use crate::state::Operation;
+
+/// Runs the verb.
+pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
+    let container = global.store.load(id_of(matches))?;
+    container.check(Operation::Resume)?;
+    cgroups::thaw(&container.record.group)
+}
