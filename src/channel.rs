@@ -38,6 +38,8 @@ pub enum FromInit {
 pub enum ToInit {
     /// The pid is on disk, and the maps of the new user namespace are in force.
     Placed,
+    /// The tree of the next bind that is the creator's to open; carries its descriptor.
+    Tree,
     /// The hooks that belong between `RootfsReady` and pivot_root have run.
     HooksDone,
     /// The answer to `Ready`: run the program. Carries the page for the result of
@@ -156,6 +158,17 @@ impl InitEnd {
         match self.receive()? {
             Some((received, _)) if received == *message => Ok(()),
             Some((other, _)) => bail!("{other:?} where {message:?} was due"),
+            None => bail!("the creator is gone"),
+        }
+    }
+}
+
+impl InitEnd {
+    /// Waits for the next tree.
+    pub fn expect_tree(&self) -> Result<OwnedFd> {
+        match self.receive()? {
+            Some((ToInit::Tree, Some(tree))) => Ok(tree),
+            Some((other, _)) => bail!("{other:?} where a tree was due"),
             None => bail!("the creator is gone"),
         }
     }

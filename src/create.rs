@@ -27,6 +27,7 @@ use crate::init;
 use crate::log;
 use crate::plan::Plan;
 use crate::plan::cgroup::Stage;
+use crate::plan::mounts::MappedIds;
 use crate::plan::rootfs::{Entry, Rootfs};
 use crate::resolve;
 use crate::spawn::{self, Spawned};
@@ -191,6 +192,7 @@ impl Making<'_> {
         }
         let (init, channel, verdict) = self.spawn()?;
         self.place(&init, &channel)?;
+        self.open_trees(&init, &channel)?;
         let master = self.converse(&channel, &init, console)?;
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
         self.refuse_dead(&init)?;
@@ -255,6 +257,29 @@ impl Making<'_> {
         // Where init has died over something, it has said so, and that is read next.
         let _ = channel.send(&ToInit::Placed);
         Ok(())
+    }
+
+    /// Opens what init cannot, and hands it over in the order of the mounts.
+    fn open_trees(&self, init: &Spawned, channel: &CreatorEnd) -> Result<()> {
+        for (step, bind) in self.plan.rootfs.opened_by_creator() {
+            let tree = mounts::open_source(step, bind)?;
+            if let Some(ids) = &bind.ids {
+                self.map_ids(&tree, ids, init).in_field(&step.field)?;
+            }
+            if channel.send_with(&ToInit::Tree, &tree).is_err() {
+                // Init has died over something, and that is read next.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn map_ids(&self, tree: &OwnedFd, ids: &MappedIds, init: &Spawned) -> Result<()> {
+        let user_namespace = match &ids.own {
+            Some(maps) => namespaces::user_namespace(maps, self.host.uid, self.host.gid)?,
+            None => namespaces::user_namespace_of(init.pid)?,
+        };
+        mounts::map_ids(tree, ids.recursive, user_namespace)
     }
 
     /// Answers init until it is ready. Returns the terminal, where the caller serves it.

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::Mode;
 
 use crate::apply::process::Confined;
 use crate::apply::{hooks, namespaces, process, rootfs};
@@ -125,7 +126,7 @@ fn prepare_container<'plan>(
     join(&remaining)?;
     let new_user = plan.namespaces.is_new(Kind::User);
     let mut placed = false;
-    if new_user {
+    if new_user || plan.rootfs.opened_by_creator().next().is_some() {
         creator.expect(&ToInit::Placed)?;
         placed = true;
         hide()?;
@@ -133,6 +134,8 @@ fn prepare_container<'plan>(
     become_root_inside(new_user || remaining.joined_user_namespace)?;
     make_late_namespaces(&remaining)?;
     nix::unistd::setsid().context("setsid")?;
+    // What is made for the container does not depend on the caller's.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     if around.new_keyring {
         join_keyring(around.hook_state.id);
     }
@@ -143,7 +146,7 @@ fn prepare_container<'plan>(
 
     let root = rootfs::prepare(&plan.rootfs)?;
     let root = root.as_fd();
-    rootfs::fill(root, &plan.rootfs)?;
+    rootfs::fill(root, &plan.rootfs, || creator.expect_tree())?;
     if let Some(process) = &plan.process {
         take_terminal(process, creator, Some(root))?;
     }

@@ -14,12 +14,20 @@ use rustix::mount::{
 };
 
 use crate::error::InField as _;
-use crate::plan::mounts::{FileSystem, MountKind, MountStep};
+use crate::plan::mounts::{Bind, FileSystem, MountKind, MountStep, Opener};
 use crate::resolve::{self, Target};
 use crate::sys::mount::{MountAttributes, context_message, mount_setattr};
 
-/// Carries out one step below `root`.
-pub fn apply(root: impl AsFd, step: &MountStep) -> Result<()> {
+/// The mount shows other ids than its files have (mount_setattr(2)).
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
+/// Carries out one step below `root`. `opened` brings the tree of the next bind that
+/// is the creator's to open.
+pub fn apply(
+    root: impl AsFd,
+    step: &MountStep,
+    opened: &impl Fn() -> Result<OwnedFd>,
+) -> Result<()> {
     let root = root.as_fd();
     match &step.kind {
         MountKind::New(file_system) => {
@@ -28,11 +36,12 @@ pub fn apply(root: impl AsFd, step: &MountStep) -> Result<()> {
             change(&mount, step).in_field(&step.field)?;
             attach(&mount, &target).in_field(&step.field)
         }
-        MountKind::Bind { source, recursive } => {
-            let field = format!("{}.source", step.field);
-            let handle =
-                resolve::host(source).with_context(|| format!("{source:?}")).in_field(&field)?;
-            bind_handle(root, step, &handle, *recursive)
+        MountKind::Bind(bind) => {
+            let tree = match bind.opener {
+                Opener::Init => open_source(step, bind)?,
+                Opener::Creator => opened()?,
+            };
+            attach_tree(root, step, &tree)
         }
         MountKind::Existing => {
             let target = resolve::handle(root, &step.target)
@@ -50,9 +59,28 @@ pub fn apply(root: impl AsFd, step: &MountStep) -> Result<()> {
     }
 }
 
-/// Mounts the file or directory that `handle` is open on.
-fn bind_handle(root: impl AsFd, step: &MountStep, handle: &OwnedFd, recursive: bool) -> Result<()> {
-    let target = match file_type(handle)? {
+/// A copy of the tree of a bind, attached nowhere.
+pub fn open_source(step: &MountStep, bind: &Bind) -> Result<OwnedFd> {
+    let source = resolve::host(&bind.source)
+        .with_context(|| format!("{:?}", bind.source))
+        .in_field(format_args!("{}.source", step.field))?;
+    clone_tree(&source, bind.recursive).in_field(&step.field)
+}
+
+/// Gives a detached tree the ids of a user namespace.
+pub fn map_ids(tree: impl AsFd, recursive: bool, user_namespace: impl AsFd) -> Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let attributes = MountAttributes {
+        set: MOUNT_ATTR_IDMAP,
+        user_namespace: user_namespace.as_fd().as_raw_fd() as u64,
+        ..Default::default()
+    };
+    mount_setattr(tree, recursive, &attributes).context("mount_setattr: map the ids")
+}
+
+/// Attaches the detached tree of a bind at its place.
+fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<()> {
+    let target = match file_type(tree)? {
         FileType::Directory => Target::Directory,
         _ => Target::File,
     };
@@ -65,9 +93,8 @@ fn bind_handle(root: impl AsFd, step: &MountStep, handle: &OwnedFd, recursive: b
             if place_is_directory { ("a directory", "a file") } else { ("a file", "a directory") };
         bail!("{destination}: {:?}: is {what}, and the source is {other}", step.target);
     }
-    let tree = clone_tree(handle, recursive).in_field(&step.field)?;
-    change(&tree, step).in_field(&step.field)?;
-    attach(&tree, &place).in_field(&step.field)
+    change(tree, step).in_field(&step.field)?;
+    attach(tree, &place).in_field(&step.field)
 }
 
 fn file_type(handle: impl AsFd) -> Result<FileType> {

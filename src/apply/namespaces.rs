@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, open};
 use crate::error::InField as _;
 use crate::plan::namespaces::{IdMaps, IdRange, Join, clone_flag, name, proc_name};
 use crate::sys;
+use crate::sys::process::{Clone3, Cloned, clone3, set_parent_death_signal};
 
 /// A namespace to join, opened and checked.
 #[derive(Debug)]
@@ -133,6 +134,33 @@ fn ask_for_map(program: &str, pid: Pid, ranges: &[IdRange]) -> Result<()> {
         bail!("{}", stderr.lines().last().unwrap_or("failed without a word"));
     }
     Ok(())
+}
+
+/// A user namespace with these maps, for id-mapped mounts. It needs a process to
+/// come into being, and none to go on.
+pub fn user_namespace(maps: &IdMaps, uid: u32, gid: u32) -> Result<OwnedFd> {
+    let args = Clone3 { flags: clone_flag(Kind::User), cgroup: None };
+    match clone3(&args).map_err(|errno| explain_clone(errno, &[Kind::User]))? {
+        Cloned::Child => {
+            // Waits to be killed, and does not outlive its parent.
+            let _ = set_parent_death_signal(libc::SIGKILL);
+            loop {
+                nix::unistd::pause();
+            }
+        }
+        Cloned::Parent(pid, pidfd) => {
+            let made = write_id_maps(pid, maps, uid, gid).and_then(|()| user_namespace_of(pid));
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            let _ = nix::sys::wait::waitpid(pid, None);
+            made
+        }
+    }
+}
+
+/// The user namespace that a process is in.
+pub fn user_namespace_of(pid: Pid) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/user");
+    open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(|| path)
 }
 
 /// Writes the offsets of the time namespace that the caller's children will be in.

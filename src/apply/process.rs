@@ -118,9 +118,7 @@ pub fn confine<'plan>(
     .with_context(|| format!("{:?}", plan.cwd))
     .in_field(plan.field.of("cwd"))?;
     refuse_outside(plan)?;
-    if let Some(umask) = plan.user.umask {
-        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
-    }
+    rustix::process::umask(Mode::from_raw_mode(plan.user.umask & 0o777));
     let program = find_program(plan).in_field(plan.field.of("args[0]"))?;
     sys::close_range_cloexec(3 + preserved).context("close_range")?;
     let mut env = plan.env.clone();

@@ -71,10 +71,15 @@ fn make_parent_private(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fills the root: mounts, devices, links, the working directory.
-pub fn fill(root: BorrowedFd<'_>, rootfs: &Rootfs) -> Result<()> {
+/// Fills the root: mounts, devices, links, the working directory. `opened` brings
+/// the trees that are the creator's to open, in their order.
+pub fn fill(
+    root: BorrowedFd<'_>,
+    rootfs: &Rootfs,
+    opened: impl Fn() -> Result<OwnedFd>,
+) -> Result<()> {
     for step in &rootfs.mounts {
-        mounts::apply(root, step)?;
+        mounts::apply(root, step, &opened)?;
     }
     // Modes of devices are given as they are, whatever the caller masks.
     let umask = rustix::process::umask(Mode::empty());

@@ -75,6 +75,10 @@ impl Plan {
             layout: &host.cgroups,
             group: &cgroup.group,
             cgroup_namespace: namespaces.has(Kind::Cgroup),
+            user_namespace: namespaces.has(Kind::User),
+            creator_opens: namespaces.is_new(Kind::User)
+                && namespaces.is_new(Kind::Mount)
+                && host.uid == 0,
         };
         let may_make_devices = !host.in_user_namespace && !namespaces.has(Kind::User);
         let (rootfs, mut warnings) =

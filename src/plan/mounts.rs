@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::Mount;
 
 use super::cgroup::{Group, Layout, Version};
+use super::namespaces::{IdMaps, id_ranges};
 use super::options::{MOUNT_ATTR_RDONLY, Options};
 use crate::error::InField as _;
 use crate::sys::mount::MountAttributes;
@@ -33,16 +34,43 @@ pub enum MountKind {
     /// A file system of its own (fsopen(2)).
     New(FileSystem),
     /// A tree of the host that appears here too (open_tree(2)).
-    Bind {
-        /// The path on the host.
-        source: PathBuf,
-        /// With the mounts below it.
-        recursive: bool,
-    },
+    Bind(Bind),
     /// What is mounted there already changes its attributes.
     Existing,
     /// No mount: a symbolic link with this text.
     Link(PathBuf),
+}
+
+/// A tree of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// The path on the host.
+    pub source: PathBuf,
+    /// With the mounts below it.
+    pub recursive: bool,
+    /// Whose step it is to open it.
+    pub opener: Opener,
+    /// Other ids than the files have.
+    pub ids: Option<MappedIds>,
+}
+
+/// Who opens the tree of a bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opener {
+    /// Init, who may do so where it has the rights of the caller.
+    Init,
+    /// The creator: in a user namespace of its own init can neither enter directories
+    /// that are closed to it nor map the ids of a file system of the host.
+    Creator,
+}
+
+/// The mapping of an id-mapped mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappedIds {
+    /// For the mounts below too.
+    pub recursive: bool,
+    /// The mapping; None is that of the container's user namespace.
+    pub own: Option<IdMaps>,
 }
 
 /// The parameters of a new file system.
@@ -73,6 +101,10 @@ pub struct Surroundings<'a> {
     pub group: &'a Group,
     /// Whether the container has a cgroup namespace.
     pub cgroup_namespace: bool,
+    /// Whether the container has a user namespace, so that mounts can take its mapping.
+    pub user_namespace: bool,
+    /// Whether the creator opens the sources of binds.
+    pub creator_opens: bool,
 }
 
 /// Plans every entry of `mounts`. Also says what is passed over.
@@ -88,19 +120,35 @@ pub fn plan_mounts(
             .in_field(format_args!("{field}.options"))?;
         warnings
             .extend(options.warnings.iter().map(|warning| format!("{field}.options: {warning}")));
-        refuse_mappings(mount, &field)?;
         plan_one(&field, mount, options, around, &mut steps)?;
     }
     Ok((steps, warnings))
 }
 
-fn refuse_mappings(mount: &Mount, field: &str) -> Result<()> {
-    let given = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|m| !m.is_empty());
-    match (given(mount.uid_mappings()), given(mount.gid_mappings())) {
-        (false, false) => Ok(()),
-        (true, false) => bail!("{field}.gidMappings: missing beside uidMappings"),
-        (false, true) => bail!("{field}.uidMappings: missing beside gidMappings"),
-        (true, true) => bail!("{field}.uidMappings: id-mapped mounts are not supported yet"),
+/// The mapping of an id-mapped mount (config.md#linux-mount-options, idmap).
+fn plan_ids(
+    field: &str,
+    mount: &Mount,
+    options: &Options,
+    around: &Surroundings<'_>,
+) -> Result<Option<MappedIds>> {
+    let uids = id_ranges(mount.uid_mappings()).in_field(format_args!("{field}.uidMappings"))?;
+    let gids = id_ranges(mount.gid_mappings()).in_field(format_args!("{field}.gidMappings"))?;
+    match (uids.is_empty(), gids.is_empty()) {
+        (false, true) => bail!("{field}.gidMappings: missing beside uidMappings"),
+        (true, false) => bail!("{field}.uidMappings: missing beside gidMappings"),
+        // Engines give mappings without the word.
+        (false, false) => Ok(Some(MappedIds {
+            recursive: options.id_mapped.unwrap_or(false),
+            own: Some(IdMaps { uids, gids }),
+        })),
+        (true, true) => match options.id_mapped {
+            None => Ok(None),
+            Some(_) if !around.user_namespace => bail!(
+                "{field}.options: \"idmap\": neither uidMappings nor a user namespace to take them from"
+            ),
+            Some(recursive) => Ok(Some(MappedIds { recursive, own: None })),
+        },
     }
 }
 
@@ -121,6 +169,10 @@ fn plan_one(
     // A mount is a bind by its options alone, whatever its type says; `type: bind`
     // without the word is what people write, and runc takes it for one.
     let bind = options.bind.or((fstype == "bind").then_some(true));
+    let ids = plan_ids(field, mount, &options, around)?;
+    if ids.is_some() && bind.is_none() {
+        bail!("{field}.uidMappings: only a bind mount can be id-mapped");
+    }
     if options.remount {
         let kind = MountKind::Existing;
         steps.push(step(field, target, kind, &options));
@@ -131,8 +183,10 @@ fn plan_one(
         else {
             bail!("{field}.source: missing on a bind mount");
         };
-        let source = around.bundle.join(source);
-        steps.push(step(field, target, MountKind::Bind { source, recursive }, &options));
+        let creator_opens = around.creator_opens || ids.is_some();
+        let opener = if creator_opens { Opener::Creator } else { Opener::Init };
+        let bind = Bind { source: around.bundle.join(source), recursive, opener, ids };
+        steps.push(step(field, target, MountKind::Bind(bind), &options));
         return Ok(());
     }
     match fstype {
@@ -201,7 +255,7 @@ fn plan_cgroup_mount(
     if !matches!(around.layout, Layout::V1 { .. }) {
         let kind = match around.group.unified() {
             Some(group) if !around.cgroup_namespace => {
-                MountKind::Bind { source: group.path.clone(), recursive: false }
+                MountKind::Bind(own_group(&group.path, around))
             }
             _ => MountKind::New(file_system("cgroup2", Some(Path::new("cgroup")), options)),
         };
@@ -227,7 +281,7 @@ fn plan_cgroup_mount(
             own.superblock.clear();
             MountKind::New(file_system("cgroup", Some(Path::new("cgroup")), &own))
         } else {
-            MountKind::Bind { source: group.path.clone(), recursive: false }
+            MountKind::Bind(own_group(&group.path, around))
         };
         steps.push(step(field, target.join(name), kind, options));
         for controller in &group.controllers {
@@ -244,11 +298,17 @@ fn plan_cgroup_mount(
     }
 }
 
+/// The container's own cgroup, as a tree of the host.
+fn own_group(path: &Path, around: &Surroundings<'_>) -> Bind {
+    let opener = if around.creator_opens { Opener::Creator } else { Opener::Init };
+    Bind { source: path.to_owned(), recursive: false, opener, ids: None }
+}
+
 /// Whether `/dev` is the host's, so that nothing may be made in it.
 pub fn dev_is_bound(steps: &[MountStep]) -> bool {
     steps
         .iter()
-        .any(|step| matches!(step.kind, MountKind::Bind { .. }) && step.target == Path::new("/dev"))
+        .any(|step| matches!(step.kind, MountKind::Bind(_)) && step.target == Path::new("/dev"))
 }
 
 #[cfg(test)]
@@ -279,6 +339,11 @@ mod tests {
         Group { directories: directories.iter().map(directory).collect() }
     }
 
+    fn bind(source: &str, recursive: bool) -> MountKind {
+        let opener = Opener::Init;
+        MountKind::Bind(Bind { source: source.into(), recursive, opener, ids: None })
+    }
+
     fn plan_in(
         json: &str,
         (layout, group): &(Layout, Group),
@@ -286,8 +351,15 @@ mod tests {
     ) -> Result<Vec<MountStep>> {
         let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
         let bundle = Path::new("/bundle");
-        plan_mounts(&mounts, &Surroundings { bundle, layout, group, cgroup_namespace })
-            .map(|(steps, _)| steps)
+        let around = Surroundings {
+            bundle,
+            layout,
+            group,
+            cgroup_namespace,
+            user_namespace: false,
+            creator_opens: false,
+        };
+        plan_mounts(&mounts, &around).map(|(steps, _)| steps)
     }
 
     fn plan(json: &str) -> Result<Vec<MountStep>> {
@@ -304,12 +376,25 @@ mod tests {
             [MountStep {
                 field: "mounts[0]".into(),
                 target: "/data".into(),
-                kind: MountKind::Bind { source: "/bundle/src".into(), recursive: true },
+                kind: bind("/bundle/src", true),
                 attributes: MountAttributes { set: 1, ..Default::default() },
                 recursive: MountAttributes::default(),
                 propagation: vec![(libc::MS_SLAVE, true)],
             }]
         );
+    }
+
+    #[test]
+    fn mappings_make_a_bind_a_step_of_the_creator() {
+        let json = r#"[{"destination":"/a","source":"/b","options":["rbind","ridmap"],
+            "uidMappings":[{"containerID":0,"hostID":5,"size":9}],
+            "gidMappings":[{"containerID":0,"hostID":7,"size":9}]}]"#;
+        let steps = plan(json).unwrap();
+        let MountKind::Bind(bind) = &steps[0].kind else { panic!() };
+        assert_eq!(bind.opener, Opener::Creator);
+        let ids = bind.ids.as_ref().unwrap();
+        assert!(ids.recursive);
+        assert_eq!(ids.own.as_ref().unwrap().gids[0].outside, 7);
     }
 
     #[test]
@@ -340,10 +425,7 @@ mod tests {
     fn the_cgroup_mount_shows_the_own_group_on_v2() {
         let json = r#"[{"destination":"/sys/fs/cgroup","type":"cgroup","options":["ro"]}]"#;
         let steps = plan(json).unwrap();
-        assert_eq!(
-            steps[0].kind,
-            MountKind::Bind { source: "/sys/fs/cgroup/c".into(), recursive: false }
-        );
+        assert_eq!(steps[0].kind, bind("/sys/fs/cgroup/c", false));
         let steps = plan_in(json, &v2(), true).unwrap();
         let MountKind::New(new) = &steps[0].kind else { panic!() };
         assert_eq!(new.fstype, "cgroup2");
@@ -359,7 +441,7 @@ mod tests {
             .map(|step| {
                 let kind = match &step.kind {
                     MountKind::New(new) => new.fstype.as_str(),
-                    MountKind::Bind { source, .. } => source.to_str().unwrap(),
+                    MountKind::Bind(bind) => bind.source.to_str().unwrap(),
                     MountKind::Link(text) => text.to_str().unwrap(),
                     MountKind::Existing => "existing",
                 };
@@ -401,7 +483,11 @@ mod tests {
             ),
             (
                 r#"[{"destination":"/a","source":"/b","options":["bind","idmap"]}]"#,
-                r#"mounts[0].options: "idmap": id-mapped mounts are not supported yet"#,
+                r#"mounts[0].options: "idmap": neither uidMappings nor a user namespace to take them from"#,
+            ),
+            (
+                r#"[{"destination":"/a","type":"tmpfs","uidMappings":[{"containerID":0,"hostID":5,"size":1}],"gidMappings":[{"containerID":0,"hostID":5,"size":1}]}]"#,
+                "mounts[0].uidMappings: only a bind mount can be id-mapped",
             ),
         ] {
             assert_eq!(format!("{:#}", plan(json).unwrap_err()), reason, "{json}");

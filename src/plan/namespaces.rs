@@ -170,7 +170,8 @@ pub fn proc_name(kind: Kind) -> &'static str {
     }
 }
 
-fn id_ranges(mappings: &Option<Vec<LinuxIdMapping>>) -> Result<Vec<IdRange>> {
+/// Reads one list of mappings. Errors begin with the index in brackets.
+pub fn id_ranges(mappings: &Option<Vec<LinuxIdMapping>>) -> Result<Vec<IdRange>> {
     let mut ranges: Vec<IdRange> = Vec::new();
     for (at, mapping) in mappings.iter().flatten().enumerate() {
         let range = IdRange {

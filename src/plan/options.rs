@@ -41,6 +41,8 @@ pub struct Options {
     pub propagation: Vec<(u64, bool)>,
     /// Switches of the super block, as fsconfig(2) takes them.
     pub superblock: Vec<&'static str>,
+    /// `idmap` is Some(false), `ridmap` Some(true).
+    pub id_mapped: Option<bool>,
     /// Words for the file system, in their order.
     pub data: Vec<String>,
     /// What is passed over.
@@ -71,8 +73,8 @@ enum Word {
     NotSuperblock(&'static str),
     /// `ro` and `rw` are both: an attribute of the mount and a switch of the super block.
     ReadOnly(bool),
-    /// An id-mapped mount.
-    IdMapped,
+    /// An id-mapped mount, with the mounts below it or without.
+    IdMapped(bool),
 }
 
 /// Every word that the runtime itself knows, for parsing and for `features`.
@@ -87,7 +89,7 @@ const WORDS: &[(&str, Word)] = {
         ("diratime", Off(MOUNT_ATTR_NODIRATIME)),
         ("dirsync", Superblock("dirsync")),
         ("exec", Off(MOUNT_ATTR_NOEXEC)),
-        ("idmap", IdMapped),
+        ("idmap", IdMapped(false)),
         // Every file system that counts changes does so always, since Linux 6.6 by
         // itself and on ext4 since 5.15; the switch is gone from the mount calls.
         ("iversion", Nothing),
@@ -114,7 +116,7 @@ const WORDS: &[(&str, Word)] = {
         ("relatime", Atime(MOUNT_ATTR_RELATIME)),
         ("remount", Remount),
         ("rexec", AllOff(MOUNT_ATTR_NOEXEC)),
-        ("ridmap", IdMapped),
+        ("ridmap", IdMapped(true)),
         ("rnoatime", AllAtime(MOUNT_ATTR_NOATIME)),
         ("rnodev", AllOn(MOUNT_ATTR_NODEV)),
         ("rnodiratime", AllOn(MOUNT_ATTR_NODIRATIME)),
@@ -147,9 +149,9 @@ const WORDS: &[(&str, Word)] = {
     ]
 };
 
-/// The words that `features` lists: all but the two that are refused.
+/// The words that `features` lists.
 pub fn known_words() -> impl Iterator<Item = &'static str> {
-    WORDS.iter().filter(|(_, word)| !matches!(word, Word::IdMapped)).map(|(name, _)| *name)
+    WORDS.iter().map(|(name, _)| *name)
 }
 
 impl Options {
@@ -158,7 +160,7 @@ impl Options {
         let mut options = Self::default();
         for word in words {
             match WORDS.binary_search_by_key(&word.as_str(), |(name, _)| *name) {
-                Ok(at) => options.apply(word, WORDS[at].1)?,
+                Ok(at) => options.apply(WORDS[at].1),
                 Err(_) => options.data.push(word.clone()),
             }
         }
@@ -168,7 +170,7 @@ impl Options {
         Ok(options)
     }
 
-    fn apply(&mut self, name: &str, word: Word) -> Result<()> {
+    fn apply(&mut self, word: Word) {
         match word {
             Word::Nothing => {}
             Word::Bind(recursive) => self.bind = Some(recursive),
@@ -191,9 +193,8 @@ impl Options {
                 self.attributes.take_back(MOUNT_ATTR_RDONLY);
                 self.superblock.retain(|given| *given != "ro");
             }
-            Word::IdMapped => bail!("{name:?}: id-mapped mounts are not supported yet"),
+            Word::IdMapped(recursive) => self.id_mapped = Some(recursive),
         }
-        Ok(())
     }
 
     /// A bind has no file system of its own to hand words to.

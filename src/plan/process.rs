@@ -79,8 +79,8 @@ pub struct User {
     pub gid: u32,
     /// Supplementary groups, each once.
     pub groups: Vec<u32>,
-    /// The file mode creation mask; None leaves the caller's.
-    pub umask: Option<u32>,
+    /// The file mode creation mask.
+    pub umask: u32,
 }
 
 /// Capabilities as bit masks, bit n for capability n (capabilities(7)).
@@ -191,6 +191,10 @@ fn terminal(process: &Process) -> Terminal {
     Terminal { size }
 }
 
+/// What runc and crun give. The spec would leave the caller's, but BuildKit's is 0,
+/// and every file of a build would be writable to all.
+const DEFAULT_UMASK: u32 = 0o022;
+
 fn user(process: &Process) -> User {
     let user = process.user();
     let mut groups: Vec<u32> = Vec::new();
@@ -200,7 +204,8 @@ fn user(process: &Process) -> User {
             groups.push(*group);
         }
     }
-    User { uid: user.uid(), gid: user.gid(), groups, umask: user.umask() }
+    let umask = user.umask().unwrap_or(DEFAULT_UMASK);
+    User { uid: user.uid(), gid: user.gid(), groups, umask }
 }
 
 /// Without `capabilities` a process has none, as with an empty object.

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::Spec;
 
 use super::devices::{Device, LINKS, Node, plan_devices};
-use super::mounts::{MountKind, MountStep, Surroundings, dev_is_bound, plan_mounts};
+use super::mounts::{Bind, MountKind, MountStep, Opener, Surroundings, dev_is_bound, plan_mounts};
 
 /// How the file system that the init process sees is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,14 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
+    /// The steps whose source the creator opens, in their order.
+    pub fn opened_by_creator(&self) -> impl Iterator<Item = (&MountStep, &Bind)> {
+        self.mounts.iter().filter_map(|step| match &step.kind {
+            MountKind::Bind(bind) if bind.opener == Opener::Creator => Some((step, bind)),
+            _ => None,
+        })
+    }
+
     /// Every place at which something is mounted, in the order of mounting.
     pub fn mount_points(&self) -> impl Iterator<Item = PathBuf> {
         let mounts = self
@@ -148,6 +156,8 @@ mod tests {
             layout: &Layout::None,
             group: &Group::default(),
             cgroup_namespace: false,
+            user_namespace: false,
+            creator_opens: false,
         };
         plan_rootfs(&spec, true, true, &around).map(|(rootfs, _)| rootfs)
     }
