@@ -10,11 +10,11 @@ use crate::{Bed, Caller};
 
 /// The programs that tests use, all of them links to busybox.
 const PROGRAMS: &[&str] = &[
-    "awk", "cat", "chmod", "chown", "chrt", "cut", "date", "dd", "echo", "env", "false", "find",
-    "grep", "head", "hostname", "id", "ionice", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod",
-    "mount", "nice", "ps", "pwd", "readlink", "rm", "sed", "seq", "setsid", "sh", "sleep", "sort",
-    "stat", "stty", "sync", "tail", "test", "touch", "tr", "true", "tty", "umount", "uname",
-    "unshare", "wc", "yes",
+    "awk", "cat", "chmod", "chown", "cut", "date", "dd", "echo", "env", "false", "find", "grep",
+    "head", "hostname", "id", "ionice", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount",
+    "nice", "ps", "pwd", "readlink", "rm", "sed", "seq", "setsid", "sh", "sleep", "sort", "stat",
+    "stty", "sync", "tail", "test", "touch", "tr", "true", "tty", "umount", "uname", "unshare",
+    "wc", "yes",
 ];
 
 /// A bundle of a bed. Its configuration is written when it is used.

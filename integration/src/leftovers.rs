@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
 use crate::Bed;
@@ -31,7 +32,8 @@ impl fmt::Display for Leftover {
 /// Everything that is left of the containers of `bed`.
 pub(crate) fn find(bed: &Bed) -> Vec<Leftover> {
     let mut left = processes(bed);
-    left.extend(cgroups(bed).into_iter().map(Leftover::Cgroup));
+    let groups = cgroups(bed).into_iter().filter(|path| is_cgroup(path));
+    left.extend(groups.map(Leftover::Cgroup));
     left.extend(mounts(bed, "/proc/thread-self/mountinfo").into_iter().map(Leftover::Mount));
     left.extend(mounts(bed, "/proc/1/mountinfo").into_iter().map(Leftover::Mount));
     left.extend(sockets(bed).into_iter().map(Leftover::Socket));
@@ -126,6 +128,7 @@ fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Where cgroups are mounted, and where crun only thinks so.
 fn hierarchies() -> Vec<PathBuf> {
     let root = PathBuf::from("/sys/fs/cgroup");
     let mut all = vec![root.clone()];
@@ -134,6 +137,12 @@ fn hierarchies() -> Vec<PathBuf> {
         all.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
     }
     all
+}
+
+fn is_cgroup(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| {
+        [CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC].contains(&found.filesystem_type())
+    })
 }
 
 /// The mount points below the bed's directory.
