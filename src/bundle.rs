@@ -53,11 +53,13 @@ impl Bundle {
 /// Reads a file of JSON whole, up to a limit that no honest one reaches.
 pub fn read(file: &Path) -> Result<Vec<u8>> {
     use std::io::Read as _;
-    let mut text = Vec::new();
     let file = std::fs::File::open(file)?;
-    if file.metadata()?.len() > LONGEST {
+    let length = file.metadata()?.len();
+    if length > LONGEST {
         bail!("longer than {LONGEST} bytes");
     }
+    // One byte more than there is: the end of the file is found without growing.
+    let mut text = Vec::with_capacity(length as usize + 1);
     file.take(LONGEST).read_to_end(&mut text)?;
     Ok(text)
 }

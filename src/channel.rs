@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -126,18 +127,25 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
         let mut buffer = vec![0; LONGEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::io::retry_on_intr(|| {
-            recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(&mut buffer)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC,
-            )
-        });
+        let mut receive = || {
+            rustix::io::retry_on_intr(|| {
+                recvmsg(
+                    &self.socket,
+                    &mut [IoSliceMut::new(&mut buffer)],
+                    &mut control,
+                    RecvFlags::CMSG_CLOEXEC,
+                )
+            })
+        };
+        let received = match receive() {
+            // The other side ended with a message of ours unread. The kernel says so once,
+            // and before it gives what the other side said last.
+            Err(Errno::CONNRESET) => receive(),
+            received => received,
+        };
         let length = match received {
             Ok(received) => received.bytes,
-            // The other side died with a message of ours unread.
-            Err(rustix::io::Errno::CONNRESET) => 0,
+            Err(Errno::CONNRESET) => 0,
             Err(errno) => return Err(errno).context("the conversation with the other process"),
         };
         if length == 0 {
@@ -201,6 +209,16 @@ mod tests {
         let error = anyhow::anyhow!("cause").context("middle").context("outer");
         let again = Failure::new(&error).into_error();
         assert_eq!(format!("{again:#}"), "outer: middle: cause");
+    }
+
+    #[test]
+    fn the_last_words_of_the_other_side_are_heard_though_it_did_not_listen() {
+        let (creator, init) = pair().unwrap();
+        creator.send(&ToInit::Placed).unwrap();
+        init.send(&FromInit::Ready).unwrap();
+        drop(init);
+        assert_eq!(creator.receive().unwrap().unwrap().0, FromInit::Ready);
+        assert!(creator.receive().unwrap().is_none());
     }
 
     #[test]

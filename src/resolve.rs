@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{
@@ -63,18 +63,55 @@ pub enum Target {
 /// Opens `path` below `root` as a handle, making what is missing of it.
 pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
     match handle(&root, path) {
-        Err(Errno::NOENT) => Walk::new(root.as_fd())?.make(path, target),
-        found => found.with_context(|| format!("{path:?}")),
+        Err(Errno::NOENT) => {}
+        found => return found.with_context(|| format!("{path:?}")),
     }
+    if target == Target::Directory
+        && let Ok(made) = make_last(&root, path)
+    {
+        return Ok(made);
+    }
+    Walk::new(root.as_fd())?.make(path, target)
 }
 
-/// Opens the directory that `path` is or will be in, made where it is missing,
-/// and the last name of `path`.
-pub fn make_parent(root: impl AsFd, path: &Path) -> Result<(OwnedFd, &OsStr)> {
+/// The common case of `make`: one directory is missing, at the end.
+fn make_last(root: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        bail!("{path:?}: not a path of a file");
+        return Err(Errno::INVAL);
     };
-    Ok((make(root, parent, Target::Directory)?, name))
+    let parent = handle(root, parent)?;
+    mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(&parent, name, flags, Mode::empty())
+}
+
+/// The directories in which files are made, one after the other: most of them are
+/// in /dev, which is opened once.
+#[derive(Debug)]
+pub struct Parents<'root> {
+    root: BorrowedFd<'root>,
+    last: Option<(PathBuf, OwnedFd)>,
+}
+
+impl<'root> Parents<'root> {
+    /// Directories below `root`.
+    pub fn new(root: BorrowedFd<'root>) -> Self {
+        Self { root, last: None }
+    }
+
+    /// Opens the directory that `path` is or will be in, made where it is missing, and
+    /// gives it with the last name of `path`.
+    pub fn of<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p OsStr)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            bail!("{path:?}: not a path of a file");
+        };
+        let last = match self.last.take().filter(|(last, _)| last == parent) {
+            Some(last) => last,
+            None => (parent.to_owned(), make(self.root, parent, Target::Directory)?),
+        };
+        let last: &(PathBuf, OwnedFd) = self.last.insert(last);
+        Ok((last.1.as_fd(), name))
+    }
 }
 
 /// A walk from the root, one component at a time, that follows links by itself
@@ -166,7 +203,7 @@ impl<'root> Walk<'root> {
 
 enum Step {
     Into(OwnedFd),
-    Link(std::path::PathBuf),
+    Link(PathBuf),
 }
 
 /// The names in a path, `..` among them.
@@ -191,10 +228,8 @@ pub fn host(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
-
     use super::*;
+    use std::os::unix::fs::symlink;
 
     struct Tree(PathBuf);
 

@@ -398,8 +398,8 @@ pub struct ProcessFacts {
 impl ProcessFacts {
     /// Reads the facts; None where there is no such process.
     pub fn read(pid: i32) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Self::parse(pid, &text)
+        let mut buffer = [0; 1024];
+        Self::parse(pid, read_line(&format!("/proc/{pid}/stat"), &mut buffer)?)
     }
 
     fn parse(pid: i32, text: &str) -> Option<Self> {
@@ -425,9 +425,17 @@ impl ProcessFacts {
 
 /// The random name of this boot of the machine; empty where it cannot be read.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim_end().to_owned())
-        .unwrap_or_default()
+    let mut buffer = [0; 64];
+    let id = read_line("/proc/sys/kernel/random/boot_id", &mut buffer);
+    id.unwrap_or_default().trim_end().to_owned()
+}
+
+/// Reads a file of procfs that is one short line, with one read(2).
+fn read_line<'buffer>(path: &str, buffer: &'buffer mut [u8]) -> Option<&'buffer str> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()?;
+    let length = rustix::io::read(file, &mut *buffer).ok()?;
+    std::str::from_utf8(buffer.get(..length)?).ok()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use rustix::mount::{
 
 use crate::error::InField as _;
 use crate::plan::mounts::{Bind, FileSystem, MountKind, MountStep, Opener};
-use crate::resolve::{self, Target};
+use crate::resolve::{self, Parents, Target};
 use crate::sys::mount::{MountAttributes, context_message, mount_setattr};
 
 /// The mount shows other ids than its files have (mount_setattr(2)).
@@ -50,7 +50,8 @@ pub fn apply(
             change(&target, step).in_field(&step.field)
         }
         MountKind::Link(text) => {
-            let (parent, name) = resolve::make_parent(root, &step.target).in_field(&step.field)?;
+            let mut parents = Parents::new(root);
+            let (parent, name) = parents.of(&step.target).in_field(&step.field)?;
             match symlinkat(text, parent, name) {
                 Ok(()) | Err(Errno::EXIST) => Ok(()),
                 Err(errno) => Err(errno).context("symlink").in_field(&step.field),
@@ -136,17 +137,21 @@ fn change(mount: impl AsFd, step: &MountStep) -> Result<()> {
 /// The directory that a new file system covers.
 fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Result<OwnedFd> {
     let destination = format!("{}.destination", step.field);
-    let target = resolve::make(&root, &step.target, Target::Directory).in_field(&destination)?;
     if matches!(file_system.fstype.as_str(), "proc" | "sysfs") {
         // Behind a link the masks and read-only paths of the configuration would
         // name other files than these file systems'.
-        return resolve::handle_without_links(&root, &step.target)
-            .with_context(|| {
-                format!("{:?}: {} needs a real directory", step.target, file_system.fstype)
-            })
-            .in_field(&destination);
+        match resolve::handle_without_links(&root, &step.target) {
+            Err(Errno::NOENT) => {}
+            found => {
+                return found
+                    .with_context(|| {
+                        format!("{:?}: {} needs a real directory", step.target, file_system.fstype)
+                    })
+                    .in_field(&destination);
+            }
+        }
     }
-    Ok(target)
+    resolve::make(&root, &step.target, Target::Directory).in_field(&destination)
 }
 
 /// Makes a file system of its own, attached nowhere.

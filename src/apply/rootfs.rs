@@ -26,7 +26,7 @@ use crate::error::InField as _;
 use crate::plan::devices::{Device, Node};
 use crate::plan::options::MOUNT_ATTR_RDONLY;
 use crate::plan::rootfs::{Entry, Rootfs};
-use crate::resolve::{self, Target};
+use crate::resolve::{self, Parents, Target};
 use crate::sys::mount::{MountAttributes, change_propagation, mount_setattr};
 
 const READ_ONLY: MountAttributes =
@@ -83,15 +83,16 @@ pub fn fill(
     }
     // Modes of devices are given as they are, whatever the caller masks.
     let umask = rustix::process::umask(Mode::empty());
+    let mut parents = Parents::new(root);
     let made = rootfs.devices.iter().try_for_each(|device| {
-        make_device(root, device)
+        make_device(root, &mut parents, device)
             .with_context(|| format!("{:?}", device.path))
             .in_field(&device.field)
     });
     rustix::process::umask(umask);
     made?;
     for (path, text) in &rootfs.links {
-        link(root, path, text).with_context(|| format!("link {path:?}"))?;
+        link(&mut parents, path, text).with_context(|| format!("link {path:?}"))?;
     }
     if let Some(cwd) = &rootfs.cwd
         && let Err(error) = resolve::make(root, cwd, Target::Directory)
@@ -102,40 +103,40 @@ pub fn fill(
     Ok(())
 }
 
-fn make_device(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
+fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device) -> Result<()> {
     let Node::Made { kind, major, minor, mode, uid, gid } = device.node else {
         let source = resolve::host(&device.path).context("on the host")?;
         let place = resolve::make(root, &device.path, Target::File)?;
         return attach(clone_tree(&source, false)?, place);
     };
-    let (parent, name) = resolve::make_parent(root, &device.path)?;
+    let (parent, name) = parents.of(&device.path)?;
     let number = makedev(major, minor);
-    match mknodat(&parent, name, FileType::from_raw_mode(kind), Mode::from_raw_mode(mode), number) {
+    match mknodat(parent, name, FileType::from_raw_mode(kind), Mode::from_raw_mode(mode), number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
-            let found = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).context("fstat")?;
+            let found = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).context("fstat")?;
             let same_number = kind == libc::S_IFIFO || found.st_rdev == number;
             if found.st_mode & libc::S_IFMT != kind || !same_number {
                 bail!("exists and is another file");
             }
-            chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).context("chmod")?;
+            chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).context("chmod")?;
         }
         Err(errno) => return Err(errno).context("mknod"),
     }
     if (uid, gid) != (0, 0) {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        chownat(&parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).context("chown")?;
+        chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).context("chown")?;
     }
     Ok(())
 }
 
-fn link(root: BorrowedFd<'_>, path: &Path, text: &Path) -> Result<()> {
-    let (parent, name) = resolve::make_parent(root, path)?;
-    match symlinkat(text, &parent, name) {
+fn link(parents: &mut Parents<'_>, path: &Path, text: &Path) -> Result<()> {
+    let (parent, name) = parents.of(path)?;
+    match symlinkat(text, parent, name) {
         Err(Errno::EXIST) if name == "ptmx" => {
             // An image's own node would lead to the terminals of the host.
-            unlinkat(&parent, name, AtFlags::empty()).context("unlink")?;
-            symlinkat(text, &parent, name).context("symlink")
+            unlinkat(parent, name, AtFlags::empty()).context("unlink")?;
+            symlinkat(text, parent, name).context("symlink")
         }
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno).context("symlink"),

@@ -109,7 +109,7 @@ const WORDS: &[(&str, Word)] = {
         ("nosuid", On(MOUNT_ATTR_NOSUID)),
         ("nosymfollow", On(MOUNT_ATTR_NOSYMFOLLOW)),
         ("private", Propagation(MS_PRIVATE, false)),
-        ("ratime", AllOff(MOUNT_ATTR_NOATIME)),
+        ("ratime", AllAtime(MOUNT_ATTR_RELATIME)),
         ("rbind", Bind(true)),
         ("rdev", AllOff(MOUNT_ATTR_NODEV)),
         ("rdiratime", AllOff(MOUNT_ATTR_NODIRATIME)),
