@@ -1,0 +1,70 @@
+# `make help` lists the targets. RUNTIME=... tests another runtime than bin/ferrun.
+
+TESTBED := $(CURDIR)/testbed
+CARGO_HOME ?= $(HOME)/.cargo
+# What testbed/install.sh could not get from the system's own packages comes first.
+export PATH := $(TESTBED)/cache/bin:$(TESTBED)/cache/go/bin:$(CARGO_HOME)/bin:$(PATH):/usr/sbin:/sbin
+
+MUSL := x86_64-unknown-linux-musl
+# An absolute path: the tests run in directories of their own.
+TESTED = $(if $(RUNTIME),$(shell realpath "$$(command -v "$(RUNTIME)")"),$(CURDIR)/bin/ferrun)
+BUILT = $(if $(RUNTIME),,bin/ferrun)
+
+WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
+SOURCES := $(shell find src seccomp/src -name '*.rs') $(WORKSPACE) seccomp/Cargo.toml
+IMAGE_TOOL_SOURCES := $(shell find image-tool/src -name '*.rs') $(WORKSPACE) image-tool/Cargo.toml
+
+.PHONY: build
+build: bin/ferrun bin/image-tool ## bin/ferrun (static) and bin/image-tool
+
+bin/ferrun: $(SOURCES)
+	@$(TESTBED)/install.sh build
+	cargo build --locked --release --package ferrun --target $(MUSL)
+	@install -D target/$(MUSL)/release/ferrun $@
+
+bin/image-tool: $(IMAGE_TOOL_SOURCES)
+	@$(TESTBED)/install.sh build
+	cargo build --locked --release --package image-tool
+	@install -D target/release/image-tool $@
+
+.PHONY: demo
+demo: build ## pull Alpine from a registry and run it, installing what that needs
+	@$(TESTBED)/demo.py
+
+.PHONY: test
+test: ## all tests, installing what they need
+	@$(TESTBED)/install.sh test
+	@$(MAKE) --no-print-directory build
+	@$(TESTBED)/test.py
+
+.PHONY: lint
+lint: ## formatting, lints, licences
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	$(TESTBED)/dependencies.py
+	cd conformance && test -z "$$(gofmt -l .)" && go vet .
+
+.PHONY: unit
+unit: ## tests without root and without a container
+	cargo test --locked --package ferrun --package ferrun-seccomp
+	cd conformance && go test -v .
+
+.PHONY: image-tool-test
+image-tool-test: ## image-tool against registries, good and hostile
+	cargo test --locked --package image-tool
+
+.PHONY: integration
+integration: $(BUILT) ## black-box tests of the runtime, as root in all views
+	RUNTIME=$(TESTED) cargo test --locked --package integration
+
+.PHONY: conformance
+conformance: $(BUILT) ## the OCI runtime-tools suite, as root
+	cd conformance && go build -o work/conformance . && work/conformance -runtime $(TESTED)
+
+.PHONY: clean
+clean: ## remove what was built and fetched
+	rm -rf bin target conformance/work testbed/cache testbed/__pycache__
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile

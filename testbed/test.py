@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Runs all parts of the tests, whether or not one fails, and adds them up.
+
+    test.py [PART ...]
+
+A part is a target of the Makefile. Its output goes to target/test/PART.log. The last
+line is `N passed, N failed, N skipped`; the exit status is 1 if anything failed.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LOGS = ROOT / "target" / "test"
+PARTS = ["lint", "unit", "image-tool-test", "integration", "conformance"]
+TAIL = 40  # lines of a log that are shown when its part fails
+
+
+def main():
+    os.chdir(ROOT)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    total = (0, 0, 0)
+    for part in sys.argv[1:] or PARTS:
+        reason = unable(part)
+        if reason:
+            print(f"{part}: SKIP: {reason}")
+            counts = (0, 0, 1)
+        else:
+            counts = run(part)
+        total = tuple(map(sum, zip(total, counts)))
+    print("{} passed, {} failed, {} skipped".format(*total))
+    sys.exit(total[1] > 0)
+
+
+def unable(part):
+    """Why a part can't run here at all."""
+    if part == "conformance" and os.geteuid() != 0:
+        return "the OCI suite needs root"
+    if part == "conformance" and not re.search(r"(?m)^\S+ \S+ cgroup ", pathlib.Path("/proc/mounts").read_text()):
+        return "the OCI suite knows cgroup v1 only, and this machine has none"
+    return None
+
+
+def run(part):
+    path = LOGS / f"{part}.log"
+    print(f"{part}: output in {path.relative_to(ROOT)}", flush=True)
+    started = time.monotonic()
+    with path.open("wb") as log:
+        status = subprocess.run(["make", "--no-print-directory", part], stdin=subprocess.DEVNULL, stdout=log,
+                                stderr=log).returncode
+    output = path.read_text(errors="replace")
+    passed, failed, skipped, reasons = count(output)
+    if passed + failed + skipped == 0:
+        passed = int(part == "lint" and status == 0)  # which has checks, not tests
+        failed = int(not passed)
+    elif status != 0 and failed == 0:
+        failed = 1
+    if failed:
+        print("\n".join("    " + line for line in output.splitlines()[-TAIL:]))
+    for reason in reasons:
+        print(f"    {reason}")
+    print(f"{part}: {passed} passed, {failed} failed, {skipped} skipped, {time.monotonic() - started:.0f} s", flush=True)
+    return passed, failed, skipped
+
+
+def count(output):
+    """Adds up what the test programs say: passed, failed, skipped, and why skipped."""
+    passed = failed = skipped = 0
+    reasons = []
+    for line in output.splitlines():
+        if cargo := re.match(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", line):
+            passed += int(cargo[1])
+            failed += int(cargo[2])
+            skipped += int(cargo[3])
+        elif go := re.match(r"--- (PASS|FAIL|SKIP): ", line):
+            passed += go[1] == "PASS"
+            failed += go[1] == "FAIL"
+            skipped += go[1] == "SKIP"
+        elif suite := re.match(r"programs: (\d+) passed, (\d+) failed, (\d+) skipped$", line):
+            passed += int(suite[1])
+            failed += int(suite[2])
+            skipped += int(suite[3])
+        elif line.startswith("skip: "):
+            reasons.append(line)  # counted by the suite already
+        elif found := re.search(r"\bSKIP: .*", line):
+            # A case of a test, in a view or for a caller that this machine has not.
+            skipped += 1
+            reasons.append(found[0])
+        elif found := re.search(r"\bskipped: .*", line):
+            # A whole test, which cargo counts as passed.
+            passed -= 1
+            skipped += 1
+            reasons.append(found[0])
+    return passed, failed, skipped, reasons
+
+
+if __name__ == "__main__":
+    main()
