@@ -59,7 +59,7 @@ integration: $(BUILT) ## black-box tests of the runtime, as root in all views
 
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
-	cd conformance && go build -o work/conformance . && work/conformance -runtime $(TESTED)
+	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)
 
 .PHONY: clean
 clean: ## remove what was built and fetched

@@ -35,7 +35,7 @@ func buildSuite(ctx context.Context) (Suite, error) {
 	if err := os.MkdirAll(logDir, 0o755); err != nil {
 		return Suite{}, err
 	}
-	if _, err := goTool(ctx, "build", "-trimpath", "-ldflags=-s -w", "-o", workDir+"/", "tool"); err != nil {
+	if _, err := goTool(ctx, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", workDir+"/", "tool"); err != nil {
 		return Suite{}, err
 	}
 	module, err := goTool(ctx, "list", "-m", "-f", "{{.Version}} {{.Dir}}", suiteModule)
