@@ -6,7 +6,7 @@ use std::process::exit;
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 use ferrun::commands::{Global, dispatch};
-use ferrun::sys::arena::Arena;
+use ferrun::sys::{self, arena::Arena};
 use ferrun::{bundle, cli, error, log, own_executable};
 
 #[global_allocator]
@@ -21,6 +21,8 @@ const EXEC_FAILED: i32 = 255;
 const ENTERING: [&str; 3] = ["create", "run", "exec"];
 
 fn main() {
+    // A caller may ignore SIGCHLD; then nobody could wait for a child.
+    let _ = sys::process::set_default_action(nix::sys::signal::Signal::SIGCHLD);
     // Before all else, because it may start over. An ID of that name does no harm.
     if std::env::args_os().any(|argument| ENTERING.iter().any(|verb| argument == *verb))
         && let Err(error) = own_executable::protect()

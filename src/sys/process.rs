@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
 /// How clone3(2) is to make the child.
@@ -243,17 +244,18 @@ pub fn set_parent_death_signal(signal: libc::c_int) -> nix::Result<()> {
     Errno::result(ret).map(drop)
 }
 
-/// Gives SIGPIPE and SIGCHLD their default action and unblocks all signals, as a
-/// program expects at its start: Rust ignores SIGPIPE, a caller may ignore
-/// SIGCHLD, and what is ignored stays so over execve(2). Other signals that the
-/// caller ignores, as nohup does, are his wish and stay.
-pub fn reset_signals() -> nix::Result<()> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+/// Gives a signal its default action (sigaction(2)).
+pub fn set_default_action(signal: Signal) -> nix::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { sigaction(signal, &default) }?;
-    }
+    // SAFETY: the default action runs no code of ours.
+    unsafe { sigaction(signal, &default) }.map(drop)
+}
+
+/// Gives SIGPIPE its default action and unblocks all signals, as a program expects
+/// at its start: Rust ignores SIGPIPE, and what is ignored stays so over execve(2).
+/// Other signals that the caller ignores, as nohup does, are his wish and stay.
+pub fn reset_signals() -> nix::Result<()> {
+    set_default_action(Signal::SIGPIPE)?;
     SigSet::empty().thread_set_mask()
 }
 
