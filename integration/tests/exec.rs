@@ -1,0 +1,321 @@
+//! `exec`: a second process in a container, with every restriction of the first.
+
+use std::fs;
+
+use integration::terminal::{ConsoleSocket, Terminal};
+use integration::{View, as_both, as_root, eventually, everywhere, in_views};
+use serde_json::json;
+
+const WAIT: &str = "sleep 100";
+
+#[test]
+fn it_runs_a_program_and_gives_its_exit_code() {
+    everywhere(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        assert_eq!(
+            container.exec(&["/bin/echo", "a b", "-c", "--force"]).success(),
+            "a b -c --force"
+        );
+        assert_eq!(container.sh("exit 9").code, 9);
+        assert_eq!(container.sh("kill -TERM $$").code, 143);
+        assert_eq!(container.exec(&["echo", "by PATH"]).success(), "by PATH");
+    });
+}
+
+#[test]
+fn a_program_that_cannot_be_run_is_told_in_the_words_that_engines_look_for() {
+    as_root(|bed| {
+        if bed.is_peer("crun 1.8 has other words and codes") {
+            return;
+        }
+        let bundle = bed.bundle().sh(WAIT);
+        bundle.write("/etc/text", "no program\n");
+        let container = bed.start(&bundle);
+        for (program, words) in [
+            ("/no/such/program", "no such file or directory"),
+            ("no-such-program", "executable file not found in $PATH"),
+            ("/etc", "is a directory"),
+            ("/etc/text", "permission denied"),
+        ] {
+            let output = container.exec(&[program]);
+            let message = output.failure(255);
+            assert!(message.starts_with("ferrun: ") && message.lines().count() == 1, "{output}");
+            assert!(message.contains(words), "{words:?} is not in {output}");
+            assert!(message.contains(program), "{output}");
+        }
+    });
+}
+
+#[test]
+fn it_is_in_all_namespaces_and_the_cgroup_of_the_container() {
+    in_views(|bed| {
+        let bundle = bed
+            .bundle()
+            .with_namespace("cgroup", None)
+            .with_namespace("user", None)
+            .with("/linux/uidMappings", json!([{"containerID": 0, "hostID": 0, "size": 70000}]))
+            .with("/linux/gidMappings", json!([{"containerID": 0, "hostID": 0, "size": 70000}]))
+            .sh(WAIT);
+        let container = bed.start(&bundle);
+        let script = "for n in cgroup ipc mnt net pid user uts; do readlink /proc/$P/ns/$n; done";
+        let own = container.sh(&script.replace("$P", "self"));
+        let of_init = container.sh(&script.replace("$P", "1"));
+        assert_eq!(own.success().lines().count(), 7, "{own}");
+        assert_eq!(own.stdout, of_init.stdout);
+        let controller = if bed.view == View::V2 { "cgroup.procs" } else { "pids.max" };
+        let procs = bed.cgroup_file(&bundle, controller).with_file_name("cgroup.procs");
+        let members = || fs::read_to_string(&procs).unwrap().lines().count();
+        let before = members();
+        let running = container.exec_call(&[], &["/bin/sleep", "100"]).spawn();
+        eventually("a process more in the cgroup", || members() == before + 1);
+        drop(running);
+    });
+}
+
+#[test]
+fn it_has_the_containers_user_environment_and_directory() {
+    as_both(|bed| {
+        let mut bundle = bed
+            .bundle()
+            .with("/process/env", json!(["PATH=/bin", "HOME=/h", "FROM=config"]))
+            .with("/process/cwd", "/tmp")
+            .sh(WAIT);
+        if !bed.is_rootless() {
+            bundle =
+                bundle.with("/process/user", json!({"uid": 11, "gid": 12, "additionalGids": [13]}));
+        }
+        let container = bed.start(&bundle);
+        let output = container.sh("id -u; id -g; id -G; echo $FROM; pwd; umask");
+        if bed.is_rootless() {
+            assert!(output.success().ends_with("config\n/tmp\n0022"), "{output}");
+        } else {
+            assert_eq!(output.success(), "11\n12\n12 13\nconfig\n/tmp\n0022");
+        }
+    });
+}
+
+#[test]
+fn options_replace_what_the_config_says() {
+    as_root(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let exec = |options: &[&str], script: &str| {
+            let output = container.exec_call(options, &["/bin/sh", "-c", script]).output();
+            output.success().to_owned()
+        };
+        assert_eq!(exec(&["--user", "5"], "id -u; id -g"), "5\n0");
+        assert_eq!(exec(&["--user", "5:6"], "id -u; id -g"), "5\n6");
+        assert_eq!(exec(&["-u5:6"], "id -u; id -g"), "5\n6");
+        assert_eq!(exec(&["--cwd", "/etc"], "pwd"), "/etc");
+        assert_eq!(exec(&["--cwd=/etc"], "pwd"), "/etc");
+        assert_eq!(exec(&["--env", "A=1", "-e", "B=2 3"], "echo $A $B $HOME"), "1 2 3 /root");
+        assert_eq!(exec(&["--env", "HOME=/other"], "echo $HOME"), "/other");
+        if !bed.is_peer("crun has no --additional-gids, and Go's one dash is runc's and ours") {
+            assert_eq!(exec(&["-cwd", "/etc", "-env", "A=4"], "pwd; echo $A"), "/etc\n4");
+            assert_eq!(exec(&["--user", "5:6", "-g", "7", "-g", "8"], "id -G"), "6 7 8");
+        }
+    });
+}
+
+#[test]
+fn odd_user_ids_are_refused() {
+    as_root(|bed| {
+        if bed.is_peer("they take some of these") {
+            return;
+        }
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        for user in [
+            "-1",
+            "+5",
+            "4294967296",
+            "4294967295",
+            "root",
+            "1:-1",
+            "1:",
+            ":1",
+            "0x10",
+            " 1",
+            "1:2:3",
+        ] {
+            let option = format!("--user={user}");
+            let output = container.exec_call(&[&option], &["/bin/id"]).output();
+            assert!(output.failure(255).starts_with("ferrun: "), "{user:?}: {output}");
+            assert_eq!(output.stdout, "", "{user:?}");
+        }
+    });
+}
+
+#[test]
+fn every_restriction_of_the_config_holds() {
+    as_both(|bed| {
+        let bundle = bed
+            .bundle()
+            .with("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}]))
+            .with("/process/oomScoreAdj", 321)
+            .with(
+                "/linux/seccomp",
+                json!({
+                    "defaultAction": "SCMP_ACT_ALLOW",
+                    "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]
+                }),
+            )
+            .sh(WAIT);
+        let container = bed.start(&bundle);
+        let script = "ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj; mkdir /tmp/x 2>&1; \
+                      grep -E '^(NoNewPrivs|Seccomp|Cap...):' /proc/self/status | tr '\\t' ' '";
+        let output = container.sh(script);
+        let bits = "0000000020000420";
+        let expected = format!(
+            "77\n88\n321\nmkdir: can't create directory '/tmp/x': Operation not supported\n\
+             CapInh: 0000000000000000\nCapPrm: {bits}\nCapEff: {bits}\nCapBnd: {bits}\n\
+             CapAmb: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2"
+        );
+        assert_eq!(output.success(), expected);
+    });
+}
+
+#[test]
+fn capabilities_can_be_added() {
+    as_root(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let script = "grep CapEff /proc/self/status | cut -f2";
+        for options in [["--cap", "CAP_CHOWN"], ["-c", "CAP_CHOWN"]] {
+            let output = container.exec_call(&options, &["/bin/sh", "-c", script]).output();
+            assert_eq!(output.success(), "0000000020000421");
+        }
+    });
+}
+
+#[test]
+fn a_process_file_says_it_all() {
+    as_both(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let process = json!({
+            "args": ["/bin/sh", "-c", "pwd; echo $A; grep -E 'CapEff|NoNew' /proc/self/status; umask"],
+            "cwd": "/etc",
+            "env": ["PATH=/bin", "A=b"],
+            "user": {"uid": 0, "gid": 0, "umask": 63},
+            "noNewPrivileges": true,
+            "capabilities": {"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]}
+        });
+        let file = bed.write("process.json", &process.to_string());
+        for option in ["--process", "-p"] {
+            let output = container.exec_call(&[option, file.to_str().unwrap()], &[]).output();
+            assert_eq!(
+                output.success(),
+                "/etc\nb\nCapEff:\t0000000000000020\nNoNewPrivs:\t1\n0077"
+            );
+        }
+        // What stands in no file is in no process either.
+        let file = bed.write(
+            "bare.json",
+            &json!({"args": ["/bin/env"], "cwd": "/",
+            "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin", "HOME=/"]})
+            .to_string(),
+        );
+        let output = container.exec_call(&["--process", file.to_str().unwrap()], &[]).output();
+        assert_eq!(output.success(), "PATH=/bin\nHOME=/");
+    });
+}
+
+#[test]
+fn a_wrong_process_file_names_its_field() {
+    as_root(|bed| {
+        if bed.is_peer("they do not name it") {
+            return;
+        }
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        for (process, parts) in [
+            (json!({"args": [], "cwd": "/", "user": {"uid": 0, "gid": 0}}), ["args", "args"]),
+            (json!({"args": ["a"], "cwd": "x", "user": {"uid": 0, "gid": 0}}), ["cwd", "\"x\""]),
+            (json!({"args": ["a"], "cwd": "/", "user": {"uid": "z", "gid": 0}}), ["user.uid", "z"]),
+        ] {
+            let file = bed.write("process.json", &process.to_string());
+            let output = container.exec_call(&["--process", file.to_str().unwrap()], &[]).output();
+            let message = output.failure(255);
+            for part in parts {
+                assert!(message.contains(part), "{part:?} is not in {output}");
+            }
+            assert_eq!(message.lines().count(), 1, "{output}");
+        }
+        let output = container.exec_call(&["--process", "/no/such/file"], &[]).output();
+        assert!(output.failure(255).contains("/no/such/file"), "{output}");
+    });
+}
+
+#[test]
+fn a_detached_process_goes_on_and_its_pid_is_written() {
+    as_both(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let file = bed.make_directory("pids", 0o755).join("pid");
+        let options = ["--detach", "--pid-file", file.to_str().unwrap()];
+        let output = container.exec_call(&options, &["/bin/sleep", "90"]).output();
+        output.success();
+        let pid: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        assert_eq!(String::from_utf8_lossy(&line), "/bin/sleep\x0090\0");
+        assert_ne!(pid, container.pid());
+    });
+}
+
+#[test]
+fn a_created_container_can_be_entered_too() {
+    as_root(|bed| {
+        if bed.is_peer("crun 1.8 cannot find its rootfs then") {
+            return;
+        }
+        let container = bed.create(&bed.bundle().sh(WAIT));
+        assert_eq!(container.exec(&["/bin/echo", "in"]).success(), "in");
+        assert_eq!(container.status(), "created");
+    });
+}
+
+#[test]
+fn it_has_a_terminal_if_asked_for() {
+    as_both(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let (mut terminal, other) = Terminal::open();
+        terminal.resize(91, 17);
+        let script = "tty; stty size; read line; echo got $line; exit 5";
+        let call = container.exec_call(&["--tty"], &["/bin/sh", "-c", script]).on_terminal(&other);
+        let running = call.spawn();
+        drop(other);
+        terminal.expect("/dev/pts/0");
+        terminal.expect("17 91");
+        terminal.send("typed\n");
+        terminal.expect("got typed");
+        assert_eq!(running.wait().code, 5);
+    });
+}
+
+#[test]
+fn a_detached_terminal_goes_to_the_console_socket() {
+    as_both(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let socket = ConsoleSocket::listen(bed);
+        let path = socket.path.to_str().unwrap();
+        let script = ["/bin/sh", "-c", "tty; echo hello; sleep 100"];
+        let options = ["-t", "-d", "--console-socket", path];
+        container.exec_call(&options, &script).output().success();
+        let (mut terminal, _) = socket.terminal();
+        terminal.expect("hello");
+        // Without a socket nobody would hold the terminal.
+        let output = container.exec_call(&["-t", "-d"], &script).output();
+        assert!(output.code != 0, "{output}");
+    });
+}
+
+#[test]
+fn nothing_of_the_helper_is_seen_inside() {
+    as_root(|bed| {
+        let container = bed.start(&bed.bundle().capable(&["CAP_SYS_PTRACE"]).sh(WAIT));
+        let output = container
+            .sh("ls -l /proc/self/fd | grep -v total; for p in /proc/[0-9]*; do \
+                                   readlink $p/exe; done");
+        let descriptors = output.success().lines().filter(|line| line.contains("1 0 "));
+        assert_eq!(descriptors.count(), 4, "{output}");
+        let foreign = output.stdout.lines().filter(|line| line.starts_with('/'));
+        for program in foreign {
+            assert_eq!(program, "/bin/busybox", "{output}");
+        }
+    });
+}
