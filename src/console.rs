@@ -9,13 +9,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FileType, OFlags, ResolveFlags, fstat};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, connect, sendmsg, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    connect, sendmsg, socket_with,
 };
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::apply::mounts::{attach, clone_tree};
+use crate::gate;
 use crate::plan::process::Terminal;
 use crate::resolve::{self, Target};
 use crate::sys;
@@ -79,8 +80,11 @@ pub fn connect_to(path: &Path) -> Result<OwnedFd> {
 }
 
 fn dial(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let name = path.file_name().ok_or(rustix::io::Errno::INVAL)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = resolve::root(parent.unwrap_or(Path::new(".")))?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    connect(&socket, &gate::address(&directory, name)?)?;
     Ok(socket)
 }
 

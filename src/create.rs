@@ -191,6 +191,8 @@ impl Making<'_> {
             cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
         }
         let (init, channel, verdict) = self.spawn()?;
+        let facts = ProcessFacts::read(init.pid.as_raw()).context("the init process is gone")?;
+        self.container.record.init = Some(facts.id());
         self.place(&init, &channel)?;
         self.open_trees(&init, &channel)?;
         let master = self.converse(&channel, &init, console)?;
@@ -240,19 +242,19 @@ impl Making<'_> {
     }
 
     /// A joined namespace may hold somebody who traces what enters it, so init is hidden
-    /// from its first moment. But only root may write the id maps of a hidden process.
+    /// from its first moment. But only root may write the id maps of a hidden process,
+    /// and nobody in a user namespace its own time offsets: then init does it later.
     fn init_hides_itself(&self) -> bool {
         let ordinary = self.host.uid != 0 || self.host.in_user_namespace;
-        ordinary && self.plan.namespaces.id_maps.is_some()
+        let namespaces = &self.plan.namespaces;
+        namespaces.id_maps.is_some() && (ordinary || !namespaces.time_offsets.is_empty())
     }
 
     /// Gives init its ids, and puts its pid on disk.
-    fn place(&mut self, init: &Spawned, channel: &CreatorEnd) -> Result<()> {
+    fn place(&self, init: &Spawned, channel: &CreatorEnd) -> Result<()> {
         if let Some(maps) = &self.plan.namespaces.id_maps {
             namespaces::write_id_maps(init.pid, maps, self.host.uid, self.host.gid)?;
         }
-        let facts = ProcessFacts::read(init.pid.as_raw()).context("the init process is gone")?;
-        self.container.record.init = Some(facts.id());
         self.container.save()?;
         // Where init has died over something, it has said so, and that is read next.
         let _ = channel.send(&ToInit::Placed);

@@ -8,6 +8,7 @@
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,9 @@ use crate::state::{Container, Status, open_process};
 
 /// How long a killed process may take to end.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// How long an init process may live on after its creator was killed.
+const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// Kills what is left of a container and removes everything of it.
 pub fn destroy(container: &Container) -> Result<()> {
@@ -37,6 +41,13 @@ pub fn destroy(container: &Container) -> Result<()> {
 pub fn undo_create(mut container: Container) {
     // The creator is this process.
     container.record.creator = None;
+    if container.record.init.is_none() {
+        // Nothing was ever in the group but what others have put there.
+        let group = std::mem::take(&mut container.record.group);
+        if let Err(error) = cgroups::remove_unused(&group, Duration::ZERO) {
+            log::warn(format!("while cleaning up: {error:#}"));
+        }
+    }
     if let Err(error) = destroy(&container) {
         log::warn(format!("while cleaning up: {error:#}"));
     }
@@ -70,7 +81,10 @@ fn stop_processes(container: &Container) -> Result<()> {
         let _ = cgroups::thaw(&container.record.group);
         kill(&init).context("the init process")?;
     }
-    cgroups::kill_all(&container.record.group)
+    if container.record.init.is_some() {
+        cgroups::kill_all(&container.record.group)?;
+    }
+    Ok(())
 }
 
 /// Sends SIGKILL and waits for the end.
@@ -92,7 +106,12 @@ fn kill(process: &OwnedFd) -> Result<()> {
 
 /// Takes away the cgroup and the mounts.
 fn release(container: &Container) -> Result<()> {
-    cgroups::remove(&container.record.group)?;
+    match container.record.init {
+        Some(_) => cgroups::remove(&container.record.group)?,
+        // Nobody knows whether the group is this container's: another one may have been in it
+        // already. An init that was made and not recorded is dying with its creator.
+        None => cgroups::remove_unused(&container.record.group, LAST_BREATH)?,
+    }
     if container.record.mounts.is_empty() {
         return Ok(());
     }

@@ -141,6 +141,9 @@ impl ServedTerminal {
         if let Some(before) = &terminal.before {
             let mut raw = before.clone();
             raw.make_raw();
+            // The container's terminal passes line ends on as they are: this one turns them
+            // into what the screen needs.
+            raw.output_modes = before.output_modes;
             tcsetattr(stdin(), OptionalActions::Now, &raw).context("tcsetattr")?;
             terminal.take_size();
         }

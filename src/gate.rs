@@ -6,7 +6,9 @@
 //! The socket is reached through the directory's descriptor, because a path
 //! may be longer than the 108 bytes that an address holds.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::MemfdFlags;
@@ -20,7 +22,7 @@ use crate::error::InField as _;
 use crate::sys::process::SharedWord;
 
 /// The socket's name in the container's directory.
-pub const NAME: &str = "gate";
+const NAME: &str = "gate";
 
 /// The word that both sides see, before anything is known.
 const WAITING: u32 = 0;
@@ -71,7 +73,7 @@ impl Verdict {
 /// Makes the gate of a container, in the directory that `directory` is open on.
 pub fn make(directory: impl AsFd) -> Result<OwnedFd> {
     let socket = new_socket()?;
-    bind(&socket, &address(&directory)?).context("bind the gate")?;
+    bind(&socket, &address(&directory, NAME.as_ref())?).context("bind the gate")?;
     listen(&socket, 16).context("listen at the gate")?;
     Ok(socket)
 }
@@ -93,7 +95,7 @@ pub fn wait(gate: impl AsFd) -> Result<(InitEnd, Verdict)> {
 /// Opens the gate and waits until the program runs.
 pub fn open(directory: impl AsFd) -> Result<()> {
     let socket = new_socket()?;
-    match connect(&socket, &address(&directory)?) {
+    match connect(&socket, &address(&directory, NAME.as_ref())?) {
         Ok(()) => {}
         Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => {
             bail!("cannot start an already running container")
@@ -124,9 +126,11 @@ fn new_socket() -> Result<OwnedFd> {
         .context("socket")
 }
 
-fn address(directory: impl AsFd) -> Result<SocketAddrUnix> {
-    let path = format!("/proc/self/fd/{}/{NAME}", directory.as_fd().as_raw_fd());
-    Ok(SocketAddrUnix::new(path)?)
+/// The address of the socket `name` in the directory that `directory` is open on,
+/// which must stay open while the address is used.
+pub fn address(directory: impl AsFd, name: &OsStr) -> rustix::io::Result<SocketAddrUnix> {
+    let path = Path::new("/proc/self/fd").join(directory.as_fd().as_raw_fd().to_string());
+    SocketAddrUnix::new(path.join(name))
 }
 
 #[cfg(test)]
@@ -149,7 +153,7 @@ mod tests {
         let (path, directory) = directory();
         let gate = make(&directory).unwrap();
         let dead = new_socket().unwrap();
-        connect(&dead, &address(&directory).unwrap()).unwrap();
+        connect(&dead, &address(&directory, NAME.as_ref()).unwrap()).unwrap();
         drop(dead);
         let init = std::thread::spawn(move || {
             let (_start, verdict) = wait(&gate).unwrap();

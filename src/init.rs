@@ -129,10 +129,10 @@ fn prepare_container<'plan>(
     if new_user || plan.rootfs.opened_by_creator().next().is_some() {
         creator.expect(&ToInit::Placed)?;
         placed = true;
-        hide()?;
     }
-    become_root_inside(new_user || remaining.joined_user_namespace)?;
     make_late_namespaces(&remaining)?;
+    become_root_inside(new_user || remaining.joined_user_namespace)?;
+    hide()?;
     nix::unistd::setsid().context("setsid")?;
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -230,6 +230,21 @@ pub fn remove(group: &Group) -> Result<()> {
     }
 }
 
+/// Removes the group where nothing is in it, neither processes nor groups, and
+/// leaves it alone where that does not change for as long as `patience`.
+pub fn remove_unused(group: &Group, patience: Duration) -> Result<()> {
+    let mut waits = Waits::new(patience);
+    for directory in &group.directories {
+        let path = checked(directory)?;
+        while !removed(rustix::fs::rmdir(path)).with_context(|| format!("rmdir {path:?}"))? {
+            if !waits.wait() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Says whether `path` is gone, with all that was below it.
 fn remove_tree(path: &Path) -> Result<bool> {
     let rmdir = || removed(rustix::fs::rmdir(path)).with_context(|| format!("rmdir {path:?}"));

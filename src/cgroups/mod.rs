@@ -22,7 +22,9 @@ mod tree;
 
 pub use apply::{apply_devices, apply_settings};
 pub use create::{Created, Entrance, create, delegate, directory_fd};
-pub use life::{freeze, is_frozen, kill_all, oom_kills, processes, remove, signal_all, thaw};
+pub use life::{
+    freeze, is_frozen, kill_all, oom_kills, processes, remove, remove_unused, signal_all, thaw,
+};
 
 /// Where control groups are mounted by convention.
 const ROOT: &str = "/sys/fs/cgroup";
