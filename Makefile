@@ -5,6 +5,7 @@ CARGO_HOME ?= $(HOME)/.cargo
 # What testbed/install.sh could not get from the system's own packages comes first.
 export PATH := $(TESTBED)/cache/bin:$(TESTBED)/cache/go/bin:$(CARGO_HOME)/bin:$(PATH):/usr/sbin:/sbin
 
+CARGO := $(TESTBED)/with-rust cargo
 MUSL := x86_64-unknown-linux-musl
 # An absolute path: the tests run in directories of their own.
 TESTED = $(if $(RUNTIME),$(shell realpath "$$(command -v "$(RUNTIME)")"),$(CURDIR)/bin/ferrun)
@@ -19,12 +20,12 @@ build: bin/ferrun bin/image-tool ## bin/ferrun (static) and bin/image-tool
 
 bin/ferrun: $(SOURCES)
 	@$(TESTBED)/install.sh build
-	cargo build --locked --release --package ferrun --target $(MUSL)
+	$(CARGO) build --locked --release --package ferrun --target $(MUSL)
 	@install -D target/$(MUSL)/release/ferrun $@
 
 bin/image-tool: $(IMAGE_TOOL_SOURCES)
 	@$(TESTBED)/install.sh build
-	cargo build --locked --release --package image-tool
+	$(CARGO) build --locked --release --package image-tool
 	@install -D target/release/image-tool $@
 
 .PHONY: demo
@@ -39,23 +40,23 @@ test: ## all tests, installing what they need
 
 .PHONY: lint
 lint: ## formatting, lints, licences
-	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	$(TESTBED)/dependencies.py
 	cd conformance && test -z "$$(gofmt -l .)" && go vet .
 
 .PHONY: unit
 unit: ## tests without root and without a container
-	cargo test --locked --package ferrun --package ferrun-seccomp
+	$(CARGO) test --locked --package ferrun --package ferrun-seccomp
 	cd conformance && go test -v .
 
 .PHONY: image-tool-test
 image-tool-test: ## image-tool against registries, good and hostile
-	cargo test --locked --package image-tool
+	$(CARGO) test --locked --package image-tool
 
 .PHONY: integration
 integration: $(BUILT) ## black-box tests of the runtime, as root in all views
-	RUNTIME=$(TESTED) cargo test --locked --package integration
+	RUNTIME=$(TESTED) $(CARGO) test --locked --package integration
 
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root

@@ -25,8 +25,8 @@ def main():
     allowed = set(rules["licenses"]["allow"])
     packages = {}
     for target in rules["graph"]["targets"]:
-        answer = subprocess.run(["cargo", "metadata", "--locked", "--format-version=1", "--filter-platform", target],
-                                cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        answer = subprocess.run([ROOT / "testbed/with-rust", "cargo", "metadata", "--locked", "--format-version=1",
+                                 "--filter-platform", target], cwd=ROOT, stdout=subprocess.PIPE, check=True)
         metadata = json.loads(answer.stdout)
         # `packages` lists those of other platforms, too; what is resolved does not.
         used = {node["id"] for node in metadata["resolve"]["nodes"]}

@@ -53,8 +53,9 @@ rust() {
     cd "$root"
     target=$(sed -n 's/^targets = \["\(.*\)"\]/\1/p' rust-toolchain.toml)
     version=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
-    if [ -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$target" ] &&
-        cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1; then
+    with=$root/testbed/with-rust
+    if [ -d "$("$with" rustc --print sysroot 2>/dev/null)/lib/rustlib/$target" ] &&
+        "$with" cargo fmt --version >/dev/null 2>&1 && "$with" cargo clippy --version >/dev/null 2>&1; then
         return
     fi
     if ! command -v rustup >/dev/null; then
