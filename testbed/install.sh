@@ -61,12 +61,19 @@ rust() {
     if ! command -v rustup >/dev/null; then
         packages curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates
         say "rustup, in ${CARGO_HOME:-$HOME/.cargo} and ${RUSTUP_HOME:-$HOME/.rustup}"
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
-            sh -s -- -y --no-modify-path --default-toolchain none >&2
+        mkdir -p "$cache"
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$cache/rustup-init.sh"
+        sh "$cache/rustup-init.sh" -y --no-modify-path --default-toolchain none >&2
     fi
     say "Rust $version with $target, clippy and rustfmt, by rustup"
-    rustup toolchain install "$version" --profile minimal --target "$target" \
-        --component clippy --component rustfmt >&2
+    # Where this version is there under another name, its parts are all that is missing.
+    if "$with" rustc --version >/dev/null 2>&1; then
+        "$with" rustup target add "$target" >&2
+        "$with" rustup component add clippy rustfmt >&2
+    else
+        rustup toolchain install "$version" --no-self-update --profile minimal --target "$target" \
+            --component clippy --component rustfmt >&2
+    fi
 }
 
 pip() {
