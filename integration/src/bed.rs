@@ -118,7 +118,10 @@ pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
 }
 
 fn run<F: Fn(&Bed) + Sync>(places: &[(View, Caller)], test: F) {
-    let name = std::any::type_name::<F>().trim_end_matches("::{{closure}}");
+    // The function that holds the closure, also where another one of the test's own
+    // passes it on: crate::between<crate::the_test::{{closure}}>::{{closure}}.
+    let name = std::any::type_name::<F>().split("::{{closure}}").next().unwrap_or_default();
+    let name = name.rsplit('<').next().unwrap_or_default();
     for &(view, caller) in places {
         eprintln!("{name}: {view:?}, {caller:?}");
         if let Err(reason) = can_be(view, caller) {
@@ -414,6 +417,11 @@ impl Bed {
     pub fn assert_nothing_left(&self) {
         let left = leftovers::find(self);
         assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// Whether nothing is left of containers.
+    pub fn is_clear(&self) -> bool {
+        leftovers::find(self).is_empty()
     }
 
     /// Removes everything. Returns what should not have been there.
