@@ -28,8 +28,17 @@ fn state_has_the_keys_of_the_spec_and_of_runc() {
         assert_eq!(state["rootfs"], json!(bundle.rootfs()));
         assert_eq!(state["owner"], "");
         let keys: Vec<_> = state.as_object().unwrap().keys().map(String::as_str).collect();
-        let expected =
-            ["annotations", "bundle", "created", "id", "ociVersion", "owner", "pid", "rootfs", "status"];
+        let expected = [
+            "annotations",
+            "bundle",
+            "created",
+            "id",
+            "ociVersion",
+            "owner",
+            "pid",
+            "rootfs",
+            "status",
+        ];
         assert_eq!(keys, expected);
         // Two blanks of indentation: people read it too.
         let text = container.call("state").stdout;
@@ -106,7 +115,14 @@ fn features_tell_what_engines_look_for() {
             let list = list.unwrap_or_else(|| panic!("{pointer}: {output}"));
             assert!(list.iter().any(|item| item == value), "{value} is not in {pointer}");
         };
-        for hook in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
+        for hook in [
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "startContainer",
+            "poststart",
+            "poststop",
+        ] {
             has("/hooks", hook);
         }
         for word in ["rro", "rbind", "nosymfollow", "tmpcopyup", "rslave"] {
@@ -137,7 +153,8 @@ fn every_mount_option_that_features_lists_is_known() {
         for word in features["mountOptions"].as_array().unwrap() {
             let word = word.as_str().unwrap();
             // These need more than a word, or change what kind of mount it is.
-            if ["bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "mand"].contains(&word) {
+            if ["bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "mand"].contains(&word)
+            {
                 continue;
             }
             let bundle = bed.bundle().mount("/tmp", "tmpfs", "tmpfs", &[word]);
@@ -154,7 +171,9 @@ fn the_version_starts_with_the_runtimes_name() {
         for option in ["--version", "-v"] {
             let output = bed.bare_call().arg(option).output();
             let first = output.success().lines().next().unwrap();
-            let version = first.strip_prefix(&format!("{name} version ")).unwrap_or_else(|| panic!("{output}"));
+            let version = first
+                .strip_prefix(&format!("{name} version "))
+                .unwrap_or_else(|| panic!("{output}"));
             assert!(version.starts_with(|first: char| first.is_ascii_digit()), "{output}");
             assert!(output.stdout.lines().any(|line| line.starts_with("spec: ")), "{output}");
         }
@@ -169,7 +188,12 @@ fn an_unknown_command_is_3_and_an_unknown_option_1() {
         }
         let output = bed.bare_call().arg("no-such-command").output();
         assert!(output.failure(3).contains("no-such-command"), "{output}");
-        for line in [&["--no-such-option", "list"] as &[&str], &["list", "--no-such-option"], &["create"], &["state"]] {
+        for line in [
+            &["--no-such-option", "list"] as &[&str],
+            &["list", "--no-such-option"],
+            &["create"],
+            &["state"],
+        ] {
             let output = bed.bare_call().args(line).output();
             assert!(output.failure(1).starts_with("ferrun: "), "{output}");
             assert_eq!(output.stderr.lines().count(), 1, "{output}");
@@ -198,12 +222,23 @@ fn options_are_written_as_go_programs_take_them() {
             &[&format!("--root={root}"), "create", &format!("--bundle={path}"), "ID"],
             &["--root", &root, "create", "ID", "--bundle", &path, "--pid-file", &pid_file],
             &["--root", &root, "run", "--detach", "-no-subreaper", "--bundle", &path, "ID"],
-            &["--root", &root, "--rootless=false", "run", "-d", "--no-new-keyring", "-b", &path, "ID"],
+            &[
+                "--root",
+                &root,
+                "--rootless=false",
+                "run",
+                "-d",
+                "--no-new-keyring",
+                "-b",
+                &path,
+                "ID",
+            ],
             &["--debug", "--root", &root, "create", "-b", &path, "ID"],
         ];
         for line in lines {
             let id = bed.id();
-            let line: Vec<_> = line.iter().map(|word| if *word == "ID" { &id } else { *word }).collect();
+            let line: Vec<_> =
+                line.iter().map(|word| if *word == "ID" { &id } else { *word }).collect();
             let output = bed.bare_call().args(&line).output();
             assert_eq!(output.code, 0, "{output}");
             bed.runtime(["delete", "--force", &id]).success();
