@@ -28,7 +28,15 @@ func main() {
 	os.Exit(code)
 }
 
-func run() (int, error) {
+// Options are what was typed.
+type Options struct {
+	runtime, expected string
+	view              View
+	limit             time.Duration
+	only              []string
+}
+
+func parseOptions() (Options, error) {
 	command := flag.String("runtime", os.Getenv("RUNTIME"), "the runtime, a command without arguments; default $RUNTIME")
 	view := flag.String("view", string(ViewV1), "the cgroup layout: v1, hybrid or v2")
 	limit := flag.Duration("limit", 3*time.Minute, "time limit for each program")
@@ -36,7 +44,28 @@ func run() (int, error) {
 	only := flag.String("only", "", "run these programs only, separated by commas, and write no report")
 	flag.Parse()
 	if flag.NArg() > 0 {
-		return 1, fmt.Errorf("argument %q: only options are taken", flag.Arg(0))
+		return Options{}, fmt.Errorf("argument %q: only options are taken", flag.Arg(0))
+	}
+	found, err := exec.LookPath(*command)
+	if err == nil {
+		found, err = filepath.Abs(found)
+	}
+	if err != nil {
+		return Options{}, fmt.Errorf("runtime %q: %w", *command, err)
+	}
+	options := Options{runtime: found, expected: *expected, view: View(*view), limit: *limit}
+	if *only != "" {
+		options.only = strings.Split(*only, ",")
+	}
+	return options, nil
+}
+
+// run does what the options ask for and returns the exit code: 1 if anything is not
+// as expected.
+func run() (int, error) {
+	options, err := parseOptions()
+	if err != nil {
+		return 1, err
 	}
 	if os.Geteuid() != 0 {
 		return 1, errors.New("the suite makes devices and cgroups: it must run as root")
@@ -47,61 +76,84 @@ func run() (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 
-	runtimePath, err := exec.LookPath(*command)
-	if err == nil {
-		runtimePath, err = filepath.Abs(runtimePath)
-	}
-	if err != nil {
-		return 1, fmt.Errorf("runtime %q: %w", *command, err)
-	}
-	version, err := exec.CommandContext(ctx, runtimePath, "--version").Output()
-	if err != nil {
-		return 1, fmt.Errorf("%s --version: %w", runtimePath, err)
-	}
-	report := Report{View: View(*view)}
-	report.Runtime, _, _ = strings.Cut(string(version), "\n")
-	report.Compared = strings.HasPrefix(report.Runtime, "ferrun ") && report.View != ViewV2
-	expectations := Expectations{}
-	if report.Compared {
-		if expectations, err = readExpectations(*expected); err != nil {
-			return 1, err
-		}
-	}
-
 	suite, err := buildSuite(ctx)
 	if err != nil {
 		return 1, err
 	}
-	report.Suite = suite.Version
-	for program := range expectations {
-		if !slices.Contains(suite.Programs, program) {
-			return 1, fmt.Errorf("%s: %q: the suite has no such program", *expected, program)
-		}
+	report, expectations, err := options.prepare(ctx, suite)
+	if err != nil {
+		return 1, err
 	}
 	programs := suite.Programs
-	if *only != "" {
-		programs = strings.Split(*only, ",")
+	if options.only != nil {
+		programs = options.only
 	}
-	if err := report.View.arrange(); err != nil {
+	if err := options.view.arrange(); err != nil {
 		return 1, err
 	}
-	if err := report.fill(ctx, runtimePath, programs, expectations, *limit); err != nil {
+	if err := report.fill(ctx, options, programs, expectations); err != nil {
 		return 1, err
 	}
-	if *only == "" {
+	if options.only == nil {
 		if err := os.WriteFile(report.path(), []byte(report.markdown()), 0o644); err != nil {
 			return 1, err
 		}
 		fmt.Printf("report: conformance/%s\n", report.path())
 	}
+	if failed := report.printSummary(); failed > 0 && report.Compared {
+		return 1, nil
+	}
+	return 0, nil
+}
+
+// prepare asks the runtime who it is. Only ferrun is compared with expectations, and
+// not in the v2 view, where the suite's cgroup programs fail.
+func (options Options) prepare(ctx context.Context, suite Suite) (*Report, Expectations, error) {
+	version, err := exec.CommandContext(ctx, options.runtime, "--version").Output()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s --version: %w", options.runtime, err)
+	}
+	report := &Report{Suite: suite.Version, View: options.view}
+	report.Runtime, _, _ = strings.Cut(string(version), "\n")
+	report.Compared = strings.HasPrefix(report.Runtime, "ferrun ") && report.View != ViewV2
+	if !report.Compared {
+		return report, nil, nil
+	}
+	expectations, err := readExpectations(options.expected)
+	if err != nil {
+		return nil, nil, err
+	}
+	for program := range expectations {
+		if !slices.Contains(suite.Programs, program) {
+			return nil, nil, fmt.Errorf("%s: %q: the suite has no such program", options.expected, program)
+		}
+	}
+	return report, expectations, nil
+}
+
+// printSummary repeats what matters where it is seen, at the end. The last line
+// counts programs, and so does its result, those that failed.
+func (report Report) printSummary() int {
+	for _, row := range report.Rows {
+		if report.verdict(row) != Known {
+			continue
+		}
+		var reasons []string
+		for _, reason := range row.Expected.reasons() {
+			reasons = append(reasons, fmt.Sprintf("%s (%s)", reason.Because, reason.Kind))
+		}
+		fmt.Printf("skip: %s: %s\n", row.Program, strings.Join(slices.Compact(reasons), " "))
+	}
+	for _, row := range report.Rows {
+		for _, surprise := range row.Surprises {
+			fmt.Printf("fail: %s: %s\n", row.Program, surprise)
+		}
+	}
 	fmt.Printf("%d assertions passed, %d failed, %d skipped by the suite\n",
 		report.assertions(Passed), report.assertions(Failed), report.assertions(Skipped))
 	passed, failed, skipped := report.tally()
 	fmt.Printf("programs: %d passed, %d failed, %d skipped\n", passed, failed, skipped)
-	if report.Compared && failed > 0 {
-		return 1, nil
-	}
-	return 0, nil
+	return failed
 }
 
 // path is where the report goes. The one that the project keeps is ferrun's.
@@ -114,16 +166,16 @@ func (report Report) path() string {
 }
 
 // fill runs the programs one after the other: they share names of cgroups.
-func (report *Report) fill(ctx context.Context, runtimePath string, programs []string, expectations Expectations,
-	limit time.Duration) (err error) {
-	bed, err := newBed(runtimePath)
+func (report *Report) fill(ctx context.Context, options Options, programs []string,
+	expectations Expectations) (err error) {
+	bed, err := newBed(options.runtime)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, bed.close()) }()
 	for _, program := range programs {
 		started := time.Now()
-		result, err := runProgram(ctx, bed, program, limit)
+		result, err := runProgram(ctx, bed, program, options.limit)
 		if err != nil {
 			return err
 		}
