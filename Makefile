@@ -36,7 +36,7 @@ demo: build ## pull Alpine from a registry and run it, installing what that need
 test: ## all tests, installing what they need
 	@$(TESTBED)/install.sh test
 	@$(MAKE) --no-print-directory build
-	@$(TESTBED)/test.py
+	@$(TESTBED)/run_tests.py
 
 .PHONY: lint
 lint: ## formatting, lints, licences
@@ -49,6 +49,7 @@ lint: ## formatting, lints, licences
 unit: ## tests without root and without a container
 	$(CARGO) test --locked --package ferrun --package ferrun-seccomp
 	cd conformance && go test -v .
+	python3 -m unittest discover --verbose --start-directory testbed --pattern '*_test.py'
 
 .PHONY: image-tool-test
 image-tool-test: ## image-tool against registries, good and hostile

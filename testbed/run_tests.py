@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs all parts of the tests, whether or not one fails, and adds them up.
 
-    test.py [PART ...]
+    run_tests.py [PART ...]
 
 A part is a target of the Makefile. Its output goes to target/test/PART.log. The last
 line is `N passed, N failed, N skipped`; the exit status is 1 if anything failed.
@@ -80,6 +80,10 @@ def count(output):
             passed += go[1] == "PASS"
             failed += go[1] == "FAIL"
             skipped += go[1] == "SKIP"
+        elif python := re.match(r"test_\w+ \(.*\) \.\.\. (ok|FAIL|ERROR|skipped)", line):
+            passed += python[1] == "ok"
+            failed += python[1] in ("FAIL", "ERROR")
+            skipped += python[1] == "skipped"
         elif suite := re.match(r"programs: (\d+) passed, (\d+) failed, (\d+) skipped$", line):
             passed += int(suite[1])
             failed += int(suite[2])
@@ -95,7 +99,7 @@ def count(output):
             passed -= 1
             skipped += 1
             reasons.append(found[0])
-    return passed, failed, skipped, reasons
+    return passed, failed, skipped, list(dict.fromkeys(reasons))
 
 
 if __name__ == "__main__":

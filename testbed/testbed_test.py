@@ -1,0 +1,75 @@
+"""Tests of the decisions that the scripts make: what counts, what is allowed, what
+belongs to an image."""
+
+import unittest
+
+import alpine
+import dependencies
+import run_tests
+
+
+class Counting(unittest.TestCase):
+    def counts(self, output):
+        return run_tests.count(output)[:3]
+
+    def test_all_test_binaries_of_a_part_are_added_up(self):
+        line = "test result: {}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out; finished in 0.1s\n"
+        self.assertEqual(self.counts(line.format("ok", 3, 0, 1) + line.format("FAILED", 2, 4, 0)), (5, 4, 1))
+
+    def test_subtests_of_go_and_python_are_not_counted_twice(self):
+        self.assertEqual(self.counts("--- PASS: TestA (0.00s)\n    --- PASS: TestA/b (0.00s)\n--- FAIL: TestC\n"),
+                         (1, 1, 0))
+        self.assertEqual(self.counts("test_a (testbed_test.Counting.test_a) ... ok\nRan 1 test in 0.0s\n"), (1, 0, 0))
+        self.assertEqual(self.counts("test_a (x.Y.test_a) ... FAIL\ntest_b (x.Y.test_b) ... ERROR\n"), (0, 2, 0))
+
+    def test_a_case_left_out_is_skipped_and_a_test_left_out_has_not_passed(self):
+        self.assertEqual(self.counts("test a ... SKIP: a: V2: no pids controller\n"), (0, 0, 1))
+        self.assertEqual(self.counts("skipped: a: needs root\ntest result: ok. 3 passed; 0 failed; 0 ignored;"),
+                         (2, 0, 1))
+
+    def test_the_suites_reasons_are_shown_and_not_counted_again(self):
+        passed, failed, skipped, reasons = run_tests.count("skip: hooks: silent\nprograms: 31 passed, 1 failed, 26 skipped\n")
+        self.assertEqual((passed, failed, skipped), (31, 1, 26))
+        self.assertEqual(reasons, ["skip: hooks: silent"])
+
+
+class Licences(unittest.TestCase):
+    allowed = {"MIT", "ISC", "Apache-2.0 WITH LLVM-exception"}
+
+    def test_one_side_of_or_and_both_sides_of_and_must_be_allowed(self):
+        for expression, wanted in {
+            "MIT": True,
+            "GPL-3.0-only": False,
+            "GPL-3.0-only OR MIT": True,
+            "GPL-3.0-only/MIT": True,
+            "GPL-3.0-only AND MIT": False,
+            "GPL-3.0-only OR MIT AND ISC": True,
+            "(MIT OR GPL-3.0-only) AND GPL-3.0-only": False,
+            "GPL-3.0-only OR (Zlib OR MIT)": True,
+            "Apache-2.0": False,
+            "Apache-2.0 WITH LLVM-exception": True,
+            "none": False,
+        }.items():
+            self.assertEqual(dependencies.permitted(expression, self.allowed), wanted, expression)
+
+
+class Image(unittest.TestCase):
+    def test_a_package_brings_all_that_it_depends_on_and_nothing_else(self):
+        packages = alpine.parse_database(
+            "P:a\nD:so:libb.so.1 !c /bin/sh\n\nP:b\np:so:libb.so.1=1.2\n\nP:c\n\nP:sh\np:/bin/sh cmd:sh=1\n")
+        self.assertEqual(list(alpine.closure(packages, ["a"])), ["a", "b", "sh"])
+
+    def test_what_a_virtual_machine_added_is_taken_out(self):
+        self.assertEqual(alpine.original("etc/group", b"wheel:x:10:root,quicksand\nquicksand:x:1000:\n"),
+                         b"wheel:x:10:root\n")
+        self.assertEqual(alpine.original("etc/hostname", b"quicksand\n"), b"localhost\n")
+        self.assertEqual(alpine.original("etc/motd", b"hi\n"), b"hi\n")
+
+    def test_a_file_that_is_not_its_packages_is_refused(self):
+        alpine.check("etc/motd", b"", "Q12jmj7l5rSw0yVb/vlWAYkK/YBwk=")
+        with self.assertRaises(SystemExit):
+            alpine.check("etc/motd", b"x", "Q12jmj7l5rSw0yVb/vlWAYkK/YBwk=")
+
+
+if __name__ == "__main__":
+    unittest.main()
