@@ -528,7 +528,7 @@ fn ids_are_names_and_nothing_else() {
             }
         }
         let output = bed.runtime(["create", "--bundle", path, ""]);
-        assert_line("empty", &output, 1, &["ID"]);
+        assert_line("empty", &output, 1, &["id", "empty"]);
         assert!(!bed.directory.join("x").exists());
         bed.assert_nothing_left();
         for id in ["a", "A-b_c.d+e", "0"] {
