@@ -160,6 +160,15 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     }
 }
 
+impl CreatorEnd {
+    /// Closes the copy of this end that a cloned process has: while anybody has it open,
+    /// that process could not see the end of its creator. To be called in the new process
+    /// alone, which never returns to where this end is owned.
+    pub fn close_in_child(&self) {
+        crate::sys::close_inherited(&self.socket);
+    }
+}
+
 impl InitEnd {
     /// Waits for the one message that may come now.
     pub fn expect(&self, message: &ToInit) -> Result<()> {

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType as Kind, Process, Spec};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::apply::process::OomScoreAdj;
 use crate::bundle;
@@ -107,14 +108,33 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         }
         spawned => spawned?,
     };
-    let master = converse(&creator, &verdict, console.as_ref())?;
+    match finish(options, &spawned, &creator, &verdict, console.as_ref()) {
+        Ok(master) => Ok((spawned, master)),
+        Err(error) => {
+            // Left to others it could stay a zombie, which keeps its pid namespace from ending.
+            let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
+            let _ = nix::sys::wait::waitpid(spawned.pid, None);
+            Err(error)
+        }
+    }
+}
+
+/// From a process that was made to one that runs its program.
+fn finish(
+    options: &Options,
+    spawned: &Spawned,
+    creator: &CreatorEnd,
+    verdict: &Verdict,
+    console: Option<&OwnedFd>,
+) -> Result<Option<OwnedFd>> {
+    let master = converse(creator, verdict, console)?;
     if let Some(path) = &options.pidfd_socket {
         console::send_pidfd(path, &spawned.pidfd)?;
     }
     if let Some(path) = &options.pid_file {
         write_pid_file(path, spawned.pid.as_raw())?;
     }
-    Ok((spawned, master))
+    Ok(master)
 }
 
 /// The process that was asked for, and the name of its place.

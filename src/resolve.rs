@@ -62,7 +62,11 @@ pub enum Target {
 
 /// Opens `path` below `root` as a handle, making what is missing of it.
 pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
-    match handle(&root, path) {
+    let flags = match target {
+        Target::Directory => OFlags::PATH | OFlags::DIRECTORY,
+        Target::File => OFlags::PATH,
+    };
+    match in_root(&root, path, flags, ResolveFlags::empty()) {
         Err(Errno::NOENT) => {}
         found => return found.with_context(|| format!("{path:?}")),
     }

@@ -120,7 +120,7 @@ pub fn container(
         join.join()?;
     }
     remaining.join = opened;
-    spawn(flags, cgroup.unified(), &namespaces.new, move || child(init, remaining))
+    spawn(flags, cgroup.unified(), &namespaces.new, creator, move || child(init, remaining))
 }
 
 /// Makes a process in the namespaces of the process that `target` is a handle on.
@@ -153,7 +153,7 @@ pub fn beside(
     let join_process = (!rest.is_empty()).then_some((target, rest));
     let remaining =
         Remaining { entrance: Some(&cgroup.entrance), join_process, ..Remaining::default() };
-    spawn(0, cgroup.unified(), &[], move || child(init, remaining))
+    spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))
 }
 
 /// A joined user namespace: only a process inside of it may enter what belongs to
@@ -196,7 +196,10 @@ fn through(
 ) -> Result<Spawned> {
     let between = match clone3(&Clone3::default()).context("clone3")? {
         Cloned::Parent(pid, _) => pid,
-        Cloned::Child => between(flags, cgroup, new, join, init, child),
+        Cloned::Child => {
+            creator.close_in_child();
+            between(flags, cgroup, new, join, init, child)
+        }
     };
     let spawned = match creator.receive()? {
         Some((FromInit::Spawned(pid), Some(pidfd))) => {
@@ -235,11 +238,13 @@ fn spawn(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
     new: &[Kind],
+    creator: &CreatorEnd,
     child: impl FnOnce() -> Result<Infallible>,
 ) -> Result<Spawned> {
     match clone3(&Clone3 { flags, cgroup }).map_err(|errno| explain_clone(errno, new))? {
         Cloned::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd }),
         Cloned::Child => {
+            creator.close_in_child();
             let Err(_) = child();
             exit_now(1)
         }

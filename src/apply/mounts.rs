@@ -32,7 +32,7 @@ pub fn apply(
     match &step.kind {
         MountKind::New(file_system) => {
             let target = directory(root, step, file_system)?;
-            let mount = new_mount(root, &target, step, file_system).in_field(&step.field)?;
+            let mount = new_mount(root, &target, step, file_system)?;
             change(&mount, step).in_field(&step.field)?;
             attach(&mount, &target).in_field(&step.field)
         }
@@ -88,11 +88,8 @@ fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<()> 
     let destination = format!("{}.destination", step.field);
     let place = resolve::make(root, &step.target, target).in_field(&destination)?;
     // Found out here: a move that fails costs a wait for every processor.
-    let place_is_directory = file_type(&place)? == FileType::Directory;
-    if place_is_directory != (target == Target::Directory) {
-        let (what, other) =
-            if place_is_directory { ("a directory", "a file") } else { ("a file", "a directory") };
-        bail!("{destination}: {:?}: is {what}, and the source is {other}", step.target);
+    if target == Target::File && file_type(&place)? == FileType::Directory {
+        bail!("{destination}: {:?}: is a directory, and the source is none", step.target);
     }
     change(tree, step).in_field(&step.field)?;
     attach(tree, &place).in_field(&step.field)
@@ -162,49 +159,55 @@ fn new_mount(
     file_system: &FileSystem,
 ) -> Result<OwnedFd> {
     let FileSystem { fstype, .. } = file_system;
+    let field = |property: &str| format!("{}.{property}", step.field);
     let context = match fsopen(fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC) {
         Ok(context) => context,
-        Err(Errno::NODEV) => bail!("type: {fstype:?}: unknown to this kernel"),
-        Err(errno) => return Err(errno).with_context(|| format!("fsopen {fstype:?}")),
+        Err(Errno::NODEV) => bail!("{}: {fstype:?}: unknown to this kernel", field("type")),
+        Err(errno) => return Err(errno).context("fsopen").in_field(field("type")),
     };
-    let explain = |errno: Errno, what: &str| -> Error {
+    let explain = |errno: Errno, what: String| -> Error {
         let error = Error::new(errno);
         match context_message(&context) {
             Some(message) => error.context(format!("{what}: {message}")),
-            None => error.context(what.to_owned()),
+            None => error.context(what),
         }
     };
     fsconfig_set_string(&context, "source", file_system.source.as_str())
-        .map_err(|errno| explain(errno, "source"))?;
+        .map_err(|errno| explain(errno, format!("{:?}", file_system.source)))
+        .in_field(field("source"))?;
     for switch in &file_system.switches {
         fsconfig_set_flag(&context, *switch)
-            .map_err(|errno| explain(errno, &format!("options: {switch:?}")))?;
+            .map_err(|errno| explain(errno, format!("{switch:?}")))
+            .in_field(field("options"))?;
     }
     if file_system.inherits_mode {
         let mode = statat(target, "", AtFlags::EMPTY_PATH).context("fstat")?.st_mode & 0o7777;
         fsconfig_set_string(&context, "mode", format!("{mode:o}"))
-            .map_err(|errno| explain(errno, "mode"))?;
+            .map_err(|errno| explain(errno, "mode".to_owned()))
+            .in_field(&step.field)?;
     }
     for (key, value) in &file_system.data {
-        match value {
-            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
-            None => fsconfig_set_flag(&context, key.as_str()),
-        }
-        .map_err(|errno| {
-            let word = match value {
-                Some(value) => format!("options: \"{key}={value}\""),
-                None => format!("options: {key:?}"),
-            };
-            explain(errno, &word)
-        })?;
+        let (set, word) = match value {
+            Some(value) => (
+                fsconfig_set_string(&context, key.as_str(), value.as_str()),
+                format!("\"{key}={value}\""),
+            ),
+            None => (fsconfig_set_flag(&context, key.as_str()), format!("{key:?}")),
+        };
+        set.map_err(|errno| explain(errno, word)).in_field(field("options"))?;
     }
-    fsconfig_create(&context).map_err(|errno| explain(errno, &format!("mount {fstype:?}")))?;
+    fsconfig_create(&context)
+        .map_err(|errno| explain(errno, format!("mount {fstype:?}")))
+        .in_field(&step.field)?;
     let attributes = MountAttrFlags::empty();
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context("fsmount")?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .context("fsmount")
+        .in_field(&step.field)?;
     if file_system.copies_up {
         let from = resolve::in_root(root, &step.target, OFlags::DIRECTORY, ResolveFlags::empty())
-            .context("tmpcopyup")?;
-        copy_up(&from, &mount).context("tmpcopyup")?;
+            .context("tmpcopyup")
+            .in_field(&step.field)?;
+        copy_up(&from, &mount).context("tmpcopyup").in_field(&step.field)?;
     }
     Ok(mount)
 }

@@ -148,9 +148,9 @@ pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs) -> Result<()> {
     for (field, path) in &rootfs.closed {
         close(root, path).with_context(|| format!("{path:?}")).in_field(field)?;
     }
-    let mut empty = None;
+    let mut covers = Covers::default();
     for (field, path) in &rootfs.masked {
-        mask(root, path, &mut empty).with_context(|| format!("{path:?}")).in_field(field)?;
+        mask(root, path, &mut covers).with_context(|| format!("{path:?}")).in_field(field)?;
     }
     if rootfs.read_only {
         if rootfs.entry == Entry::Chroot {
@@ -170,21 +170,31 @@ fn close(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     attach(tree, target)
 }
 
-/// A file is covered by the host's /dev/null, a directory by an empty file system,
-/// which all of them share.
-fn mask(root: BorrowedFd<'_>, path: &Path, empty: &mut Option<OwnedFd>) -> Result<()> {
+/// What masked paths are covered with, made for the first one that needs it.
+#[derive(Debug, Default)]
+struct Covers {
+    /// The host's /dev/null, for files.
+    null: Option<OwnedFd>,
+    /// An empty file system, which all directories share.
+    empty: Option<OwnedFd>,
+}
+
+fn mask(root: BorrowedFd<'_>, path: &Path, covers: &mut Covers) -> Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
     let stat = statat(&target, "", AtFlags::EMPTY_PATH).context("fstat")?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        let null = null_device()?;
-        return attach(clone_tree(null, false)?, target);
+        let null = match covers.null.take() {
+            Some(null) => null,
+            None => null_device()?,
+        };
+        return attach(clone_tree(covers.null.insert(null), false)?, target);
     }
-    match empty {
+    match &covers.empty {
         Some(mounted) => attach(clone_tree(mounted, false)?, target),
         None => {
             let mount = empty_file_system()?;
             attach(&mount, target)?;
-            *empty = Some(mount);
+            covers.empty = Some(mount);
             Ok(())
         }
     }

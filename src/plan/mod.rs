@@ -63,6 +63,9 @@ impl Plan {
     pub fn new(spec: &Spec, bundle: &Path, id: &str, host: &Host) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let namespaces = Namespaces::plan(linux)?;
+        if host.uid != 0 && !namespaces.has(Kind::User) {
+            bail!("linux.namespaces: user: missing, and an ordinary user needs a user namespace");
+        }
         let cgroup = CgroupPlan::new(
             linux.and_then(|linux| linux.cgroups_path().as_deref()),
             linux.and_then(|linux| linux.resources().as_ref()),
@@ -235,6 +238,14 @@ mod tests {
             let json = format!(r#"{{"root":{{"path":"r"}},"linux":{{{linux}}}}}"#);
             assert_eq!(format!("{:#}", plan(&json).unwrap_err()), reason);
         }
+    }
+
+    #[test]
+    fn an_ordinary_user_needs_a_user_namespace() {
+        let spec = serde_json::from_str(r#"{"root":{"path":"r"}}"#).unwrap();
+        let host = Host { uid: 1000, ..Host::default() };
+        let error = Plan::new(&spec, Path::new("/b"), "c", &host).unwrap_err();
+        assert!(error.to_string().starts_with("linux.namespaces: user: missing"), "{error}");
     }
 
     #[test]

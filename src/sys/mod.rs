@@ -38,6 +38,14 @@ pub fn borrow_descriptor<'a>(number: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
+/// Closes a descriptor that a cloned process has inherited from its parent, whose
+/// code owns it. Only for processes that never return to that code.
+pub fn close_inherited(descriptor: impl AsFd) {
+    // SAFETY: the owner is a variable of the parent's code, which this process has a copy of
+    // and never runs on in, so the number is not used or closed again.
+    let _ = unsafe { libc::close(descriptor.as_fd().as_raw_fd()) };
+}
+
 /// The kind of namespace that a descriptor stands for, as its CLONE_NEW* flag
 /// (ioctl_nsfs(2), NS_GET_NSTYPE). ENOTTY: not a namespace.
 pub fn namespace_type(namespace: impl AsFd) -> nix::Result<libc::c_int> {
