@@ -1,0 +1,209 @@
+//! Measures ferrun beside other runtimes and beside a floor: a program that does
+//! only what the bundle needs. See docs/performance.md for what comes out.
+
+mod bed;
+mod bounds;
+mod cases;
+mod images;
+mod picture;
+mod report;
+mod results;
+mod runtime;
+mod sample;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use bed::{Bed, Place, View};
+use cases::Extent;
+use results::{Record, Results, Setting};
+use runtime::Runtime;
+
+const USAGE: &str = "\
+usage: bench --ferrun PATH [--image-tool PATH] [--runtime NAME=PATH]... [--rounds N]
+             [--existing N,...] --output DIRECTORY
+       bench --render DIRECTORY
+
+Measures ferrun, the installed crun and runc, every --runtime, and a floor. Needs
+root, strace, cc and busybox-static; for images skopeo, umoci and docker-registry.
+DIRECTORY gets performance.json, performance.md and pictures; --render writes the
+latter two again from the first.
+";
+
+/// What the command line asks for.
+#[derive(Debug)]
+struct Request {
+    ferrun: PathBuf,
+    image_tool: Option<PathBuf>,
+    others: Vec<Runtime>,
+    extent: Extent,
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        [] | ["--help"] => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+        ["--render", directory] => report::rewrite(Path::new(directory)),
+        words => parse(words).and_then(|request| {
+            let results = measure(&request)?;
+            report::write(&results, &request.output)
+        }),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(words: &[&str]) -> Result<Request> {
+    let mut extent = Extent { rounds: 40, existing: vec![100, 1000] };
+    let (mut ferrun, mut image_tool, mut output, mut others) = (None, None, None, Vec::new());
+    let path = |text: &str| Path::new(text).canonicalize().with_context(|| text.to_owned());
+    for pair in words.chunks(2) {
+        let [option, value] = *pair else { bail!("{pair:?}: needs a value\n{USAGE}") };
+        match option {
+            "--ferrun" => ferrun = Some(path(value).context(option.to_owned())?),
+            "--image-tool" => image_tool = Some(path(value).context(option.to_owned())?),
+            "--output" => output = Some(path(value).context(option.to_owned())?),
+            "--runtime" => {
+                others.push(Runtime::parse(value).with_context(|| format!("{option} {value}"))?);
+            }
+            "--rounds" => {
+                extent.rounds = value.parse().with_context(|| format!("{option} {value}"))?
+            }
+            "--existing" => {
+                let counts = value.split(',').filter(|count| !count.is_empty()).map(str::parse);
+                extent.existing = counts
+                    .collect::<Result<_, _>>()
+                    .with_context(|| format!("{option} {value}"))?;
+            }
+            _ => bail!("{option}: unknown\n{USAGE}"),
+        }
+    }
+    Ok(Request {
+        ferrun: ferrun.context("--ferrun is needed")?,
+        output: output.context("--output is needed")?,
+        image_tool,
+        others,
+        extent,
+    })
+}
+
+fn measure(request: &Request) -> Result<Results> {
+    let mut runtimes = vec![Runtime { name: "ferrun".into(), path: request.ferrun.clone() }];
+    runtimes.extend(["crun", "runc"].into_iter().filter_map(Runtime::installed));
+    runtimes.extend(request.others.iter().cloned());
+    runtimes.push(Runtime::floor());
+
+    let mut conditions = machine()?;
+    conditions.extend(runtimes.iter().map(|r| (r.name.clone(), r.version())));
+    conditions.push(("load at the beginning".into(), load()));
+    let mut results = Results { conditions, records: vec![], skipped: vec![], images: vec![] };
+
+    let place = Place::new()?;
+    for view in [View::V1, View::V2] {
+        match Bed::new(view, &place.0) {
+            Ok(bed) => measure_view(&bed, request, &runtimes, &mut results)?,
+            Err(error) => results.skipped.push(format!("{}: {error:#}", view.name())),
+        }
+    }
+    match &request.image_tool {
+        Some(tool) => match images::measure(tool, &place.0, 5) {
+            Ok(images) => results.images = images,
+            Err(error) => results.skipped.push(format!("images: {error:#}")),
+        },
+        None => results.skipped.push("images: no --image-tool".into()),
+    }
+    results.conditions.push(("load at the end".into(), load()));
+    Ok(results)
+}
+
+fn measure_view(
+    bed: &Bed,
+    request: &Request,
+    runtimes: &[Runtime],
+    results: &mut Results,
+) -> Result<()> {
+    let config = bed.default_config(&request.ferrun)?;
+    let mut able = Vec::new();
+    for runtime in runtimes {
+        match cases::probe(bed, runtime, &config) {
+            Ok(()) => able.push(runtime.clone()),
+            Err(error) => {
+                let reason = format!("{}, {}: {error:#}", runtime.name, bed.view.name());
+                results.skipped.push(reason);
+            }
+        }
+    }
+    let rounds = request.extent.rounds;
+    let few = rounds.div_ceil(4);
+    let mut take = |setting, measured: Result<Vec<Record>>| match measured {
+        Ok(records) => results.records.extend(records),
+        Err(error) => {
+            results.skipped.push(format!("{setting:?}, {}: {error:#}", bed.view.name()));
+        }
+    };
+    for setting in [Setting::Default, Setting::Seccomp] {
+        say(bed, setting);
+        take(setting, cases::lives(bed, &able, &config, setting, rounds));
+    }
+    for count in [100, bed::MOST_BINDS] {
+        say(bed, Setting::Binds(count));
+        take(Setting::Binds(count), cases::binds(bed, &able, &config, count, few));
+    }
+    for setting in cases::many_settings() {
+        say(bed, setting);
+        take(setting, cases::many(bed, &able, &config, setting, few.div_ceil(3)));
+    }
+    for &count in &request.extent.existing {
+        say(bed, Setting::Existing(count));
+        take(Setting::Existing(count), cases::existing(bed, &able, &config, count, few));
+    }
+    Ok(())
+}
+
+fn say(bed: &Bed, setting: Setting) {
+    eprintln!("bench: {}: {setting:?}, load {}", bed.view.name(), load());
+}
+
+/// The machine, its kernel, the day.
+fn machine() -> Result<Vec<(String, String)>> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+    let named = |line: &&str| line.starts_with("model name");
+    let model = cpu.lines().find(named).and_then(|line| line.split_once(": "));
+    let processors = std::thread::available_parallelism()?;
+    let kernel = rustix::system::uname();
+    let date = Command::new("date").args(["-u", "+%F %H:%M UTC"]).output().context("date")?;
+    Ok(vec![
+        ("date".into(), String::from_utf8_lossy(&date.stdout).trim().to_owned()),
+        (
+            "machine".into(),
+            format!("{processors} processors, {}", model.map_or("unknown", |(_, model)| model)),
+        ),
+        (
+            "kernel".into(),
+            format!(
+                "{} {}",
+                kernel.sysname().to_string_lossy(),
+                kernel.release().to_string_lossy()
+            ),
+        ),
+    ])
+}
+
+/// The load averages of 1, 5 and 15 minutes.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,290 @@
+//! Results as Markdown tables and as pictures.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::bed::View;
+use crate::bounds::{Bound, bounds};
+use crate::picture::{self, Group, short};
+use crate::results::{Record, Results, Setting};
+
+const BEGIN: &str = "<!-- begin: written by bench, do not edit -->\n";
+const END: &str = "<!-- end -->\n";
+const COMMANDS: [&str; 8] = ["run", "create", "start", "exec", "state", "kill", "delete", "list"];
+
+/// Writes performance.json, the pictures, and the generated part of
+/// performance.md in `directory`.
+pub fn write(results: &Results, directory: &Path) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(results)?;
+    text.push('\n');
+    save(directory, "performance.json", &text)?;
+    render(results, directory)
+}
+
+/// The same from a performance.json that is there already.
+pub fn rewrite(directory: &Path) -> Result<()> {
+    let path = directory.join("performance.json");
+    let text = fs::read(&path).with_context(|| format!("{path:?}"))?;
+    render(&serde_json::from_slice(&text).with_context(|| format!("{path:?}"))?, directory)
+}
+
+fn render(results: &Results, directory: &Path) -> Result<()> {
+    for view in [View::V1, View::V2] {
+        let groups = command_groups(results, view);
+        if !groups.is_empty() {
+            let title = format!("CPU time of each command, cgroup {}", view.name());
+            let svg = picture::bars(&title, "milliseconds, median; less is better", &groups);
+            save(directory, &format!("performance-{}.svg", view.name()), &svg)?;
+        }
+    }
+    let path = directory.join("performance.md");
+    let page = fs::read_to_string(&path).unwrap_or_else(|_| format!("{BEGIN}{END}"));
+    let page = replace_generated(&page, &markdown(results))
+        .with_context(|| format!("{path:?}: the markers of the generated part are missing"))?;
+    save(directory, "performance.md", &page)
+}
+
+fn save(directory: &Path, name: &str, text: &str) -> Result<()> {
+    let path = directory.join(name);
+    fs::write(&path, text).with_context(|| format!("{path:?}"))
+}
+
+/// The page with another generated part.
+fn replace_generated(page: &str, generated: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{generated}{END}{after}"))
+}
+
+/// One group of bars a command: the same setting, every runtime.
+fn command_groups(results: &Results, view: View) -> Vec<Group> {
+    let group = |setting, command: &str, title: String| {
+        let bar = |name: &&str| {
+            let record = results.find(view, setting, command, name)?;
+            Some(((*name).to_owned(), record.summary.cpu))
+        };
+        let bars: Vec<_> = results.runtimes(view).iter().filter_map(bar).collect();
+        (bars.len() > 1).then_some(Group { title, bars })
+    };
+    let plain = COMMANDS.map(|command| group(Setting::Default, command, command.to_owned()));
+    let filtered = group(Setting::Seccomp, "run", "run, Docker's seccomp profile".to_owned());
+    let [run, rest @ ..] = plain;
+    [run, filtered].into_iter().chain(rest).flatten().collect()
+}
+
+fn markdown(results: &Results) -> String {
+    let mut page = Page(String::new());
+    page.bounds(&bounds(results));
+    page.conditions(results);
+    for view in [View::V1, View::V2] {
+        page.view(results, view);
+    }
+    page.images(results);
+    page.0
+}
+
+/// Markdown in the making. Writing to a String does not fail.
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, text: impl AsRef<str>) {
+        self.0.push_str(text.as_ref());
+        self.0.push('\n');
+    }
+
+    fn heading(&mut self, text: &str) {
+        self.line(format!("\n{text}\n"));
+    }
+
+    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells: Vec<String> = cells.into_iter().collect();
+        self.line(format!("| {} |", cells.join(" | ")));
+    }
+
+    fn table_head(&mut self, first: &str, names: &[&str]) {
+        let cells = std::iter::once(first).chain(names.iter().copied());
+        self.row(cells.clone().map(str::to_owned));
+        self.row(
+            cells
+                .enumerate()
+                .map(|(column, _)| if column == 0 { "---" } else { "---:" }.to_owned()),
+        );
+    }
+
+    fn bounds(&mut self, bounds: &[Bound]) {
+        self.heading("## Bounds");
+        self.table_head("bound", &["measured", "at most", ""]);
+        for bound in bounds {
+            let figure = |value: f64| format!("{} {}", short(value), bound.unit).trim().to_owned();
+            let verdict = match bound.met() {
+                Some(true) => "met",
+                Some(false) => "**NOT met**",
+                None => "not measured",
+            };
+            let measured = bound.measured.map_or("-".to_owned(), figure);
+            self.row([bound.what.clone(), measured, figure(bound.limit), verdict.to_owned()]);
+        }
+    }
+
+    fn conditions(&mut self, results: &Results) {
+        self.heading("## Conditions");
+        self.line("| | |\n|---|---|");
+        for (name, value) in &results.conditions {
+            self.row([name.clone(), value.clone()]);
+        }
+        if !results.skipped.is_empty() {
+            self.line("\nLeft out:\n");
+        }
+        for reason in &results.skipped {
+            self.line(format!("- {reason}"));
+        }
+    }
+
+    fn view(&mut self, results: &Results, view: View) {
+        let runtimes = results.runtimes(view);
+        if runtimes.is_empty() {
+            return;
+        }
+        let name = view.name();
+        self.heading(&format!("## cgroup {name}"));
+        self.line(format!("![CPU time of each command](performance-{name}.svg)"));
+        for setting in results.settings(view) {
+            let records: Vec<&Record> = results
+                .records
+                .iter()
+                .filter(|record| (record.view, record.setting) == (view, setting))
+                .collect();
+            self.heading(&format!("### {}, {name}", title(setting)));
+            self.times(&runtimes, &records);
+            if records.iter().any(|record| record.calls.is_some()) {
+                self.work(&runtimes, &records);
+            }
+        }
+    }
+
+    fn times(&mut self, runtimes: &[&str], records: &[&Record]) {
+        self.line("CPU median, and wall median / p99 in brackets, in ms:\n");
+        self.cells(runtimes, records, |record| {
+            let summary = &record.summary;
+            let rate = record.rate.map(|rate| format!(", {} a second", short(rate)));
+            format!(
+                "{} ({} / {}){}",
+                short(summary.cpu),
+                short(summary.wall),
+                short(summary.wall_p99),
+                rate.unwrap_or_default()
+            )
+        });
+    }
+
+    fn work(&mut self, runtimes: &[&str], records: &[&Record]) {
+        self.line("\nSystem calls / page faults / context switches / peak memory in MiB:\n");
+        self.cells(runtimes, records, |record| {
+            let summary = &record.summary;
+            let calls = record.calls.map_or("-".to_owned(), |calls| calls.to_string());
+            let (faults, switches) = (summary.faults, summary.switches);
+            format!("{calls} / {faults:.0} / {switches:.0} / {:.1}", summary.peak / 1024.0)
+        });
+    }
+
+    fn cells(&mut self, runtimes: &[&str], records: &[&Record], cell: impl Fn(&Record) -> String) {
+        self.table_head("", runtimes);
+        for command in COMMANDS {
+            let of = |runtime: &&str| {
+                let record = records
+                    .iter()
+                    .find(|record| record.command == command && record.runtime == **runtime);
+                record.map_or("-".to_owned(), |record| cell(record))
+            };
+            let cells: Vec<String> = runtimes.iter().map(of).collect();
+            if cells.iter().any(|cell| cell != "-") {
+                self.row(std::iter::once(command.to_owned()).chain(cells));
+            }
+        }
+    }
+
+    fn images(&mut self, results: &Results) {
+        if results.images.is_empty() {
+            return;
+        }
+        self.heading("## Pulling an image");
+        self.table_head("", &["CPU ms", "wall ms (p99)", "peak MiB"]);
+        for record in &results.images {
+            let summary = &record.summary;
+            let what = format!(
+                "{} ({} MiB, {} files), {}",
+                record.image, record.size, record.files, record.tool
+            );
+            let mut wall = short(summary.wall);
+            let _ = write!(wall, " ({})", short(summary.wall_p99));
+            self.row([what, short(summary.cpu), wall, short(summary.peak / 1024.0)]);
+        }
+    }
+}
+
+fn title(setting: Setting) -> String {
+    match setting {
+        Setting::Default => "The default bundle".to_owned(),
+        Setting::Seccomp => "With Docker's seccomp profile".to_owned(),
+        Setting::Binds(count) => format!("{count} bind mounts"),
+        Setting::Existing(count) => format!("Beside {count} containers"),
+        Setting::InSequence(count) => format!("{count} containers one after another"),
+        Setting::AtOnce(count) => format!("{count} containers at once"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_markers_is_replaced() {
+        let page = format!("before\n{BEGIN}old\n{END}after\n");
+        let expected = format!("before\n{BEGIN}new\n{END}after\n");
+        assert_eq!(replace_generated(&page, "new\n"), Some(expected));
+        assert_eq!(replace_generated("no markers", "new\n"), None);
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_row_and_no_picture() {
+        let record = |runtime: &str, command: &str| Record {
+            view: View::V2,
+            setting: Setting::Default,
+            command: command.into(),
+            runtime: runtime.into(),
+            summary: crate::sample::Summary {
+                runs: 1,
+                cpu: 2.0,
+                cpu_least: 2.0,
+                wall: 3.0,
+                wall_p99: 4.0,
+                peak: 1024.0,
+                faults: 5.0,
+                switches: 6.0,
+            },
+            rate: None,
+            calls: Some(7),
+        };
+        let results = Results {
+            conditions: vec![],
+            records: vec![
+                record("ferrun", "run"),
+                record("floor", "run"),
+                record("ferrun", "exec"),
+            ],
+            skipped: vec![],
+            images: vec![],
+        };
+        let text = markdown(&results);
+        assert!(text.contains("| run | 2.00 (3.00 / 4.00) | 2.00 (3.00 / 4.00) |"));
+        assert!(text.contains("| exec | 2.00 (3.00 / 4.00) | - |"));
+        assert!(text.contains("| run | 7 / 5 / 6 / 1.0 | 7 / 5 / 6 / 1.0 |"));
+        assert!(!text.contains("| delete |"));
+        let titles: Vec<String> =
+            command_groups(&results, View::V2).into_iter().map(|group| group.title).collect();
+        assert_eq!(titles, ["run"]);
+    }
+}
