@@ -15,7 +15,8 @@ fn run_in_the_foreground_passes_keys_size_and_exit_code() {
         assert!(!terminal.is_raw());
         let running = bed.run_call(&bundle).on_terminal(&other).spawn();
         terminal.expect("/dev/pts/0");
-        terminal.expect("23 101");
+        let said = terminal.expect("23 101");
+        assert!(!said.contains("stty:"), "the size was set too late: {said:?}");
         assert!(terminal.is_raw(), "keys are the container's");
         terminal.send("first\n");
         terminal.expect("got first");
