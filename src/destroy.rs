@@ -30,7 +30,7 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 pub fn destroy(container: &Container) -> Result<()> {
     stop_creator(container)?;
     stop_processes(container)?;
-    release(container)?;
+    unmount(container)?;
     let state = container.record.hook_state().json(Status::Stopped, 0);
     hooks::run_all(&container.record.poststop, &state);
     remove_directory(&container.directory)
@@ -74,17 +74,26 @@ fn stop_creator(container: &Container) -> Result<()> {
     }
 }
 
-/// Kills init, and with it or after it everything else in the container.
+/// Kills init, and with it or after it everything else in the container, and takes
+/// the cgroup away.
 fn stop_processes(container: &Container) -> Result<()> {
+    let group = &container.record.group;
+    if container.record.init.is_none() {
+        // Nobody knows whether the group is this container's: another one may have been in it
+        // already. An init that was made and not recorded is dying with its creator.
+        return cgroups::remove_unused(group, LAST_BREATH).map(drop);
+    }
     if let Some(init) = container.open_init()? {
         // A frozen process cannot die of a signal on cgroup v1.
-        let _ = cgroups::thaw(&container.record.group);
+        let _ = cgroups::thaw(group);
         kill(&init).context("the init process")?;
     }
-    if container.record.init.is_some() {
-        cgroups::kill_all(&container.record.group)?;
+    // Mostly everything has ended with init, and nobody need be looked for.
+    if cgroups::remove_unused(group, Duration::ZERO)? {
+        return Ok(());
     }
-    Ok(())
+    cgroups::kill_all(group)?;
+    cgroups::remove(group)
 }
 
 /// Sends SIGKILL and waits for the end.
@@ -104,14 +113,8 @@ fn kill(process: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// Takes away the cgroup and the mounts.
-fn release(container: &Container) -> Result<()> {
-    match container.record.init {
-        Some(_) => cgroups::remove(&container.record.group)?,
-        // Nobody knows whether the group is this container's: another one may have been in it
-        // already. An init that was made and not recorded is dying with its creator.
-        None => cgroups::remove_unused(&container.record.group, LAST_BREATH)?,
-    }
+/// Takes away the mounts of a container without a mount namespace of its own.
+fn unmount(container: &Container) -> Result<()> {
     if container.record.mounts.is_empty() {
         return Ok(());
     }

@@ -1,13 +1,13 @@
 //! Writing settings and device rules.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use rustix::fs::{Mode, OFlags, open};
 
-use super::{bpf, read, try_write, write};
+use super::{bpf, open_to_write, read, try_write, write_to};
 use crate::error::InField;
 use crate::plan::cgroup::settings::Otherwise;
 use crate::plan::cgroup::{DevicePlan, Setting, Stage, Version, program};
@@ -80,10 +80,20 @@ pub fn apply_devices(plan: &DevicePlan) -> Result<()> {
 
 fn exchange(plan: &DevicePlan) -> Result<()> {
     match plan.version {
-        Version::V1 => plan
-            .list
-            .v1_writes()
-            .try_for_each(|(file, rule)| write(&plan.directory.join(file), &rule)),
+        Version::V1 => {
+            // The file of the rule before, which is most often that of the next one too.
+            let mut last: Option<(&str, OwnedFd)> = None;
+            for (name, rule) in plan.list.v1_writes() {
+                let path = plan.directory.join(name);
+                let file = match last.take().filter(|(last, _)| *last == name) {
+                    Some((_, file)) => file,
+                    None => open_to_write(&path).with_context(|| format!("open {path:?}"))?,
+                };
+                write_to(&file, &rule).with_context(|| format!("write {rule:?} to {path:?}"))?;
+                last = Some((name, file));
+            }
+            Ok(())
+        }
         Version::V2 => {
             let path: &Path = &plan.directory;
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;

@@ -231,18 +231,19 @@ pub fn remove(group: &Group) -> Result<()> {
 }
 
 /// Removes the group where nothing is in it, neither processes nor groups, and
-/// leaves it alone where that does not change for as long as `patience`.
-pub fn remove_unused(group: &Group, patience: Duration) -> Result<()> {
+/// leaves it alone where that does not change for as long as `patience`. Says
+/// whether it is gone.
+pub fn remove_unused(group: &Group, patience: Duration) -> Result<bool> {
     let mut waits = Waits::new(patience);
     for directory in &group.directories {
         let path = checked(directory)?;
         while !removed(rustix::fs::rmdir(path)).with_context(|| format!("rmdir {path:?}"))? {
             if !waits.wait() {
-                return Ok(());
+                return Ok(false);
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Says whether `path` is gone, with all that was below it.

@@ -5,12 +5,12 @@
 //! runs into it names the process that blocks. Nothing is done to a mount point
 //! itself or outside of it, whatever a state record says.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::fs::{Access, AtFlags, CWD, FsWord, accessat, statfs};
+use rustix::fs::{Access, AtFlags, CWD, FsWord, Mode, OFlags, accessat, open, statfs};
 
 use crate::plan::cgroup::{Directory, Group, Hierarchy, Layout, Unified, Version};
 
@@ -220,10 +220,23 @@ fn read(path: &Path) -> Result<String> {
     try_read(path).with_context(|| format!("read {path:?}"))
 }
 
-/// A file of the kernel has no size that would be worth asking for first.
+/// A file of the kernel has no size that would be worth asking for first, and most
+/// are shorter than one buffer.
 fn try_read(path: &Path) -> io::Result<String> {
-    let mut text = Vec::with_capacity(4096);
-    File::open(path)?.read_to_end(&mut text)?;
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
+        if read == 0 {
+            break;
+        }
+        length += read;
+        if length == text.len() {
+            text.resize(2 * length, 0);
+        }
+    }
+    text.truncate(length);
     String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
@@ -231,10 +244,19 @@ fn write(path: &Path, value: &str) -> Result<()> {
     try_write(path, value).with_context(|| format!("write {value:?} to {path:?}"))
 }
 
-/// In one call, since each one is a command of its own, and without O_CREAT,
-/// which would turn a file that does not exist into one that is forbidden.
 fn try_write(path: &Path, value: &str) -> io::Result<()> {
-    let written = OpenOptions::new().write(true).open(path)?.write(value.as_bytes())?;
+    write_to(&open_to_write(path)?, value)
+}
+
+/// Without O_CREAT, which would turn a file that does not exist into one that is
+/// forbidden.
+fn open_to_write(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// In one call, since each one is a command of its own.
+fn write_to(file: &OwnedFd, value: &str) -> io::Result<()> {
+    let written = rustix::io::write(file, value.as_bytes())?;
     if written == value.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
