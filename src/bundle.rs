@@ -78,13 +78,7 @@ pub fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>)> {
     {
         bail!("annotations: an empty key");
     }
-    if !given.pids_limit
-        && let Some(linux) = spec.linux_mut()
-        && let Some(resources) = linux.resources_mut()
-    {
-        // oci-spec reads an absent limit as 0, which would be a limit.
-        resources.set_pids(None);
-    }
+    drop_absent_pids(&mut spec, &given);
     Ok((spec, warnings))
 }
 
@@ -98,7 +92,20 @@ pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
 
 /// Parses what was stored before, where nothing is to be checked again.
 pub fn parse_stored(text: &[u8]) -> Result<Spec> {
-    Ok(parse::<Spec>(text)?.0)
+    let given = scan::scan(text)?;
+    let (mut spec, _) = parse::<Spec>(text)?;
+    drop_absent_pids(&mut spec, &given);
+    Ok(spec)
+}
+
+/// oci-spec reads `pids` without a limit as the limit 0, which is one.
+fn drop_absent_pids(spec: &mut Spec, given: &scan::Given) {
+    if !given.pids_limit
+        && let Some(linux) = spec.linux_mut()
+        && let Some(resources) = linux.resources_mut()
+    {
+        resources.set_pids(None);
+    }
 }
 
 fn check_given(given: &scan::Given, process: bool, user: &str) -> Result<()> {

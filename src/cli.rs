@@ -13,7 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 type Arguments = fn(Command) -> Command;
 
 /// The verbs in the order of the help.
-const VERBS: [(&str, &str, Arguments); 13] = [
+const VERBS: [(&str, &str, Arguments); 14] = [
     ("create", "Create a container", create),
     ("delete", "Delete a container, what it made, and its ID", delete),
     ("exec", "Run another process in a container", exec),
@@ -27,6 +27,7 @@ const VERBS: [(&str, &str, Arguments); 13] = [
     ("spec", "Write a config.json to start from", spec),
     ("start", "Run the program of a created container", one_id),
     ("state", "Print the state of a container, as JSON", one_id),
+    ("update", "Change the limits of a container", update),
 ];
 
 /// The whole command.
@@ -171,6 +172,19 @@ fn ps(command: Command) -> Command {
         )
 }
 
+fn update(command: Command) -> Command {
+    let command = command.arg(
+        text("resources", "A file with linux.resources as JSON, - for stdin")
+            .short('r')
+            .allow_hyphen_values(true),
+    );
+    crate::commands::update::options()
+        .fold(command, |command, name| {
+            command.arg(text(name, "See linux.resources").allow_hyphen_values(true))
+        })
+        .arg(id())
+}
+
 fn spec(command: Command) -> Command {
     command
         .arg(path("bundle", "Where to write it").short('b').default_value("."))
@@ -210,8 +224,8 @@ fn text(name: &'static str, help: &'static str) -> Arg {
 /// one dash as well, and containerd sends `-no-subreaper`. What follows the ID
 /// of `exec` is the program's.
 pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    /// Options of runc with a value of their own, which is not an ID.
-    const WITH_VALUE: [&str; 20] = [
+    /// Options with a value of their own, which is not an ID.
+    const WITH_VALUE: [&str; 24] = [
         "root",
         "log",
         "log-format",
@@ -232,6 +246,10 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
         "cap",
         "c",
         "cgroup",
+        "resources",
+        "r",
+        "format",
+        "f",
     ];
     let mut rewritten = Vec::new();
     let (mut positional, mut is_exec, mut value_follows) = (0, false, false);
@@ -247,7 +265,8 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
             continue;
         }
         let name = text.trim_start_matches('-');
-        value_follows = WITH_VALUE.contains(&name);
+        let of_update = || crate::commands::update::options().any(|option| option == name);
+        value_follows = WITH_VALUE.contains(&name) || of_update();
         let is_long = name.split('=').next().is_some_and(|name| name.len() > 1);
         // `-uID` and the like are one letter and its value.
         let is_known = command_knows(name);
@@ -301,7 +320,7 @@ fn command_knows(option: &str) -> bool {
         "stats",
     ];
     let name = option.split('=').next().unwrap_or(option);
-    LONG.contains(&name)
+    LONG.contains(&name) || crate::commands::update::options().any(|option| option == name)
 }
 
 /// The value of an option that holds a path.
@@ -341,6 +360,8 @@ mod tests {
             "ferrun ps --format json c",
             "ferrun ps c aux",
             "ferrun resume c",
+            "ferrun update --resources - c",
+            "ferrun update --memory -1 --pids-limit=5 c",
             "ferrun run c",
             "ferrun --rootless=auto spec --rootless",
             "ferrun start c",

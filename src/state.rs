@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use oci_spec::runtime::LinuxNamespaceType;
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,8 @@ pub const VERSION: u32 = 1;
 const RECORD: &str = "state.json";
 /// The copy of config.json that later operations use.
 const CONFIG: &str = "config.json";
+/// The limits of the last update.
+const RESOURCES: &str = "resources.json";
 
 /// What is remembered of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +125,10 @@ pub enum Operation {
     Delete,
     /// List its processes.
     Ps,
+    /// Change its limits.
+    Update,
+    /// Read what it uses.
+    Events,
 }
 
 impl Status {
@@ -152,10 +158,11 @@ impl Status {
             | (Ps, Created | Running | Paused) => return Ok(()),
             // Nothing runs any more, which is not an error for a list.
             (Ps, Stopped) => return Ok(()),
+            (Update | Events, Created | Running | Paused) => return Ok(()),
             (_, Creating) => "container is still being created",
             (Start, Running | Paused) => "cannot start an already running container",
             (Start, Stopped) => "cannot start a container that has stopped",
-            (Kill | Pause, Stopped) | (Pause, Paused) => "container not running",
+            (Kill | Pause | Update | Events, Stopped) | (Pause, Paused) => "container not running",
             (Exec, Stopped) => "cannot exec in a stopped container",
             (Exec, Paused) => "cannot exec in a paused container (use --ignore-paused to override)",
             (Resume, _) => "container not paused",
@@ -285,11 +292,15 @@ impl Record {
 }
 
 impl Container {
-    /// Writes the record so that a reader finds the old one or the new one whole.
+    /// Writes the record.
     pub fn save(&self) -> Result<()> {
-        let path = self.directory.join(RECORD);
-        let new = self.directory.join(".state.json.new");
-        let text = serde_json::to_vec(&self.record)?;
+        self.replace(RECORD, &serde_json::to_vec(&self.record)?)
+    }
+
+    /// Writes a file so that a reader finds the old one or the new one whole.
+    fn replace(&self, name: &str, text: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        let new = self.directory.join(format!(".{name}.new"));
         let write = || {
             let mut file = fs::OpenOptions::new()
                 .write(true)
@@ -297,7 +308,7 @@ impl Container {
                 .truncate(true)
                 .mode(0o600)
                 .open(&new)?;
-            file.write_all(&text)?;
+            file.write_all(text)?;
             fs::rename(&new, &path)
         };
         write().with_context(|| format!("write {path:?}"))
@@ -314,6 +325,26 @@ impl Container {
         let path = self.directory.join(CONFIG);
         let text = fs::read(&path).with_context(|| format!("{path:?}"))?;
         crate::bundle::parse_stored(&text).with_context(|| format!("{path:?}"))
+    }
+
+    /// The limits in force: those of the configuration, or of the last update.
+    pub fn resources(&self) -> Result<Option<LinuxResources>> {
+        let path = self.directory.join(RESOURCES);
+        match fs::read(&path) {
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).with_context(|| format!("{path:?}"))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let spec = self.config()?;
+                Ok(spec.linux().as_ref().and_then(|linux| linux.resources().clone()))
+            }
+            Err(error) => Err(error).with_context(|| format!("{path:?}")),
+        }
+    }
+
+    /// Keeps the limits of an update for the next one.
+    pub fn keep_resources(&self, resources: &LinuxResources) -> Result<()> {
+        self.replace(RESOURCES, &serde_json::to_vec(resources)?)
     }
 
     /// A descriptor of the directory.
@@ -456,12 +487,12 @@ mod tests {
     fn the_life_cycle_allows_this_and_nothing_else() {
         use Operation::*;
         use Status::*;
-        let operations = [Start, Kill, Exec, Pause, Resume, Delete, Ps];
+        let operations = [Start, Kill, Exec, Pause, Resume, Delete, Ps, Update, Events];
         for (status, allowed) in [
             (Creating, vec![]),
-            (Created, vec![Start, Kill, Exec, Pause, Delete, Ps]),
-            (Running, vec![Kill, Exec, Pause, Ps]),
-            (Paused, vec![Kill, Resume, Ps]),
+            (Created, vec![Start, Kill, Exec, Pause, Delete, Ps, Update, Events]),
+            (Running, vec![Kill, Exec, Pause, Ps, Update, Events]),
+            (Paused, vec![Kill, Resume, Ps, Update, Events]),
             (Stopped, vec![Delete, Ps]),
         ] {
             for operation in operations {

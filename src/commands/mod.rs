@@ -14,6 +14,7 @@ mod run;
 mod spec;
 mod start;
 mod state;
+pub mod update;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -90,6 +91,7 @@ pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32
         "spec" => spec::run(matches).map(|()| 0),
         "start" => start::run(matches, global).map(|()| 0),
         "state" => state::run(matches, global).map(|()| 0),
+        "update" => update::run(matches, global).map(|()| 0),
         other => bail!("{other:?}: unknown command"),
     }
 }
