@@ -29,7 +29,9 @@ bin/image-tool: $(IMAGE_TOOL_SOURCES)
 	@install -D target/release/image-tool $@
 
 .PHONY: demo
-demo: build ## pull Alpine from a registry and run it, installing what that needs
+demo: ## pull Alpine from a registry and run it, installing what that needs
+	@$(TESTBED)/install.sh demo
+	@$(MAKE) --no-print-directory build
 	@$(TESTBED)/demo.py
 
 .PHONY: test

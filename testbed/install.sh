@@ -2,6 +2,7 @@
 # Installs what is missing on Debian or Ubuntu, and says so first:
 #
 #     install.sh build       for bin/ferrun and bin/image-tool
+#     install.sh demo        for the demo with an image from Docker Hub
 #     install.sh registry    for a registry on loopback with an Alpine in it
 #     install.sh test        for all tests
 #
@@ -30,11 +31,18 @@ packages() {
         exit 1
     fi
     say "apt packages:$missing"
+    # The lists of packages may be old, or not there at all.
     # shellcheck disable=SC2086 # it is a list
-    as_root apt-get -qq install --no-install-recommends --yes $missing >&2 || {
-        as_root apt-get -qq update >&2
-        as_root apt-get -qq install --no-install-recommends --yes $missing >&2
+    apt install $missing 2>/dev/null || {
+        apt update
+        apt install $missing
     }
+}
+
+apt() {
+    verb=$1
+    shift
+    as_root apt-get -qq -o Dpkg::Use-Pty=0 "$verb" --yes "$@" >/dev/null
 }
 
 as_root() {
@@ -109,7 +117,10 @@ docker_registry() {
     mkdir -p "$cache/bin" "$cache/deb"
     (
         cd "$cache/deb"
-        apt-get -qq download docker-registry >&2 || { as_root apt-get -qq update && apt-get -qq download docker-registry >&2; }
+        apt-get -qq download docker-registry 2>/dev/null || {
+            apt update
+            apt-get -qq download docker-registry
+        }
         dpkg-deb --extract docker-registry_*.deb .
         mv usr/bin/docker-registry "$cache/bin/"
     )
@@ -119,6 +130,10 @@ docker_registry() {
 build() {
     packages cc:gcc /usr/include/stdlib.h:libc6-dev
     rust
+}
+
+demo() {
+    packages python3:python3 /etc/ssl/certs/ca-certificates.crt:ca-certificates
 }
 
 registry() {
@@ -131,12 +146,13 @@ tests() {
     build
     registry
     packages busybox:busybox-static crun:crun runc:runc newuidmap:uidmap git:git openssl:openssl \
-        /usr/include/seccomp.h:libseccomp-dev ps:procps unshare:util-linux ip:iproute2
+        /usr/include/seccomp.h:libseccomp-dev
     go
 }
 
 case ${1-} in
 build) build ;;
+demo) demo ;;
 registry) registry ;;
 test) tests ;;
 *)
