@@ -232,6 +232,9 @@ fn very_long_id_maps_are_exact_or_refused() {
 #[test]
 fn a_container_cannot_end_or_stop_its_own_deletion() {
     in_views(|bed| {
+        if bed.is_peer("runc 1.1 may leave a cgroup of version 2 behind") {
+            return;
+        }
         // It forks as fast as it can, and its processes outlive their parents.
         let bundle = bed
             .bundle()
@@ -273,6 +276,9 @@ fn links_of_the_image_are_never_followed_out() {
 #[test]
 fn a_passwd_without_end_does_not_hold_exec_up() {
     as_root(|bed| {
+        if bed.is_peer("runc 1.1 reads it for ever") {
+            return;
+        }
         let bundle = bed
             .bundle()
             .with("/process/env", json!(["PATH=/bin"]))

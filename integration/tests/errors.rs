@@ -495,6 +495,9 @@ fn collect(value: &Value, pointer: String, found: &mut Vec<String>) {
 #[test]
 fn absurd_sizes_are_borne() {
     as_root(|bed| {
+        if bed.is_peer("runc 1.1 hangs over many variables") {
+            return;
+        }
         let long = bed.bundle().with("/annotations/huge", "x".repeat(20 << 20));
         let output = bed.run(&long.sh("echo ran"));
         assert!([0, 1].contains(&output.code), "{}", output.code);

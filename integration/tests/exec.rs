@@ -104,12 +104,12 @@ fn options_replace_what_the_config_says() {
         };
         assert_eq!(exec(&["--user", "5"], "id -u; id -g"), "5\n0");
         assert_eq!(exec(&["--user", "5:6"], "id -u; id -g"), "5\n6");
-        assert_eq!(exec(&["-u5:6"], "id -u; id -g"), "5\n6");
         assert_eq!(exec(&["--cwd", "/etc"], "pwd"), "/etc");
         assert_eq!(exec(&["--cwd=/etc"], "pwd"), "/etc");
         assert_eq!(exec(&["--env", "A=1", "-e", "B=2 3"], "echo $A $B $HOME"), "1 2 3 /root");
         assert_eq!(exec(&["--env", "HOME=/other"], "echo $HOME"), "/other");
         if !bed.is_peer("crun has no --additional-gids, and Go's one dash is runc's and ours") {
+            assert_eq!(exec(&["-u5:6"], "id -u; id -g"), "5\n6");
             assert_eq!(exec(&["-cwd", "/etc", "-env", "A=4"], "pwd; echo $A"), "/etc\n4");
             assert_eq!(exec(&["--user", "5:6", "-g", "7", "-g", "8"], "id -G"), "6 7 8");
         }
@@ -147,6 +147,9 @@ fn odd_user_ids_are_refused() {
 #[test]
 fn every_restriction_of_the_config_holds() {
     as_both(|bed| {
+        if bed.is_peer("runc 1.1 raises the soft limit of descriptors") {
+            return;
+        }
         let bundle = bed
             .bundle()
             .with("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}]))
@@ -188,6 +191,9 @@ fn capabilities_can_be_added() {
 #[test]
 fn a_process_file_says_it_all() {
     as_both(|bed| {
+        if bed.is_peer("runc 1.1 knows no umask there") {
+            return;
+        }
         let container = bed.start(&bed.bundle().sh(WAIT));
         let process = json!({
             "args": ["/bin/sh", "-c", "pwd; echo $A; grep -E 'CapEff|NoNew' /proc/self/status; umask"],
@@ -280,7 +286,9 @@ fn it_has_a_terminal_if_asked_for() {
         let running = call.spawn();
         drop(other);
         terminal.expect("/dev/pts/0");
-        terminal.expect("17 91");
+        if !bed.is_peer("runc 1.1 and crun 1.8 set the first size late") {
+            terminal.expect("17 91");
+        }
         terminal.send("typed\n");
         terminal.expect("got typed");
         assert_eq!(running.wait().code, 5);

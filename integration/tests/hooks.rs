@@ -46,6 +46,9 @@ fn the_six_kinds_are_called_in_order() {
             .with("/hooks/prestart/-", hook(&format!("echo second >> {}", log.display())))
             .sh("echo program >> /log");
         let container = bed.create(&bundle);
+        if bed.is_peer("runc 1.1 calls poststart and create hooks in one go") {
+            return;
+        }
         assert_eq!(lines(&log), ["prestart", "second", "createRuntime", "createContainer"]);
         container.start();
         container.ended();
@@ -146,12 +149,7 @@ fn a_hook_has_its_own_arguments_and_environment_or_the_callers() {
             .with("/hooks/createRuntime", json!([own]))
             .with("/hooks/prestart", json!([callers]));
         bed.run_call(&bundle).env("FROM", "caller").output().success();
-        let expected: &[&str] = if bed.is_peer("runc gives a hook without env none") {
-            &["", "the name 1 x y=z"]
-        } else {
-            &["caller", "the name 1 x y=z"]
-        };
-        assert_eq!(lines(&log), expected);
+        assert_eq!(lines(&log), ["caller", "the name 1 x y=z"]);
     });
 }
 
@@ -229,6 +227,9 @@ fn a_failing_hook_of_start_ends_the_container() {
 #[test]
 fn a_failing_poststop_hook_is_a_warning_and_the_next_one_is_called() {
     as_root(|bed| {
+        if bed.is_peer("runc 1.1 does not call the next one") {
+            return;
+        }
         let log = bed.write("log", "");
         let bundle = bed.bundle().with(
             "/hooks/poststop",
@@ -242,16 +243,17 @@ fn a_failing_poststop_hook_is_a_warning_and_the_next_one_is_called() {
         output.success();
         bed.assert_nothing_left();
         assert_eq!(lines(&log), ["next"]);
-        if !bed.is_peer("crun 1.8 says less") {
-            assert!(output.stderr.contains("hooks.poststop[0]"), "{output}");
-            assert!(output.stderr.contains("the reason"), "{output}");
-        }
+        assert!(output.stderr.contains("hooks.poststop[0]"), "{output}");
+        assert!(output.stderr.contains("the reason"), "{output}");
     });
 }
 
 #[test]
 fn a_hook_that_takes_too_long_is_killed_and_fails() {
     as_root(|bed| {
+        if bed.is_peer("runc 1.1 waits for what the hook has started") {
+            return;
+        }
         for kind in ["createRuntime", "createContainer"] {
             let mut slow = hook("sleep 95 & sleep 95");
             slow["timeout"] = json!(1);

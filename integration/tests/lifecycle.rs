@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use integration::{Container, as_both, as_root, eventually, everywhere, in_views};
+use integration::{Container, View, as_both, as_root, eventually, everywhere, in_views};
 use serde_json::json;
 
 #[test]
@@ -163,6 +163,9 @@ fn a_running_container_is_deleted_by_force_with_all_its_processes() {
         container.prints("up");
         container.call("delete").failure(1);
         container.delete();
+        if bed.view == View::V2 && bed.is_peer("runc 1.1 may leave a cgroup of version 2 behind") {
+            return;
+        }
         bed.assert_nothing_left();
     });
 }

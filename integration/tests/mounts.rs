@@ -297,7 +297,7 @@ fn rootfs_propagation_is_that_of_the_root() {
             let optional = options.split(' ').skip(2).collect::<Vec<_>>().join(" ");
             if expected.is_empty() {
                 assert!(!optional.contains("shared:"), "{word}: {line}");
-            } else {
+            } else if !bed.is_peer("runc 1.1 has it private all the same") {
                 assert!(optional.contains(expected), "{word}: {line}");
             }
         }
@@ -408,6 +408,9 @@ fn a_destination_behind_a_symlink_stays_inside() {
 #[test]
 fn a_dev_that_is_a_symlink_leads_nowhere_outside() {
     as_root(|bed| {
+        if bed.is_peer("runc 1.1 follows it out: CVE-2026-41579") {
+            return;
+        }
         let outside = bed.make_directory("outside", 0o755);
         let bundle = bed.bundle().sh("echo ran");
         let bundle = Bundle { config: bundle.config.clone(), ..bundle };
@@ -462,6 +465,9 @@ fn masked_paths_cannot_be_read_and_missing_ones_are_passed_over() {
 #[test]
 fn a_mask_is_the_real_null_device_whatever_the_image_has_there() {
     as_root(|bed| {
+        if bed.is_peer("runc 1.1 binds the image's: CVE-2025-31133") {
+            return;
+        }
         // Without a file system at /dev the image's own null is at hand.
         let bundle = bed.bundle().without("/mounts/1").without("/mounts/1").without("/mounts/1");
         let bundle = bundle

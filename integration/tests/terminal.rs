@@ -7,6 +7,9 @@ use nix::sys::signal::Signal;
 #[test]
 fn run_in_the_foreground_passes_keys_size_and_exit_code() {
     as_both(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 set the first size late") {
+            return;
+        }
         let script = "tty; stty size; trap 'stty size' WINCH; read line; echo got $line; \
                       while ! read line; do :; done; echo got $line; exit 6";
         let bundle = bed.bundle().with("/process/terminal", true).sh(script);
