@@ -13,9 +13,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 type Arguments = fn(Command) -> Command;
 
 /// The verbs in the order of the help.
-const VERBS: [(&str, &str, Arguments); 14] = [
+const VERBS: [(&str, &str, Arguments); 15] = [
     ("create", "Create a container", create),
     ("delete", "Delete a container, what it made, and its ID", delete),
+    ("events", "Print what a container uses, as JSON, and when memory runs out", events),
     ("exec", "Run another process in a container", exec),
     ("features", "Print what this runtime can do, as JSON", |command| command),
     ("kill", "Send a signal to a container's init process", kill),
@@ -80,6 +81,13 @@ fn creating(command: Command) -> Command {
         .arg(flag("no-pivot", "Use chroot instead of pivot_root"))
         .arg(flag("no-new-keyring", "Keep the session keyring of the caller"))
         .arg(preserve_fds())
+}
+
+fn events(command: Command) -> Command {
+    command
+        .arg(text("interval", "Time between two prints, 5s where it is not given"))
+        .arg(flag("stats", "Print once"))
+        .arg(id())
 }
 
 fn exec(command: Command) -> Command {
@@ -225,7 +233,8 @@ fn text(name: &'static str, help: &'static str) -> Arg {
 /// of `exec` is the program's.
 pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     /// Options with a value of their own, which is not an ID.
-    const WITH_VALUE: [&str; 24] = [
+    const WITH_VALUE: &[&str] = &[
+        "interval",
         "root",
         "log",
         "log-format",
@@ -281,7 +290,8 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
 
 /// Whether some verb has a long option of this name.
 fn command_knows(option: &str) -> bool {
-    const LONG: [&str; 36] = [
+    const LONG: &[&str] = &[
+        "interval",
         "additional-gids",
         "all",
         "apparmor",
@@ -353,6 +363,8 @@ mod tests {
             "ferrun create --bundle /b --pid-file p c",
             "ferrun delete --force c",
             "ferrun exec c true",
+            "ferrun events --interval=1s c",
+            "ferrun events --stats c",
             "ferrun features",
             "ferrun --rootless true kill c 9",
             "ferrun list -q",

@@ -18,6 +18,8 @@ mod apply;
 mod bpf;
 mod create;
 mod life;
+mod oom;
+mod stats;
 mod tree;
 
 pub use apply::{apply_devices, apply_settings};
@@ -25,6 +27,8 @@ pub use create::{Created, Entrance, create, delegate, directory_fd};
 pub use life::{
     freeze, is_frozen, kill_all, oom_kills, processes, remove, remove_unused, signal_all, thaw,
 };
+pub use oom::OomWatch;
+pub use stats::{Stats, stats};
 
 /// Where control groups are mounted by convention.
 const ROOT: &str = "/sys/fs/cgroup";

@@ -3,6 +3,7 @@
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod kill;
@@ -80,6 +81,7 @@ pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32
     match verb {
         "create" => create::run(matches, global).map(|()| 0),
         "delete" => delete::run(matches, global).map(|()| 0),
+        "events" => events::run(matches, global).map(|()| 0),
         "exec" => exec::run(matches, global),
         "features" => features::run().map(|()| 0),
         "kill" => kill::run(matches, global).map(|()| 0),
