@@ -25,30 +25,37 @@ SCRIPT = "echo Alpine $(cat /etc/alpine-release) on $(uname -sr); id; ps"
 
 
 def main():
+    registry.tidy_when_interrupted()
     with contextlib.ExitStack() as cleanup:
         home = pathlib.Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
         bundle = home / "bundle"
-        if hub_answers():
-            source = "Docker Hub"
-            image = "alpine"
-        else:
-            source = "a registry on loopback, with an Alpine made of packages: Docker Hub does not answer"
-            run(TESTBED / "install.sh", "registry")
-            layout = subprocess.run([TESTBED / "alpine.py"], stdout=subprocess.PIPE, text=True)
-            if layout.returncode != 0:
-                sys.exit(layout.returncode)
-            (home / "registry").mkdir()
-            server, address = registry.start(home / "registry")
-            cleanup.callback(server.wait)
-            cleanup.callback(server.terminate)
-            image = registry.push(pathlib.Path(layout.stdout.strip()), address, "library/alpine")
-        print(f"The image comes from {source}.\n")
-
-        run(ROOT / "bin/image-tool", "pull", image, bundle)
+        source = "Docker Hub"
+        if not hub_answers() or not run(ROOT / "bin/image-tool", "pull", "alpine", bundle):
+            print("Docker Hub gives no image: a registry on loopback will serve an Alpine made of packages.")
+            source = "a registry on loopback, with an Alpine made of packages"
+            image = serve_alpine(home, cleanup)
+            if not run(ROOT / "bin/image-tool", "pull", image, bundle):
+                sys.exit(1)
         configure(bundle / "config.json")
         print()
-        run(ROOT / "bin/ferrun", "--root", home / "state", "run", "--bundle", bundle, "demo")
-        print(f"\nAlpine came from {source}.")
+        if not run(ROOT / "bin/ferrun", "--root", home / "state", "run", "--bundle", bundle, "demo"):
+            sys.exit(1)
+        print(f"\nThis was Alpine from {source}.")
+
+
+def serve_alpine(home, cleanup):
+    """Starts a registry with our own Alpine in it, and returns the reference."""
+    if not run(TESTBED / "install.sh", "registry"):
+        sys.exit(1)
+    made = subprocess.run([TESTBED / "alpine.py"], stdout=subprocess.PIPE, text=True)
+    if made.returncode != 0:
+        sys.exit(made.returncode)
+    place = home / "registry"
+    place.mkdir()
+    server, address = registry.start(place)
+    cleanup.callback(server.wait)
+    cleanup.callback(server.terminate)
+    return registry.push(pathlib.Path(made.stdout.strip()), address, "library/alpine")
 
 
 def hub_answers():
@@ -72,11 +79,10 @@ def configure(path):
 
 
 def run(program, *arguments):
+    """Runs a program, showing how; whether it succeeded."""
     command = [str(program), *map(str, arguments)]
     print("$", shlex.join([os.path.relpath(program), *command[1:]]), flush=True)
-    done = subprocess.run(command, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        sys.exit(f"demo: exit status {done.returncode}")
+    return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
 
 
 if __name__ == "__main__":

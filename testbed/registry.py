@@ -34,8 +34,7 @@ def main():
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     layout, name, command = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    for interrupt in signal.SIGTERM, signal.SIGHUP, signal.SIGINT:
-        signal.signal(interrupt, lambda number, frame: sys.exit(128 + number))
+    tidy_when_interrupted()
     with tempfile.TemporaryDirectory(prefix="registry-") as home:
         server, address = start(pathlib.Path(home))
         try:
@@ -49,14 +48,23 @@ def main():
             server.wait()
 
 
+def tidy_when_interrupted():
+    """Makes the usual signals end this program like an error, past its clean-up."""
+    for interrupt in signal.SIGTERM, signal.SIGHUP, signal.SIGINT:
+        signal.signal(interrupt, lambda number, frame: sys.exit(128 + number))
+
+
 def start(home):
     """Starts the registry and finds the port that the kernel gave it."""
     (home / "config.yml").write_text(CONFIG.format(storage=json.dumps(str(home / "storage"))))
     log = home / "log"
     with log.open("wb") as output:
         # A session of its own: an interrupt from the terminal is ours to handle.
-        server = subprocess.Popen(["docker-registry", "serve", str(home / "config.yml")], stdin=subprocess.DEVNULL,
-                                  stdout=output, stderr=output, start_new_session=True)
+        try:
+            server = subprocess.Popen(["docker-registry", "serve", str(home / "config.yml")],
+                                      stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        except FileNotFoundError:
+            sys.exit("docker-registry is missing: testbed/install.sh registry gets it")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and server.poll() is None:
         listening = re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())
