@@ -182,7 +182,7 @@ func (report *Report) fill(ctx context.Context, options Options, programs []stri
 		row := Row{Result: result}
 		if report.Compared {
 			row.Expected = expectations[program].on(machineHas)
-			row.Surprises = row.Expected.surprises(result)
+			row.Surprises = append(row.Expected.surprises(result), result.stuck()...)
 		}
 		report.Rows = append(report.Rows, row)
 		report.print(row, time.Since(started))
@@ -203,9 +203,6 @@ func (report *Report) print(row Row, took time.Duration) {
 	kinds := map[string]int{}
 	for _, left := range row.Left {
 		kinds[left.Kind]++
-		if left.Err != nil {
-			fmt.Printf("    %s %s stays: %v\n", left.Kind, left.Name, left.Err)
-		}
 	}
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
 		fmt.Printf("    left behind: %d × %s\n", kinds[kind], kind)

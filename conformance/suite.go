@@ -92,6 +92,18 @@ func (r Result) clean() bool {
 	return r.Exit == "" && len(r.Assertions) > 0 && count(r.Assertions, Failed) == 0
 }
 
+// stuck tells what could not be removed: a runtime must be able to delete its
+// containers by force, and then nothing holds on to the rest.
+func (r Result) stuck() []string {
+	var stuck []string
+	for _, left := range r.Left {
+		if left.Err != nil {
+			stuck = append(stuck, fmt.Sprintf("%s %s stays: %v", left.Kind, left.Name, left.Err))
+		}
+	}
+	return stuck
+}
+
 // These programs race with the container they started: `pidfile` kills one that
 // runs `true`, and loses the more often the faster the runtime is; `killsig`
 // signals a shell that may have set no trap yet.
