@@ -8,12 +8,13 @@ export PATH := $(TESTBED)/cache/bin:$(TESTBED)/cache/go/bin:$(CARGO_HOME)/bin:$(
 CARGO := $(TESTBED)/with-rust cargo
 MUSL := x86_64-unknown-linux-musl
 # An absolute path: the tests run in directories of their own.
-TESTED = $(if $(RUNTIME),$(shell realpath "$$(command -v "$(RUNTIME)")"),$(CURDIR)/bin/ferrun)
+NAMED = $(if $(findstring /,$(RUNTIME)),$(abspath $(RUNTIME)),$(shell command -v $(RUNTIME)))
+TESTED = $(if $(RUNTIME),$(or $(NAMED),$(RUNTIME)),$(CURDIR)/bin/ferrun)
 BUILT = $(if $(RUNTIME),,bin/ferrun)
 
 WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
-SOURCES := $(shell find src seccomp/src -name '*.rs') $(WORKSPACE) seccomp/Cargo.toml
-IMAGE_TOOL_SOURCES := $(shell find image-tool/src -name '*.rs') $(WORKSPACE) image-tool/Cargo.toml
+SOURCES := $(shell find src seccomp/src -type f) $(WORKSPACE) seccomp/Cargo.toml
+IMAGE_TOOL_SOURCES := $(shell find image-tool/src -type f) $(WORKSPACE) image-tool/Cargo.toml
 
 .PHONY: build
 build: bin/ferrun bin/image-tool ## bin/ferrun (static) and bin/image-tool
