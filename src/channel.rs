@@ -26,6 +26,8 @@ pub enum FromInit {
     Spawned(i32),
     /// The master side of the terminal; carries its descriptor.
     Console,
+    /// The listener of the notifying filter; carries its descriptor.
+    Listener,
     /// Mounts and devices are there; the creator's hooks may run.
     RootfsReady,
     /// All is done but what `start` starts.

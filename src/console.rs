@@ -1,25 +1,19 @@
 //! The terminal of a container: the pair in its own devpts, and the way of the
 //! master side to whoever will serve it.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FileType, OFlags, ResolveFlags, fstat};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    connect, sendmsg, socket_with,
-};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::apply::mounts::{attach, clone_tree};
-use crate::gate;
 use crate::plan::process::Terminal;
 use crate::resolve::{self, Target};
 use crate::sys;
+use crate::unix_socket::{dial, send_descriptor};
 
 /// A pair of pseudo-terminal devices.
 #[derive(Debug)]
@@ -79,15 +73,6 @@ pub fn connect_to(path: &Path) -> Result<OwnedFd> {
     dial(path).with_context(|| format!("--console-socket: {path:?}"))
 }
 
-fn dial(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let name = path.file_name().ok_or(rustix::io::Errno::INVAL)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = resolve::root(parent.unwrap_or(Path::new(".")))?;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    connect(&socket, &gate::address(&directory, name)?)?;
-    Ok(socket)
-}
-
 /// Sends the master side, with the name that receivers expect beside it.
 pub fn send(socket: impl AsFd, master: impl AsFd) -> Result<()> {
     send_descriptor(socket, master, b"/dev/ptmx").context("--console-socket: send the terminal")
@@ -98,16 +83,4 @@ pub fn send_pidfd(path: &Path, pidfd: impl AsFd) -> Result<()> {
     dial(path)
         .and_then(|socket| send_descriptor(socket, pidfd, b"pidfd"))
         .with_context(|| format!("--pidfd-socket: {path:?}"))
-}
-
-fn send_descriptor(
-    socket: impl AsFd,
-    descriptor: impl AsFd,
-    name: &[u8],
-) -> rustix::io::Result<()> {
-    let descriptors: [BorrowedFd<'_>; 1] = [descriptor.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL).map(drop)
 }

@@ -25,6 +25,7 @@ use crate::log;
 use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{clone_flag, proc_name};
 use crate::plan::process::{Field, ProcessPlan};
+use crate::seccomp_agent;
 use crate::spawn::{self, Spawned};
 use crate::state::Container;
 
@@ -108,7 +109,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         }
         spawned => spawned?,
     };
-    match finish(options, &spawned, &creator, &verdict, console.as_ref()) {
+    match finish(container, options, &spawned, &creator, &verdict, console.as_ref()) {
         Ok(master) => Ok((spawned, master)),
         Err(error) => {
             // Left to others it could stay a zombie, which keeps its pid namespace from ending.
@@ -121,13 +122,14 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
 
 /// From a process that was made to one that runs its program.
 fn finish(
+    container: &Container,
     options: &Options,
     spawned: &Spawned,
     creator: &CreatorEnd,
     verdict: &Verdict,
     console: Option<&OwnedFd>,
 ) -> Result<Option<OwnedFd>> {
-    let master = converse(creator, verdict, console)?;
+    let master = converse(container, spawned, creator, verdict, console)?;
     if let Some(path) = &options.pidfd_socket {
         console::send_pidfd(path, &spawned.pidfd)?;
     }
@@ -257,6 +259,8 @@ fn open_root(init: i32) -> Result<OwnedFd> {
 }
 
 fn converse(
+    container: &Container,
+    spawned: &Spawned,
     creator: &CreatorEnd,
     verdict: &Verdict,
     console: Option<&OwnedFd>,
@@ -272,6 +276,9 @@ fn converse(
                 Some(socket) => console::send(socket, master)?,
                 None => terminal = Some(master),
             },
+            Some((FromInit::Listener, Some(listener))) => {
+                seccomp_agent::hand_over(container, spawned.pid.as_raw(), &listener)?;
+            }
             Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
             Some((other, _)) => bail!("{other:?} out of turn from the new process"),
         }

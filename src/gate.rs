@@ -6,23 +6,24 @@
 //! The socket is reached through the directory's descriptor, because a path
 //! may be longer than the 108 bytes that an address holds.
 
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::MemfdFlags;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-    socket_with,
+    AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
 };
 
-use crate::channel::{Channel, CreatorEnd, FromInit, InitEnd, ToInit};
+use crate::channel::{Channel, CreatorEnd, InitEnd, ToInit};
 use crate::error::InField as _;
 use crate::sys::process::SharedWord;
+use crate::unix_socket::address;
 
 /// The socket's name in the container's directory.
 const NAME: &str = "gate";
+
+/// What a second `start` is told.
+pub const ALREADY_OPEN: &str = "cannot start an already running container";
 
 /// The word that both sides see, before anything is known.
 const WAITING: u32 = 0;
@@ -56,6 +57,11 @@ impl Verdict {
             WAITING | EXECUTING => None,
             errno => Some(nix::errno::Errno::from_raw(errno as i32)),
         }
+    }
+
+    /// Whether init has not come as far as the program.
+    pub fn is_open(&self) -> bool {
+        self.0.get() == WAITING
     }
 
     /// What became of the program, once the channel has ended.
@@ -92,14 +98,13 @@ pub fn wait(gate: impl AsFd) -> Result<(InitEnd, Verdict)> {
     }
 }
 
-/// Opens the gate and waits until the program runs.
-pub fn open(directory: impl AsFd) -> Result<()> {
+/// Opens the gate. Returns the way to init, and the page for the result. Nothing has
+/// happened to the container where this fails.
+pub fn open(directory: impl AsFd) -> Result<(CreatorEnd, Verdict)> {
     let socket = new_socket()?;
     match connect(&socket, &address(&directory, NAME.as_ref())?) {
         Ok(()) => {}
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => {
-            bail!("cannot start an already running container")
-        }
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => bail!(ALREADY_OPEN),
         Err(errno) => return Err(errno).context("connect to the gate"),
     }
     let memfd = rustix::fs::memfd_create("ferrun-verdict", MemfdFlags::CLOEXEC)?;
@@ -107,30 +112,14 @@ pub fn open(directory: impl AsFd) -> Result<()> {
     let verdict = Verdict(SharedWord::in_memfd(&memfd).context("mmap")?);
     let init: CreatorEnd = Channel::over(socket);
     if init.send_with(&ToInit::Start, &memfd).is_err() {
-        bail!("cannot start an already running container");
+        bail!(ALREADY_OPEN);
     }
-    await_program(&init, &verdict)
-}
-
-/// Waits for the end of the channel, which comes with the program.
-pub fn await_program(init: &CreatorEnd, verdict: &Verdict) -> Result<()> {
-    match init.receive()? {
-        None => verdict.read(),
-        Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
-        Some((other, _)) => bail!("{other:?} where the program was due"),
-    }
+    Ok((init, verdict))
 }
 
 fn new_socket() -> Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .context("socket")
-}
-
-/// The address of the socket `name` in the directory that `directory` is open on,
-/// which must stay open while the address is used.
-pub fn address(directory: impl AsFd, name: &OsStr) -> rustix::io::Result<SocketAddrUnix> {
-    let path = Path::new("/proc/self/fd").join(directory.as_fd().as_raw_fd().to_string());
-    SocketAddrUnix::new(path.join(name))
 }
 
 #[cfg(test)]
@@ -159,7 +148,9 @@ mod tests {
             let (_start, verdict) = wait(&gate).unwrap();
             verdict.failed(nix::errno::Errno::ENOEXEC);
         });
-        let error = open(&directory).unwrap_err();
+        let (channel, verdict) = open(&directory).unwrap();
+        assert!(channel.receive().unwrap().is_none());
+        let error = verdict.read().unwrap_err();
         assert_eq!(format!("{error:#}"), "process.args[0]: exec: ENOEXEC: Exec format error");
         init.join().unwrap();
         std::fs::remove_dir_all(path).unwrap();
@@ -176,7 +167,9 @@ mod tests {
                     verdict.executing();
                 }
             });
-            assert_eq!(open(&directory).is_ok(), announced);
+            let (channel, verdict) = open(&directory).unwrap();
+            assert!(channel.receive().unwrap().is_none());
+            assert_eq!((verdict.read().is_ok(), verdict.is_open()), (announced, !announced));
             init.join().unwrap();
             std::fs::remove_dir_all(path).unwrap();
         }

@@ -62,8 +62,8 @@ pub fn container(
 ) -> Result<Infallible> {
     let failed = prepare_container(plan, &around, remaining, &creator);
     let confined = told(&creator, failed)?;
-    let run = |verdict: &Verdict| match confined {
-        Some(confined) => run_container(plan, &around.hook_state, confined, verdict),
+    let run = |verdict: &Verdict, other: &InitEnd| match confined {
+        Some(confined) => run_container(plan, &around.hook_state, confined, verdict, other),
         None => bail!("process: missing: there is no program to start"),
     };
     match around.start {
@@ -71,10 +71,10 @@ pub fn container(
             // The creator goes, and init stays.
             drop(creator);
             let (start, verdict) = gate::wait(&gate)?;
-            told(&start, run(&verdict))
+            told(&start, run(&verdict, &start))
         }
         Start::Creator(verdict) => {
-            told(&creator, creator.expect(&ToInit::Start).and_then(|()| run(verdict)))
+            told(&creator, creator.expect(&ToInit::Start).and_then(|()| run(verdict, &creator)))
         }
     }
 }
@@ -101,7 +101,7 @@ pub fn additional(
         let confined = process::confine(plan, false, preserved)?;
         stay_with(&creator)?;
         kernel::set_parent_death_signal(0).context("prctl")?;
-        finish(confined, verdict)
+        finish(confined, verdict, &creator)
     })();
     told(&creator, ran)
 }
@@ -188,15 +188,16 @@ fn run_container(
     state: &HookState<'_>,
     confined: Confined<'_>,
     verdict: &Verdict,
+    other: &InitEnd,
 ) -> Result<Infallible> {
     let state = state.json(Status::Created, std::process::id() as i32);
     hooks::run_confined(&plan.hooks.start_container, &confined, &state)?;
-    finish(confined, verdict)
+    finish(confined, verdict, other)
 }
 
 /// The program, or the end of the process: under the filter nothing else is sure.
-fn finish(confined: Confined<'_>, verdict: &Verdict) -> Result<Infallible> {
-    confined.execute(verdict)?;
+fn finish(confined: Confined<'_>, verdict: &Verdict, other: &InitEnd) -> Result<Infallible> {
+    confined.execute(verdict, Some(other))?;
     // execve(2) has failed, and the verdict says why.
     kernel::exit_now(1)
 }

@@ -3,11 +3,12 @@
 use anyhow::{Context as _, Result, bail};
 
 use crate::apply::hooks;
-use crate::channel::ToInit;
+use crate::channel::{CreatorEnd, FromInit, ToInit};
 use crate::create::Created;
 use crate::destroy::destroy;
-use crate::gate;
+use crate::gate::{self, Verdict};
 use crate::log;
+use crate::seccomp_agent;
 use crate::state::{Container, Operation, Status};
 
 /// Runs the program of a container that another process created.
@@ -16,7 +17,13 @@ pub fn start(container: &Container) -> Result<()> {
     if !container.record.has_process {
         bail!("process: missing: there is no program to start");
     }
-    let started = gate::open(container.open_directory()?);
+    let (channel, verdict) = gate::open(container.open_directory()?)?;
+    let started = await_program(container, &channel, &verdict);
+    // Two may start at once: then init ran the program for the other one.
+    let is_running = || container.running_init().is_some_and(|init| init.has_executed);
+    if started.is_err() && verdict.is_open() && is_running() {
+        bail!(gate::ALREADY_OPEN);
+    }
     finish(container, started)
 }
 
@@ -26,8 +33,23 @@ pub fn start_created(created: &Created) -> Result<()> {
     let started = created
         .channel
         .send(&ToInit::Start)
-        .and_then(|()| gate::await_program(&created.channel, verdict));
+        .and_then(|()| await_program(&created.container, &created.channel, verdict));
     finish(&created.container, started)
+}
+
+/// Waits for the end of the channel, which comes with the program.
+fn await_program(container: &Container, init: &CreatorEnd, verdict: &Verdict) -> Result<()> {
+    loop {
+        match init.receive()? {
+            None => return verdict.read(),
+            Some((FromInit::Listener, Some(listener))) => {
+                let init = container.record.init.context("the container has no init process")?;
+                seccomp_agent::hand_over(container, init.pid, &listener)?;
+            }
+            Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
+            Some((other, _)) => bail!("{other:?} where the program was due"),
+        }
+    }
 }
 
 /// After the program runs, or does not: hooks, or the end of the container

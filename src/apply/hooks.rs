@@ -87,7 +87,7 @@ fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result
                 rustix::stdio::dup2_stdin(&reader)?;
                 rustix::stdio::dup2_stdout(&writer)?;
                 rustix::stdio::dup2_stderr(&writer)?;
-                program.execute(&verdict).map(drop)
+                program.execute(&verdict, None).map(drop)
             };
             if let Err(error) = run() {
                 let _ = writeln!(std::io::stderr(), "{error:#}");

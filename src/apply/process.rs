@@ -10,6 +10,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -21,12 +22,13 @@ use rustix::thread::{
     configure_capability_in_ambient_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
 };
 
+use crate::channel::{FromInit, InitEnd};
 use crate::error::InField as _;
 use crate::gate::Verdict;
 use crate::log;
 use crate::plan::process::{CapabilitySets, ProcessPlan, Rlimit, User};
 use crate::sys;
-use crate::sys::process as kernel;
+use crate::sys::process::{self as kernel, Clone3, Cloned, SharedWord, clone3, exit_now};
 
 /// Where programs are looked for without a PATH, as execvp(3) does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -148,14 +150,20 @@ impl Confined<'_> {
     }
 
     /// Runs the program. Returns only with an error, which under the filter cannot
-    /// be told in any other way than by `verdict`.
-    pub fn execute(self, verdict: &Verdict) -> Result<Errno> {
+    /// be told in any other way than by `verdict`. `other` gets the listener of a
+    /// notifying filter.
+    pub fn execute(self, verdict: &Verdict, other: Option<&InitEnd>) -> Result<Errno> {
         if let Some(limit) = self.descriptors {
             set_rlimit(limit)?;
         }
         kernel::reset_signals().context("sigaction")?;
         let args: Vec<&CStr> = self.args.iter().map(CString::as_c_str).collect();
         let env: Vec<&CStr> = self.env.iter().map(CString::as_c_str).collect();
+        let filter = self.plan.filter.as_ref();
+        let courier = match (filter.filter(|filter| filter.notifies), other) {
+            (Some(_), Some(other)) => Some(Courier::send_out(other)?),
+            _ => None,
+        };
         if self.plan.no_new_privileges {
             set_capabilities(None, self.sets)
                 .context("capset")
@@ -164,10 +172,18 @@ impl Confined<'_> {
                 .context("prctl")
                 .in_field(self.plan.field.of("noNewPrivileges"))?;
         }
-        if let Some(filter) = &self.plan.filter {
-            sys::seccomp_set_filter(&filter.instructions, filter.flags.bits())
-                .context("seccomp")
-                .in_field("linux.seccomp")?;
+        if let Some(filter) = filter {
+            let listens = courier.is_some();
+            let listener =
+                sys::seccomp_set_filter(&filter.instructions, filter.flags.bits(), listens)
+                    .context("seccomp")
+                    .in_field("linux.seccomp")?;
+            if let Some(courier) = courier
+                && !courier.deliver(listener)
+            {
+                verdict.failed(Errno::ETIMEDOUT);
+                return Ok(Errno::ETIMEDOUT);
+            }
         }
         verdict.executing();
         let errno = match nix::unistd::execve(&self.program, &args, &env) {
@@ -176,6 +192,61 @@ impl Confined<'_> {
         };
         verdict.failed(errno);
         Ok(errno)
+    }
+}
+
+/// A short-lived process that shares the descriptors of the program's process and
+/// not its filter. The listener exists only once the filter is loaded, and then any
+/// call of the process itself, the one that would send it too, may have to wait for
+/// an answer that nobody can give yet.
+#[derive(Debug)]
+struct Courier {
+    /// 0; the listener's number and 1; `DELIVERED`.
+    word: SharedWord,
+}
+
+impl Courier {
+    const DELIVERED: u32 = u32::MAX;
+    /// How long the way may take.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Sends it out to wait for the listener, which it will send to `other`. The program
+    /// must not find it as a zombie, so it is reaped by the kernel.
+    fn send_out(other: &InitEnd) -> Result<Self> {
+        let word = SharedWord::new().context("mmap")?;
+        kernel::reap_automatically().context("sigaction")?;
+        let args = Clone3 { flags: libc::CLONE_FILES as u64, cgroup: None };
+        match clone3(&args).context("clone3")? {
+            Cloned::Parent(_, _) => Ok(Self { word }),
+            Cloned::Child => {
+                let _ = kernel::set_parent_death_signal(libc::SIGKILL);
+                let end = Instant::now() + Self::PATIENCE;
+                while word.get() == 0 && Instant::now() < end {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                if let Some(number) = word.get().checked_sub(1) {
+                    let listener = sys::borrow_descriptor(number as i32);
+                    if other.send_with(&FromInit::Listener, listener).is_ok() {
+                        word.set(Self::DELIVERED);
+                    }
+                }
+                exit_now(0)
+            }
+        }
+    }
+
+    /// Says which descriptor the listener is, and waits without a system call until it
+    /// is on its way.
+    fn deliver(&self, listener: i32) -> bool {
+        self.word.set(listener as u32 + 1);
+        let end = Instant::now() + Self::PATIENCE;
+        while self.word.get() != Self::DELIVERED {
+            if Instant::now() > end {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
     }
 }
 

@@ -18,9 +18,6 @@ fn features() -> serde_json::Value {
     capabilities.sort_by_key(|(index, _)| *index);
     let capabilities: Vec<String> =
         capabilities.into_iter().map(|(_, capability)| capability.to_string()).collect();
-    // What is refused by name is not listed.
-    let actions: Vec<_> =
-        ferrun_seccomp::ACTIONS.iter().filter(|action| **action != "SCMP_ACT_NOTIFY").collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
@@ -34,7 +31,7 @@ fn features() -> serde_json::Value {
             "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,
-                "actions": actions,
+                "actions": ferrun_seccomp::ACTIONS,
                 "operators": ferrun_seccomp::OPERATORS,
                 "archs": ferrun_seccomp::architectures().collect::<Vec<_>>(),
                 "knownFlags": ferrun_seccomp::FLAGS,

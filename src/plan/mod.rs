@@ -100,6 +100,12 @@ impl Plan {
             Some(process) => Some(ProcessPlan::plan(process, seccomp, Field::CONFIG)?),
             None => None,
         };
+        let hooks = Hooks::plan(spec.hooks().as_ref())?;
+        let notifies = |process: &ProcessPlan| process.filter.as_ref().is_some_and(|f| f.notifies);
+        if process.as_ref().is_some_and(notifies) && !hooks.start_container.is_empty() {
+            // They run under the program's filter, and would need a listener each.
+            bail!("hooks.startContainer: not supported together with SCMP_ACT_NOTIFY");
+        }
         let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         Ok(Self {
             sysctls: plan_sysctls(linux, &namespaces)?,
@@ -108,7 +114,7 @@ impl Plan {
             rootfs,
             hostname: not_empty(spec.hostname()),
             domainname: not_empty(spec.domainname()),
-            hooks: Hooks::plan(spec.hooks().as_ref())?,
+            hooks,
             process,
             personality: personality(spec)?,
             memory_policy: memory_policy(spec)?,

@@ -138,8 +138,9 @@ impl ProcessPlan {
             .map(|profile| ferrun_seccomp::compile(profile, ferrun_seccomp::Arch::native()))
             .transpose()
             .in_field("linux.seccomp")?;
-        if filter.as_ref().is_some_and(|filter| filter.notifies) {
-            bail!("linux.seccomp: SCMP_ACT_NOTIFY is not supported yet");
+        let listens = seccomp.is_some_and(|profile| profile.listener_path().is_some());
+        if filter.as_ref().is_some_and(|filter| filter.notifies) && !listens {
+            bail!("linux.seccomp.listenerPath: missing, and SCMP_ACT_NOTIFY needs it");
         }
         Ok(Self {
             field,

@@ -83,14 +83,17 @@ pub fn join_session_keyring(name: &std::ffi::CStr) -> nix::Result<()> {
 pub use ferrun_seccomp::Instruction;
 
 /// Loads a filter for the calling thread (seccomp(2)). Without no_new_privs it
-/// needs CAP_SYS_ADMIN.
-pub fn seccomp_set_filter(program: &[Instruction], flags: u64) -> nix::Result<()> {
+/// needs CAP_SYS_ADMIN. Returns 0, or with `listens` the number of the descriptor on
+/// which the filter's notifications are read.
+pub fn seccomp_set_filter(program: &[Instruction], flags: u64, listens: bool) -> nix::Result<i32> {
     #[repr(C)]
     struct Program {
         length: u16,
         instructions: *const Instruction,
     }
     const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
+    const SECCOMP_FILTER_FLAG_NEW_LISTENER: u64 = 1 << 3;
+    let flags = if listens { flags | SECCOMP_FILTER_FLAG_NEW_LISTENER } else { flags };
     let length = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
     let program = Program { length, instructions: program.as_ptr() };
     // SAFETY: Program has the layout of struct sock_fprog, its pointer and length come
@@ -98,5 +101,5 @@ pub fn seccomp_set_filter(program: &[Instruction], flags: u64) -> nix::Result<()
     let ret = unsafe {
         libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    Errno::result(ret).map(drop)
+    Errno::result(ret).map(|ret| ret as i32)
 }
