@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -71,9 +71,6 @@ impl Failure {
     }
 }
 
-/// The longest message in bytes: errors may carry the output of a hook.
-const LONGEST: usize = 32 * 1024;
-
 /// One end of a channel that can only send `Tx` and receive `Rx`.
 #[derive(Debug)]
 pub struct Channel<Tx, Rx> {
@@ -126,38 +123,42 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
 
     /// Waits for a message and the descriptor it carries. None: the channel has ended.
     pub fn receive(&self) -> Result<Option<(Rx, Option<OwnedFd>)>> {
-        let mut buffer = vec![0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut receive = || {
-            rustix::io::retry_on_intr(|| {
-                recvmsg(
-                    &self.socket,
-                    &mut [IoSliceMut::new(&mut buffer)],
-                    &mut control,
-                    RecvFlags::CMSG_CLOEXEC,
-                )
-            })
+        // The length first: a buffer for the longest message would cost more than most runs
+        // have to say.
+        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+        let peek = || {
+            rustix::io::retry_on_intr(|| recv(&self.socket, &mut [0; 1], flags)).map(|got| got.1)
         };
-        let received = match receive() {
+        let length = match peek() {
             // The other side ended with a message of ours unread. The kernel says so once,
             // and before it gives what the other side said last.
-            Err(Errno::CONNRESET) => receive(),
-            received => received,
+            Err(Errno::CONNRESET) => peek(),
+            length => length,
         };
-        let length = match received {
-            Ok(received) => received.bytes,
-            Err(Errno::CONNRESET) => 0,
+        let mut buffer = match length {
+            Ok(length) => vec![0; length],
+            Err(Errno::CONNRESET) => Vec::new(),
             Err(errno) => return Err(errno).context("the conversation with the other process"),
         };
-        if length == 0 {
+        if buffer.is_empty() {
             return Ok(None);
         }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        rustix::io::retry_on_intr(|| {
+            recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut buffer)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        })
+        .context("the conversation with the other process")?;
         let descriptor = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        let message = serde_json::from_slice(buffer.get(..length).unwrap_or_default())?;
+        let message = serde_json::from_slice(&buffer)?;
         Ok(Some((message, descriptor)))
     }
 }
