@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use integration::{Bed, as_both, as_root, as_user, in_views, runtime};
+use integration::{Bed, Container, as_both, as_root, as_user, in_views, runtime};
 use serde_json::json;
 
 #[test]
@@ -49,30 +49,37 @@ fn own_copy(bed: &Bed) -> std::path::PathBuf {
 #[test]
 fn a_program_that_is_the_runtime_cannot_write_to_it() {
     as_root(|bed| {
-        if bed.is_peer("runc 1.1 and crun 1.8 run from a copy in memory, which this does not see") {
-            return;
-        }
         let victim = own_copy(bed);
         let before = fs::read(&victim).unwrap();
-        let all = ["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"];
-        // The image's entry point is whatever runs it; another process waits to write.
-        let bundle = bed.bundle().capable(&all).sh(
-            "while :; do for e in /proc/[0-9]*/exe; do case $(readlink $e) in \
-             */busybox|'') ;; *) (echo OVERWRITTEN > $e) 2>/dev/null && echo written;; esac; done; done",
+        let mut bundle = bed.bundle().capable(&["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_KILL"]);
+        for library in ["/lib", "/lib64", "/usr/lib"] {
+            // A runtime that is not linked statically is to run inside all the same.
+            bundle = bundle.mount(library, "bind", library, &["rbind", "ro"]);
+        }
+        // While it runs it cannot be written. So a handle is kept until it does not.
+        let bundle = bundle.sh(
+            "while :; do for p in /proc/[0-9]*; do case $(readlink $p/exe) in */busybox|'') ;; *) \
+             exec 9< $p/exe && echo found && sleep 0.3 && kill -9 ${p#/proc/}; n=0; while [ $n -lt 50 ]; do \
+             n=$((n + 1)); (echo OVERWRITTEN > /proc/self/fd/9) 2>/dev/null && echo written; done;; \
+             esac; done; done",
         );
-        bundle.write("/entry", "#!/proc/self/exe\n");
+        // The image's program is whatever starts it; opening its log holds it up.
+        bundle.write("/entry", "#!/proc/self/exe --root\n");
         fs::set_permissions(bundle.rootfs().join("entry"), fs::Permissions::from_mode(0o755))
             .unwrap();
+        let fifo = bundle.rootfs().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
         let id = bed.id();
         let call = |verb: &str| bed.program(&victim).arg("--root").arg(bed.root()).arg(verb);
-        call("create").arg("--bundle").arg(&bundle.save().path).arg(&id).output().success();
+        let create = call("create").arg("--bundle").arg(&bundle.save().path).arg(&id);
+        let container = Container::create(bed, &id, create);
         call("start").arg(&id).output().success();
-        for _ in 0..15 {
-            call("exec").args([id.as_str(), "/bin/true"]).output().success();
-            let _ = call("exec").args([id.as_str(), "/entry"]).output();
-            let _ = call("exec").args([id.as_str(), "/proc/self/exe", "--version"]).output();
+        for program in ["/entry", "/proc/self/exe"] {
+            let output = call("exec").args([&id, program, "--log", "/fifo", "list"]).output();
+            assert_eq!(output.code, 137, "it was found and killed: {output}");
         }
-        call("delete").args(["--force", &id]).output().success();
+        container.prints("found\nfound");
+        container.delete();
         assert!(before == fs::read(&victim).unwrap(), "the runtime's program was overwritten");
     });
 }
@@ -185,22 +192,22 @@ fn the_cgroups_of_the_host_are_not_written_to_by_a_container_of_an_ordinary_user
 fn nothing_of_the_caller_is_inherited() {
     as_root(|bed| {
         let script = "grep -E '^(SigBlk|SigIgn|Groups|NoNewPrivs|Seccomp):' /proc/self/status; \
-                      ulimit -c; cat /proc/self/oom_score_adj; id -G; echo $LEAK";
+                      ls /proc/self/fd | wc -l; cat /proc/self/oom_score_adj; id -G; echo $LEAK";
         let usual = bed.run(&bed.bundle().sh(script)).success().to_owned();
+        // Groups, an ignored SIGPIPE, a variable and a descriptor of the caller's.
+        let odd = "trap '' PIPE; export LEAK=leak; exec 7</etc/passwd; exec \"$@\"";
+        let by_odd_caller = |arguments: &[&str]| {
+            let call = bed.program("/usr/bin/setpriv".as_ref());
+            let call = call.args(["--groups", "7,8,9", "/bin/sh", "-c", odd, "sh"]);
+            call.arg(&runtime().program).arg("--root").arg(bed.root()).args(arguments).output()
+        };
         let bundle = bed.bundle().sh(script).save().clone();
-        // Groups, an ignored SIGPIPE and a variable of the caller's.
-        let odd = "trap '' PIPE; export LEAK=leak; exec \"$@\"";
-        let output = bed
-            .program("/usr/bin/setpriv".as_ref())
-            .args(["--groups", "7,8,9", "/bin/sh", "-c", odd, "sh"])
-            .arg(&runtime().program)
-            .arg("--root")
-            .arg(bed.root())
-            .args(["run", "--bundle"])
-            .arg(&bundle.path)
-            .arg(bed.id())
-            .output();
+        let path = bundle.path.to_str().unwrap();
+        let output = by_odd_caller(&["run", "--bundle", path, &bed.id()]);
         assert_eq!(output.success(), usual);
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        let output = by_odd_caller(&["exec", &container.id, "/bin/sh", "-c", script]);
+        assert_eq!(output.success(), usual, "exec");
     });
 }
 
