@@ -80,14 +80,14 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     let bundle = Bundle::load(&options.bundle)?;
     let host = Host::gather(options.rootless)?;
     let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &host)?;
-    if options.no_pivot {
-        plan.rootfs.entry = Entry::Chroot;
+    if options.no_pivot && plan.rootfs.entry == Entry::Pivot {
+        plan.rootfs.entry = Entry::Move;
     }
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
     let console = connect_console(&plan, options)?;
 
-    let directory = store.reserve(id)?;
-    let container = Container { directory, record: intent(&bundle, &plan, id, &host)? };
+    let record = intent(&bundle, &plan, id, &host)?;
+    let container = Container { directory: store.reserve(id)?, record };
     let mut making = Making { plan: &plan, host: &host, options, container };
     match making.make(&bundle, console) {
         Ok((init, channel, verdict, master)) => {

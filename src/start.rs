@@ -61,7 +61,9 @@ fn finish(container: &Container, started: Result<()>) -> Result<()> {
         let state = container.record.hook_state().json(Status::Running, pid);
         hooks::run(&container.record.poststart, &state)
     });
+    // The container of this ID may be another one by now.
     if result.is_err()
+        && container.is_current()
         && let Err(error) = destroy(container)
     {
         log::warn(format!("while cleaning up: {error:#}"));

@@ -362,6 +362,11 @@ impl Container {
         Ok(directory)
     }
 
+    /// Whether this is still the container that is remembered under its ID.
+    pub fn is_current(&self) -> bool {
+        read_record(&self.directory).is_ok_and(|now| now.created == self.record.created)
+    }
+
     /// The status, as the kernel tells it now.
     pub fn status(&self) -> Result<Status> {
         if self.record.creator.is_some() {

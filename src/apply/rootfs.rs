@@ -11,13 +11,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat,
     unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
-    unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsmount, fsopen, move_mount, unmount,
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
@@ -235,9 +235,7 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_namespace: u64) -> R
     fchdir(root).context("fchdir").in_field("root.path")?;
     match rootfs.entry {
         Entry::Pivot => {
-            if mount_namespace()? == creator_namespace {
-                bail!("refusing pivot_root in the mount namespace of the caller");
-            }
+            refuse_creators(creator_namespace)?;
             // The old root ends up on top of the new one, and goes from there.
             pivot_root(".", ".").context("pivot_root").in_field("root.path")?;
             if rootfs.propagation & libc::MS_SHARED != 0 {
@@ -247,13 +245,27 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_namespace: u64) -> R
             }
             unmount(".", UnmountFlags::DETACH).context("umount the old root")?;
         }
+        Entry::Move => {
+            refuse_creators(creator_namespace)?;
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(root, "", CWD, "/", flags).context("move_mount").in_field("root.path")?;
+            chroot(".").context("chroot").in_field("root.path")?;
+        }
         Entry::Chroot => chroot(".").context("chroot").in_field("root.path")?,
     }
     chdir("/").context("chdir /")?;
-    if let Some(propagation) = rootfs.final_propagation.filter(|_| rootfs.entry == Entry::Pivot) {
+    if let Some(propagation) = rootfs.final_propagation.filter(|_| rootfs.entry != Entry::Chroot) {
         change_propagation(c"/", propagation)
             .context("mount")
             .in_field("linux.rootfsPropagation")?;
+    }
+    Ok(())
+}
+
+/// In the creator's mount namespace this would take the root of the machine away.
+fn refuse_creators(namespace: u64) -> Result<()> {
+    if mount_namespace()? == namespace {
+        bail!("refusing to change the root in the mount namespace of the caller");
     }
     Ok(())
 }

@@ -68,6 +68,9 @@ impl Rootfs {
 pub enum Entry {
     /// pivot_root(2) in a mount namespace of its own.
     Pivot,
+    /// Moved over the root of a mount namespace of its own, where that is an initramfs,
+    /// which pivot_root(2) refuses.
+    Move,
     /// chroot(2) in a mount namespace that others use too: the mounts are undone
     /// one by one.
     Chroot,
