@@ -196,7 +196,7 @@ pub fn existing(
     count: usize,
     rounds: usize,
 ) -> Result<Vec<Record>> {
-    let resident = without_namespace(config, "network");
+    let resident = resident(config);
     let mut samples = Samples::default();
     for runtime in runtimes.iter().filter(|runtime| !runtime.is_floor()) {
         let others: Vec<Container> =
@@ -352,12 +352,13 @@ fn with_binds(bed: &Bed, config: &Value, count: usize) -> Value {
     config
 }
 
-fn without_namespace(config: &Value, kind: &str) -> Value {
+/// A container of `existing`, which stays at its gate. Without a network namespace
+/// of its own it cannot have a sysfs of its own either.
+fn resident(config: &Value) -> Value {
     let mut config = config.clone();
     if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
-        namespaces.retain(|namespace| namespace["type"] != kind);
+        namespaces.retain(|namespace| namespace["type"] != "network");
     }
-    // A sysfs of its own belongs to a network namespace of its own.
     if let Some(mounts) = config["mounts"].as_array_mut() {
         mounts.retain(|mount| mount["type"] != "sysfs" && mount["type"] != "cgroup");
     }

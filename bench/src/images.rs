@@ -136,14 +136,19 @@ fn publish(directory: &Path, name: &str, size: usize, files: usize, reference: &
     let tree = directory.join("tree");
     let layout = directory.join(format!("layout-{name}"));
     write_tree(&tree, size, files)?;
+    let archive = directory.join("layer.tar");
     let image = format!("{}:1", layout.display());
-    let (layout_text, tree_text) = (layout.to_string_lossy(), tree.to_string_lossy());
+    let [layout_text, tree_text, archive_text] =
+        [&layout, &tree, &archive].map(|path| path.to_string_lossy());
+    run("tar", &["-C", &tree_text, "-cf", &archive_text, "."])?;
     run("umoci", &["init", "--layout", &layout_text])?;
     run("umoci", &["new", "--image", &image])?;
-    run("umoci", &["insert", "--image", &image, &tree_text, "/"])?;
+    // `umoci insert` would leave the end of the archive out.
+    run("umoci", &["raw", "add-layer", "--image", &image, &archive_text])?;
     let (from, to) = (format!("oci:{image}"), format!("docker://{reference}"));
     run("skopeo", &["copy", "-q", "--dest-tls-verify=false", &from, &to])?;
     fs::remove_dir_all(&tree)?;
+    fs::remove_file(&archive)?;
     fs::remove_dir_all(&layout).map_err(Into::into)
 }
 

@@ -52,10 +52,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         ["--render", directory] => report::rewrite(Path::new(directory)),
-        words => parse(words).and_then(|request| {
-            let results = measure(&request)?;
-            report::write(&results, &request.output)
-        }),
+        words => parse(words).and_then(|request| measure(&request)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -100,7 +97,8 @@ fn parse(words: &[&str]) -> Result<Request> {
     })
 }
 
-fn measure(request: &Request) -> Result<Results> {
+/// Measures all, and writes what there is after each part: it takes minutes.
+fn measure(request: &Request) -> Result<()> {
     let mut runtimes = vec![Runtime { name: "ferrun".into(), path: request.ferrun.clone() }];
     runtimes.extend(["crun", "runc"].into_iter().filter_map(Runtime::installed));
     runtimes.extend(request.others.iter().cloned());
@@ -117,6 +115,7 @@ fn measure(request: &Request) -> Result<Results> {
             Ok(bed) => measure_view(&bed, request, &runtimes, &mut results)?,
             Err(error) => results.skipped.push(format!("{}: {error:#}", view.name())),
         }
+        report::write(&results, &request.output)?;
     }
     match &request.image_tool {
         Some(tool) => match images::measure(tool, &place.0, 5) {
@@ -126,7 +125,7 @@ fn measure(request: &Request) -> Result<Results> {
         None => results.skipped.push("images: no --image-tool".into()),
     }
     results.conditions.push(("load at the end".into(), load()));
-    Ok(results)
+    report::write(&results, &request.output)
 }
 
 fn measure_view(
