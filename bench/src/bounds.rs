@@ -79,7 +79,7 @@ pub fn bounds(results: &Results) -> Vec<Bound> {
         });
         bounds.push(Bound {
             what: format!("Peak memory of pulling the {image} image"),
-            measured: ours.map(|record| record.summary.peak / 1024.0),
+            measured: ours.map(|record| record.summary.peak * 1024.0 / 1e6),
             limit: most,
             unit: "MB",
         });

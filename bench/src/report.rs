@@ -32,13 +32,8 @@ pub fn rewrite(directory: &Path) -> Result<()> {
 }
 
 fn render(results: &Results, directory: &Path) -> Result<()> {
-    for view in [View::V1, View::V2] {
-        let groups = command_groups(results, view);
-        if !groups.is_empty() {
-            let title = format!("CPU time of each command, cgroup {}", view.name());
-            let svg = picture::bars(&title, "milliseconds, median; less is better", &groups);
-            save(directory, &format!("performance-{}.svg", view.name()), &svg)?;
-        }
+    for picture in pictures(results) {
+        save(directory, &picture.file, &picture.svg())?;
     }
     let path = directory.join("performance.md");
     let page = fs::read_to_string(&path).unwrap_or_else(|_| format!("{BEGIN}{END}"));
@@ -59,30 +54,122 @@ fn replace_generated(page: &str, generated: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}{generated}{END}{after}"))
 }
 
-/// One group of bars a command: the same setting, every runtime.
-fn command_groups(results: &Results, view: View) -> Vec<Group> {
-    let group = |setting, command: &str, title: String| {
-        let bar = |name: &&str| {
-            let record = results.find(view, setting, command, name)?;
-            Some(((*name).to_owned(), record.summary.cpu))
-        };
-        let bars: Vec<_> = results.runtimes(view).iter().filter_map(bar).collect();
-        (bars.len() > 1).then_some(Group { title, bars })
+/// A picture, and where it belongs.
+struct Picture {
+    file: String,
+    title: String,
+    unit: &'static str,
+    groups: Vec<Group>,
+}
+
+impl Picture {
+    fn svg(&self) -> String {
+        picture::bars(&self.title, self.unit, &self.groups)
+    }
+}
+
+/// All pictures for which there are figures.
+fn pictures(results: &Results) -> Vec<Picture> {
+    let mut pictures = Vec::new();
+    for view in [View::V1, View::V2] {
+        let name = view.name();
+        pictures.push(Picture {
+            file: format!("performance-{name}.svg"),
+            title: format!("CPU time of each command, cgroup {name}"),
+            unit: "milliseconds, median; less is better",
+            groups: command_groups(results, view),
+        });
+        pictures.push(Picture {
+            file: format!("performance-{name}-growth.svg"),
+            title: format!("CPU time where there is more of something, cgroup {name}"),
+            unit: "milliseconds, median; less is better",
+            groups: growth_groups(results, view),
+        });
+        pictures.push(Picture {
+            file: format!("performance-{name}-many.svg"),
+            title: format!("Many containers, cgroup {name}"),
+            unit: "containers a second, median; more is better",
+            groups: many_groups(results, view),
+        });
+    }
+    pictures.push(Picture {
+        file: "performance-images.svg".into(),
+        title: "Pulling an image into a bundle".into(),
+        unit: "milliseconds of wall time, median; less is better",
+        groups: image_groups(results),
+    });
+    pictures.retain(|picture| !picture.groups.is_empty());
+    pictures
+}
+
+/// One group of bars: a figure of every runtime that has it. One bar alone shows nothing.
+fn group(
+    results: &Results,
+    view: View,
+    setting: Setting,
+    command: &str,
+    title: String,
+    figure: impl Fn(&Record) -> Option<f64>,
+) -> Option<Group> {
+    let bar = |name: &&str| {
+        let value = figure(results.find(view, setting, command, name)?)?;
+        Some(((*name).to_owned(), value))
     };
-    let plain = COMMANDS.map(|command| group(Setting::Default, command, command.to_owned()));
-    let filtered = group(Setting::Seccomp, "run", "run, Docker's seccomp profile".to_owned());
+    let bars: Vec<_> = results.runtimes(view).iter().filter_map(bar).collect();
+    (bars.len() > 1).then_some(Group { title, bars })
+}
+
+fn cpu(record: &Record) -> Option<f64> {
+    Some(record.summary.cpu)
+}
+
+fn command_groups(results: &Results, view: View) -> Vec<Group> {
+    let of =
+        |setting, command: &str, title: String| group(results, view, setting, command, title, cpu);
+    let plain = COMMANDS.map(|command| of(Setting::Default, command, command.to_owned()));
+    let filtered = of(Setting::Seccomp, "run", "run, Docker's seccomp profile".to_owned());
     let [run, rest @ ..] = plain;
     [run, filtered].into_iter().chain(rest).flatten().collect()
 }
 
+fn growth_groups(results: &Results, view: View) -> Vec<Group> {
+    let grown = |setting: &Setting| matches!(setting, Setting::Binds(_) | Setting::Existing(_));
+    let of = |setting: Setting| {
+        COMMANDS.into_iter().filter_map(move |command| {
+            let title = format!("{command}: {}", title(setting).to_lowercase());
+            group(results, view, setting, command, title, cpu)
+        })
+    };
+    results.settings(view).into_iter().filter(grown).flat_map(of).collect()
+}
+
+fn many_groups(results: &Results, view: View) -> Vec<Group> {
+    let of = |setting| group(results, view, setting, "run", title(setting), |record| record.rate);
+    results.settings(view).into_iter().filter_map(of).collect()
+}
+
+fn image_groups(results: &Results) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for record in &results.images {
+        let title = format!("{}: {} MiB, {} files", record.image, record.size, record.files);
+        let bar = (record.tool.clone(), record.summary.wall);
+        match groups.iter_mut().find(|group| group.title == title) {
+            Some(group) => group.bars.push(bar),
+            None => groups.push(Group { title, bars: vec![bar] }),
+        }
+    }
+    groups
+}
+
 fn markdown(results: &Results) -> String {
     let mut page = Page(String::new());
+    let pictures = pictures(results);
     page.bounds(&bounds(results));
     page.conditions(results);
     for view in [View::V1, View::V2] {
-        page.view(results, view);
+        page.view(results, view, &pictures);
     }
-    page.images(results);
+    page.images(results, &pictures);
     page.0
 }
 
@@ -143,14 +230,14 @@ impl Page {
         }
     }
 
-    fn view(&mut self, results: &Results, view: View) {
+    fn view(&mut self, results: &Results, view: View, pictures: &[Picture]) {
         let runtimes = results.runtimes(view);
         if runtimes.is_empty() {
             return;
         }
         let name = view.name();
         self.heading(&format!("## cgroup {name}"));
-        self.line(format!("![CPU time of each command](performance-{name}.svg)"));
+        self.pictures(pictures, name);
         for setting in results.settings(view) {
             let records: Vec<&Record> = results
                 .records
@@ -162,6 +249,14 @@ impl Page {
             if records.iter().any(|record| record.calls.is_some()) {
                 self.work(&runtimes, &records);
             }
+        }
+    }
+
+    /// Those that belong to a part of the page.
+    fn pictures(&mut self, pictures: &[Picture], part: &str) {
+        let begin = format!("performance-{part}");
+        for picture in pictures.iter().filter(|picture| picture.file.starts_with(&begin)) {
+            self.line(format!("![{}]({})", picture.title, picture.file));
         }
     }
 
@@ -206,11 +301,13 @@ impl Page {
         }
     }
 
-    fn images(&mut self, results: &Results) {
+    fn images(&mut self, results: &Results, pictures: &[Picture]) {
         if results.images.is_empty() {
             return;
         }
         self.heading("## Pulling an image");
+        self.pictures(pictures, "images");
+        self.line("");
         self.table_head("", &["CPU ms", "wall ms (p99)", "peak MiB"]);
         for record in &results.images {
             let summary = &record.summary;
