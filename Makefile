@@ -50,17 +50,17 @@ lint: ## formatting, lints, licences
 
 .PHONY: unit
 unit: ## tests without root and without a container
-	$(CARGO) test --locked --package ferrun --package ferrun-seccomp
+	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp
 	cd conformance && go test -v .
 	python3 -m unittest discover --verbose --start-directory testbed --pattern '*_test.py'
 
 .PHONY: image-tool-test
 image-tool-test: ## image-tool against registries, good and hostile
-	$(CARGO) test --locked --package image-tool
+	$(CARGO) test --locked --no-fail-fast --package image-tool
 
 .PHONY: integration
 integration: $(BUILT) ## black-box tests of the runtime, as root in all views
-	RUNTIME=$(TESTED) $(CARGO) test --locked --package integration
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration
 
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
