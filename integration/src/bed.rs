@@ -345,7 +345,7 @@ impl Bed {
 
     /// A call of `run` in the foreground.
     pub fn run_call(&self, bundle: &Bundle) -> Call {
-        self.call().args(["run", "--bundle"]).arg(&bundle.save().path).arg(self.id())
+        self.call().arg("run").options_here().option("--bundle", &bundle.save().path).arg(self.id())
     }
 
     /// Runs a bundle in the foreground.
@@ -356,7 +356,7 @@ impl Bed {
 
     /// A call of `create`.
     pub fn create_call(&self, bundle: &Bundle, id: &str) -> Call {
-        self.call().args(["create", "--bundle"]).arg(&bundle.save().path).arg(id)
+        self.call().arg("create").options_here().option("--bundle", &bundle.save().path).arg(id)
     }
 
     /// A created container.

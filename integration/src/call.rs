@@ -4,7 +4,7 @@
 //! its creator's stdout open, so the end of a pipe would never come.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Call {
     command: Command,
+    arguments: Vec<OsString>,
+    /// Where in them options of the verb are put.
+    options_at: usize,
     before: Before,
     stdout: PathBuf,
     stderr: PathBuf,
@@ -38,6 +41,8 @@ impl Call {
         command.current_dir("/");
         Self {
             command,
+            arguments: Vec::new(),
+            options_at: 0,
             before: Before { user, ..Before::default() },
             stdout: directory.join(format!("{label}.stdout")),
             stderr: directory.join(format!("{label}.stderr")),
@@ -47,14 +52,33 @@ impl Call {
 
     /// Adds an argument.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.command.arg(argument);
+        self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
     /// Adds arguments.
     pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
-        self.command.args(arguments);
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         self
+    }
+
+    /// Has later options put here, whatever is added behind: not every runtime
+    /// takes them behind the ID.
+    pub(crate) fn options_here(mut self) -> Self {
+        self.options_at = self.arguments.len();
+        self
+    }
+
+    /// Adds an option of the verb.
+    pub fn flag(mut self, name: &str) -> Self {
+        self.arguments.insert(self.options_at, name.into());
+        self
+    }
+
+    /// Adds an option of the verb with its value.
+    pub fn option(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.arguments.insert(self.options_at, value.as_ref().to_owned());
+        self.flag(name)
     }
 
     /// Sets a variable of the environment, which holds only PATH otherwise.
@@ -135,6 +159,7 @@ impl Call {
         if !self.keeps_stdio {
             self.command.stdout(stdout).stderr(stderr);
         }
+        self.command.args(&self.arguments);
         sys::before_exec(&mut self.command, self.before);
         let line = format!("{:?}", self.command);
         let child = self.command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));

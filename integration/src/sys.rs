@@ -18,9 +18,9 @@ pub struct Before {
     pub user: Option<u32>,
     /// Is traced by its parent.
     pub traced: bool,
-    /// Clears the dumpable flag's side effects no further: sets the umask.
+    /// Sets its umask.
     pub umask: Option<u32>,
-    /// Stops SIGCHLD from being sent, as careless parents do.
+    /// Ignores SIGCHLD, as careless parents do.
     pub ignores_children: bool,
     /// Does without stdin, stdout and stderr.
     pub closes_stdio: bool,

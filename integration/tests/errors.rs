@@ -565,13 +565,13 @@ fn a_console_socket_that_nobody_listens_on_is_told() {
         let missing = bed.directory.join("missing");
         let bundle = bed.bundle().with("/process/terminal", true);
         for path in [&dead, &file, &missing] {
-            let call = bed.create_call(&bundle, &bed.id()).arg("--console-socket").arg(path);
+            let call = bed.create_call(&bundle, &bed.id()).option("--console-socket", path);
             let path = path.to_str().unwrap();
             assert_line(path, &call.output(), 1, &["--console-socket", path]);
         }
         let bundle = bed.bundle();
         let socket = integration::terminal::ConsoleSocket::listen(bed);
-        let call = bed.create_call(&bundle, &bed.id()).arg("--console-socket").arg(&socket.path);
+        let call = bed.create_call(&bundle, &bed.id()).option("--console-socket", &socket.path);
         assert_line("no terminal", &call.output(), 1, &["--console-socket", "process.terminal"]);
         bed.assert_nothing_left();
     });

@@ -61,7 +61,7 @@ fn kill_everywhere(bed: &Bed, bundle: &Bundle, step: u32) {
     let mut number = 1;
     let mut killed = 0;
     loop {
-        let call = bed.create_call(bundle, &id).arg("--pid-file").arg(bed.directory.join("pid"));
+        let call = bed.create_call(bundle, &id).option("--pid-file", bed.directory.join("pid"));
         let running = call.traced().spawn();
         let reached = kill_at(&running, number);
         drop(running);
@@ -202,6 +202,30 @@ fn a_killed_start_can_be_tried_again_or_deleted() {
                 break;
             }
             number += 5;
+        }
+        eprintln!("{number} stops");
+    });
+}
+
+#[test]
+fn a_killed_delete_can_be_tried_again() {
+    as_root(|bed| {
+        if bed.is_peer("they leave things behind") {
+            return;
+        }
+        let bundle = bundle(bed);
+        let mut number = 1;
+        loop {
+            let container = bed.start(&bundle);
+            let running = bed.call().args(["delete", "--force", &container.id]).traced().spawn();
+            let reached = kill_at(&running, number);
+            drop(running);
+            container.delete();
+            settle(bed);
+            if matches!(reached, Reached::End) {
+                break;
+            }
+            number += 3;
         }
         eprintln!("{number} stops");
     });

@@ -557,7 +557,7 @@ fn a_container_in_the_callers_mount_namespace_leaves_no_mount() {
 fn a_rootfs_that_was_not_pivoted_to_is_still_the_root() {
     as_root(|bed| {
         let bundle = bed.bundle().sh("ls -d /bin/busybox /usr/lib 2>/dev/null; true");
-        let output = bed.run_call(&bundle).arg("--no-pivot").output();
+        let output = bed.run_call(&bundle).flag("--no-pivot").output();
         assert_eq!(output.success(), "/bin/busybox");
     });
 }

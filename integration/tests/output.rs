@@ -256,7 +256,7 @@ fn the_pid_file_holds_the_pid_and_nothing_else() {
     as_both(|bed| {
         let file = bed.make_directory("pids", 0o755).join("pid");
         let id = bed.id();
-        let call = bed.create_call(&bed.bundle(), &id).arg("--pid-file").arg(&file);
+        let call = bed.create_call(&bed.bundle(), &id).option("--pid-file", &file);
         let container = integration::Container::create(bed, &id, call);
         assert_eq!(fs::read_to_string(&file).unwrap(), container.pid().to_string());
         let names: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().flatten().collect();

@@ -401,7 +401,7 @@ fn a_terminal_has_the_size_that_is_asked_for() {
             .sh("stty size; sleep 100");
         let socket = integration::terminal::ConsoleSocket::listen(bed);
         let id = bed.id();
-        let call = bed.create_call(&bundle, &id).arg("--console-socket").arg(&socket.path);
+        let call = bed.create_call(&bundle, &id).option("--console-socket", &socket.path);
         let container = integration::Container::create(bed, &id, call);
         let (mut terminal, _) = socket.terminal();
         assert_eq!(terminal.size(), (99, 33));

@@ -94,7 +94,7 @@ fn a_console_socket_gets_the_terminal_of_a_created_container() {
         let bundle = bed.bundle().with("/process/terminal", true).sh(script);
         let socket = ConsoleSocket::listen(bed);
         let id = bed.id();
-        let call = bed.create_call(&bundle, &id).arg("--console-socket").arg(&socket.path);
+        let call = bed.create_call(&bundle, &id).option("--console-socket", &socket.path);
         let container = Container::create(bed, &id, call);
         let (mut terminal, name) = socket.terminal();
         assert!(!name.is_empty(), "the message holds a name");
@@ -122,7 +122,7 @@ fn a_console_socket_may_have_a_very_long_path() {
         std::os::unix::fs::symlink(&socket.path, &path).unwrap();
         let bundle = bed.bundle().with("/process/terminal", true).sh("echo up; sleep 100");
         let id = bed.id();
-        let call = bed.create_call(&bundle, &id).arg("--console-socket").arg(&path);
+        let call = bed.create_call(&bundle, &id).option("--console-socket", &path);
         let container = Container::create(bed, &id, call);
         let (mut terminal, _) = socket.terminal();
         container.start();
@@ -163,7 +163,7 @@ fn a_detached_container_with_a_terminal_needs_a_socket() {
         }
         let bundle = bed.bundle().with("/process/terminal", true).save().clone();
         let create = bed.create_call(&bundle, &bed.id()).output();
-        let run = bed.run_call(&bundle).arg("--detach").output();
+        let run = bed.run_call(&bundle).flag("--detach").output();
         for output in [create, run] {
             assert!(output.failure(1).contains("console socket"), "{output}");
         }
@@ -183,7 +183,7 @@ fn a_console_that_is_swapped_for_a_link_binds_nothing_else() {
         let socket = ConsoleSocket::listen(bed);
         let id = bed.id();
         let output =
-            bed.create_call(&bundle, &id).arg("--console-socket").arg(&socket.path).output();
+            bed.create_call(&bundle, &id).option("--console-socket", &socket.path).output();
         if output.code == 0 {
             bed.runtime(["start", &id]).success();
             let (mut terminal, _) = socket.terminal();
