@@ -398,3 +398,41 @@ fn enter(view: View) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_launcher_tells_how_its_program_ended_and_what_it_cost() {
+        let directory = std::env::temp_dir().join(format!("bench-test-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let launcher = compile("launcher", &directory).unwrap();
+        let result = directory.join("result");
+        let launch = |script: &str| {
+            let status =
+                Command::new(&launcher).arg(&result).args(["/bin/sh", "-c", script]).status();
+            assert!(status.unwrap().success());
+            Sample::parse(&fs::read(&result).unwrap()).unwrap()
+        };
+        let (status, short) = launch("exit 3");
+        assert_eq!(status, 3 << 8);
+        let (_, long) = launch("sleep 0.2; sleep 0.1");
+        assert!(long.wall >= 300.0 && long.cpu < long.wall, "{long:?}");
+        // Two children, each with an execve of its own.
+        assert!(long.faults > short.faults && long.switches >= 2.0, "{long:?} {short:?}");
+        // This process is larger than a shell, and must not show.
+        assert!(short.peak > 100.0 && short.peak < 8192.0, "{short:?}");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn the_floor_compiles_without_a_warning() {
+        let directory = std::env::temp_dir().join(format!("bench-floor-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let floor = compile("floor", &directory).unwrap();
+        // Without arguments it does nothing and says so by its status.
+        assert_eq!(Command::new(floor).status().unwrap().code(), Some(125));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
