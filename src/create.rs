@@ -20,6 +20,7 @@ use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
 use crate::destroy;
 use crate::error::InField as _;
+use crate::foreground;
 use crate::gate::{self, Verdict};
 use crate::hook_state::HookState;
 use crate::host::Host;
@@ -301,7 +302,10 @@ impl Making<'_> {
                 }
                 Some((FromInit::Console, Some(master))) => match &console {
                     Some(socket) => console::send(socket, master)?,
-                    None => terminal = Some(master),
+                    None => {
+                        foreground::take_size(&master);
+                        terminal = Some(master);
+                    }
                 },
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
                 Some((other, _)) => bail!("{other:?} out of turn from the init process"),

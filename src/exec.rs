@@ -19,6 +19,7 @@ use crate::channel::{self, CreatorEnd, FromInit};
 use crate::console;
 use crate::create::{hide, write_pid_file};
 use crate::error::errno;
+use crate::foreground;
 use crate::gate::Verdict;
 use crate::init;
 use crate::log;
@@ -274,7 +275,10 @@ fn converse(
             }
             Some((FromInit::Console, Some(master))) => match console {
                 Some(socket) => console::send(socket, master)?,
-                None => terminal = Some(master),
+                None => {
+                    foreground::take_size(&master);
+                    terminal = Some(master);
+                }
             },
             Some((FromInit::Listener, Some(listener))) => {
                 seccomp_agent::hand_over(container, spawned.pid.as_raw(), &listener)?;

@@ -82,7 +82,7 @@ impl Watch {
                 Ok(Signal::SIGPIPE) => {}
                 Ok(Signal::SIGWINCH) if terminal.is_some() => {
                     if let Some(terminal) = terminal {
-                        terminal.take_size();
+                        take_size(&terminal.master);
                     }
                 }
                 _ => {
@@ -131,6 +131,14 @@ fn stdin() -> BorrowedFd<'static> {
     rustix::stdio::stdin()
 }
 
+/// Gives the container's terminal the size of the caller's, if he has one: first when it
+/// is made, so that the program never sees another, and then whenever his changes.
+pub fn take_size(master: impl AsFd) {
+    if let Ok(size) = tcgetwinsize(stdin()) {
+        let _ = tcsetwinsize(master, size);
+    }
+}
+
 impl ServedTerminal {
     fn new(master: OwnedFd) -> Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&master).context("fcntl")?;
@@ -145,16 +153,8 @@ impl ServedTerminal {
             // into what the screen needs.
             raw.output_modes = before.output_modes;
             tcsetattr(stdin(), OptionalActions::Now, &raw).context("tcsetattr")?;
-            terminal.take_size();
         }
         Ok(terminal)
-    }
-
-    /// Gives the container's terminal the size of the caller's.
-    fn take_size(&self) {
-        if let Ok(size) = tcgetwinsize(stdin()) {
-            let _ = tcsetwinsize(&self.master, size);
-        }
     }
 
     /// What to wait for: the master, and stdin behind it.
