@@ -68,36 +68,39 @@ pub fn probe(bed: &Bed, runtime: &Runtime, config: &Value) -> Result<()> {
     bed.discard(&container)
 }
 
-/// A life: `run` of a program that ends at once; `create`, `start`, `state`, `exec`,
-/// `list`, `kill`, `delete` of one that stays.
+/// A life, without and with Docker's profile: `run` of a program that ends at once;
+/// `create`, `start`, `state`, `exec`, `list`, `kill`, `delete` of one that stays.
 pub fn lives(
     bed: &Bed,
     runtimes: &[Runtime],
     config: &Value,
-    setting: Setting,
     rounds: usize,
 ) -> Result<Vec<Record>> {
-    let config = match setting {
-        Setting::Seccomp => with_profile(config)?,
-        _ => config.clone(),
-    };
-    let staying = with_program(&config, &["sleep", "1000"]);
-    let mut samples = Samples::default();
+    let mut parts = [
+        (Setting::Default, config.clone(), Samples::default()),
+        (Setting::Seccomp, with_profile(config)?, Samples::default()),
+    ];
     for round in 0..rounds {
         for runtime in turns(runtimes, round) {
-            // The floor knows no filters.
-            if runtime.is_floor() && setting == Setting::Seccomp {
-                continue;
-            }
-            run_once(bed, runtime, &config, &mut samples)?;
-            if !runtime.is_floor() {
-                live(bed, runtime, &staying, &mut samples)?;
+            for (setting, config, samples) in &mut parts {
+                // The floor knows no filters.
+                if runtime.is_floor() && *setting == Setting::Seccomp {
+                    continue;
+                }
+                run_once(bed, runtime, config, samples)?;
+                if !runtime.is_floor() {
+                    live(bed, runtime, &staying(config), samples)?;
+                }
             }
         }
     }
-    let mut records = samples.records(bed, setting);
-    count_calls(bed, runtimes, &config, setting, &mut records)?;
-    Ok(records)
+    let mut all = Vec::new();
+    for (setting, config, samples) in parts {
+        let mut records = samples.records(bed, setting);
+        count_calls(bed, runtimes, &config, setting, &mut records)?;
+        all.extend(records);
+    }
+    Ok(all)
 }
 
 fn run_once(bed: &Bed, runtime: &Runtime, config: &Value, samples: &mut Samples) -> Result<()> {
@@ -230,7 +233,7 @@ fn count_calls(
     setting: Setting,
     records: &mut [Record],
 ) -> Result<()> {
-    let staying = with_program(config, &["sleep", "1000"]);
+    let staying = staying(config);
     for runtime in runtimes {
         if runtime.is_floor() && setting == Setting::Seccomp {
             continue;
@@ -326,9 +329,9 @@ fn wait_for_death(container: &Container) -> Result<()> {
     Ok(())
 }
 
-fn with_program(config: &Value, args: &[&str]) -> Value {
+fn staying(config: &Value) -> Value {
     let mut config = config.clone();
-    config["process"]["args"] = json!(args);
+    config["process"]["args"] = json!(["sleep", "1000"]);
     config
 }
 

@@ -153,10 +153,8 @@ fn measure_view(
             results.skipped.push(format!("{setting:?}, {}: {error:#}", bed.view.name()));
         }
     };
-    for setting in [Setting::Default, Setting::Seccomp] {
-        say(bed, setting);
-        take(setting, cases::lives(bed, &able, &config, setting, rounds));
-    }
+    say(bed, Setting::Default);
+    take(Setting::Default, cases::lives(bed, &able, &config, rounds));
     for count in [100, bed::MOST_BINDS] {
         say(bed, Setting::Binds(count));
         take(Setting::Binds(count), cases::binds(bed, &able, &config, count, few));
