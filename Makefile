@@ -50,7 +50,7 @@ lint: ## formatting, lints, licences
 
 .PHONY: unit
 unit: ## tests without root and without a container
-	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp
+	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package bench
 	cd conformance && go test -v .
 	python3 -m unittest discover --verbose --start-directory testbed --pattern '*_test.py'
 
@@ -65,6 +65,12 @@ integration: $(BUILT) ## black-box tests of the runtime, as root in all views
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)
+
+.PHONY: bench
+bench: ## measure ferrun beside other runtimes, as root; ten minutes
+	@$(TESTBED)/install.sh bench
+	@$(MAKE) --no-print-directory build
+	$(CARGO) run --locked --release --package bench -- --ferrun bin/ferrun --image-tool bin/image-tool --output docs
 
 .PHONY: clean
 clean: ## remove what was built and fetched

@@ -5,6 +5,7 @@
 #     install.sh demo        for the demo with an image from Docker Hub
 #     install.sh registry    for a registry on loopback with an Alpine in it
 #     install.sh test        for all tests
+#     install.sh bench       for the measurements
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
 # version we need, goes to testbed/cache, which the Makefile puts in PATH.
@@ -150,11 +151,17 @@ tests() {
     go
 }
 
+bench() {
+    tests
+    packages strace:strace skopeo:skopeo umoci:umoci
+}
+
 case ${1-} in
 build) build ;;
 demo) demo ;;
 registry) registry ;;
 test) tests ;;
+bench) bench ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
     exit 2
