@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A Bed is where one run of the suite happens. It knows what was there before, so
@@ -145,13 +147,20 @@ func (bed *Bed) tidyContainers() ([]Left, error) {
 		if !entry.IsDir() {
 			continue
 		}
-		output, err := exec.Command(bed.Runtime, "delete", "--force", entry.Name()).CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("delete --force: %w: %s", err, output)
-		}
-		left = append(left, Left{"container", entry.Name(), err})
+		left = append(left, Left{"container", entry.Name(), bed.deleteByForce(entry.Name())})
 	}
 	return left, nil
+}
+
+func (bed *Bed) deleteByForce(id string) error {
+	// Not the caller's context: what is left goes, also after an interrupt.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	output, err := exec.CommandContext(ctx, bed.Runtime, "delete", "--force", id).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("delete --force: %w: %s", err, output)
+	}
+	return nil
 }
 
 // suiteCgroups finds the cgroups that bear the suite's names, and those below them.

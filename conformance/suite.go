@@ -139,36 +139,20 @@ func runProgram(ctx context.Context, bed *Bed, program string, limit time.Durati
 
 func runOnce(ctx context.Context, bed *Bed, program string, limit time.Duration) (Result, error) {
 	// Files, not pipes: a container that stays behind may hold them open.
-	log := filepath.Join(logDir, program)
-	stdout, err := os.Create(log + ".tap")
+	stdout, err := os.Create(filepath.Join(logDir, program+".tap"))
 	if err != nil {
 		return Result{}, err
 	}
 	defer stdout.Close()
-	stderr, err := os.Create(log + ".stderr")
+	stderr, err := os.Create(filepath.Join(logDir, program+".stderr"))
 	if err != nil {
 		return Result{}, err
 	}
 	defer stderr.Close()
 
-	limited, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	command := exec.CommandContext(limited, "./"+program)
-	command.Dir = workDir
-	command.Env = append(os.Environ(), "RUNTIME="+bed.Runtime, "TMPDIR="+bed.Temp)
-	if setting := strict[program]; setting != "" {
-		command.Env = append(command.Env, setting)
-	}
-	command.Stdout, command.Stderr = stdout, stderr
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
-
 	result := Result{Program: program}
-	if err := command.Run(); limited.Err() != nil {
-		result.Exit = fmt.Sprintf("stopped after %v", limit)
-	} else if exit := new(exec.ExitError); errors.As(err, &exit) {
-		result.Exit = exit.String()
-	} else if err != nil {
+	result.Exit, err = execute(ctx, bed, program, limit, stdout, stderr)
+	if err != nil {
 		return result, err
 	}
 	if result.Left, err = bed.tidy(); err != nil {
@@ -182,4 +166,29 @@ func runOnce(ctx context.Context, bed *Bed, program string, limit time.Duration)
 	}
 	result.Assertions, err = readAssertions(stdout)
 	return result, err
+}
+
+// execute runs a program and tells how it ended, in no words for exit code 0.
+func execute(ctx context.Context, bed *Bed, program string, limit time.Duration, stdout, stderr *os.File) (string, error) {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	command := exec.CommandContext(limited, "./"+program)
+	command.Dir = workDir
+	command.Env = append(os.Environ(), "RUNTIME="+bed.Runtime, "TMPDIR="+bed.Temp)
+	if setting := strict[program]; setting != "" {
+		command.Env = append(command.Env, setting)
+	}
+	command.Stdout, command.Stderr = stdout, stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+
+	err := command.Run()
+	exit := new(exec.ExitError)
+	switch {
+	case limited.Err() != nil:
+		return fmt.Sprintf("stopped after %v", limit), nil
+	case errors.As(err, &exit):
+		return exit.String(), nil
+	}
+	return "", err
 }
