@@ -337,11 +337,10 @@ fn a_prestart_hook_finds_the_network_namespace_by_the_pid() {
         // What Docker's libnetwork-setkey does.
         let log = bed.write("log", "");
         let script = format!(
-            "pid=$(sed 's/.*\"pid\":[ ]*\\([0-9]*\\).*/\\1/' | tr -d '\\n'); \
+            "pid=$(tr -d '\\n' | sed 's/.*\"pid\":[ ]*\\([0-9]*\\).*/\\1/'); \
              readlink /proc/$pid/ns/net >> {}",
             log.display()
         );
-        let script = script.replace("sed", "tr -d '\\n' | sed");
         let bundle = bed.bundle().with("/hooks/prestart", json!([hook(&script)])).sh("sleep 100");
         let container = bed.start(&bundle);
         let expected = fs::read_link(format!("/proc/{}/ns/net", container.pid())).unwrap();

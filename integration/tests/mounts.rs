@@ -413,7 +413,6 @@ fn a_dev_that_is_a_symlink_leads_nowhere_outside() {
         }
         let outside = bed.make_directory("outside", 0o755);
         let bundle = bed.bundle().sh("echo ran");
-        let bundle = Bundle { config: bundle.config.clone(), ..bundle };
         fs::remove_dir(bundle.rootfs().join("dev")).unwrap();
         symlink(&outside, bundle.rootfs().join("dev")).unwrap();
         // Whether it is refused or resolved inside, nothing may appear outside.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use integration::{Bed, as_both, as_root, in_views};
+use integration::{Bundle, as_both, as_root, in_views};
 use serde_json::json;
 
 const KINDS: [(&str, &str); 7] = [
@@ -30,7 +30,7 @@ fn a_namespace_is_new_if_it_is_listed_and_the_callers_if_not() {
             if listed == "mount" && bed.is_peer("runc 1.1 refuses a container without one") {
                 continue;
             }
-            let with = |bundle: integration::Bundle, new: bool| {
+            let with = |bundle: Bundle, new: bool| {
                 let mut bundle = bundle.without_namespace(listed);
                 if new {
                     bundle = bundle.with_namespace(listed, None);
@@ -229,7 +229,7 @@ fn ids_are_mapped() {
             )
             .with("/linux/gidMappings", json!([{"containerID": 0, "hostID": 200000, "size": 1000}]))
             .sh("cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; sleep 100");
-        open_to_all(bed, &bundle);
+        give_to_mapped_root(&bundle);
         let container = bed.start(&bundle);
         container.prints(" 0 100000 1000\n 1000 300000 7\n 0 200000 1000\n");
         let status = fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
@@ -240,7 +240,7 @@ fn ids_are_mapped() {
 }
 
 /// Mapped ids are others to the bundle's owner.
-fn open_to_all(_: &Bed, bundle: &integration::Bundle) {
+fn give_to_mapped_root(bundle: &Bundle) {
     for path in [bundle.path.clone(), bundle.rootfs()] {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
@@ -308,8 +308,6 @@ fn kernel_parameters_may_have_slashes_and_be_read_only_for_the_program() {
     as_root(|bed| {
         let bundle = bed
             .bundle()
-            .with("/linux/sysctl", json!({"net/ipv4/conf/lo.x/forwarding": "1"}))
-            .without("/linux/sysctl")
             .with("/linux/sysctl", json!({"net/ipv4/conf/all/rp_filter": "2"}))
             .with("/linux/readonlyPaths", json!(["/proc/sys"]))
             .sh("cat /proc/sys/net/ipv4/conf/all/rp_filter");

@@ -57,16 +57,12 @@ fn a_terminal_is_restored_when_the_runtime_is_told_to_end() {
         assert!(terminal.is_raw());
         // Passed on to a program that is deaf to it, being pid 1; KILL it is then.
         running.signal(Signal::SIGTERM);
-        let id = integration_ids(bed);
+        let id = bed.runtime(["list", "--quiet"]).success().to_owned();
         bed.runtime(["kill", &id, "KILL"]).success();
         assert_eq!(running.wait().code, 137);
         assert!(!terminal.is_raw());
         drop(other);
     });
-}
-
-fn integration_ids(bed: &integration::Bed) -> String {
-    bed.runtime(["list", "--quiet"]).success().to_owned()
 }
 
 #[test]
