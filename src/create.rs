@@ -129,7 +129,7 @@ fn intent(bundle: &Bundle, plan: &Plan, id: &str, host: &Host) -> Result<Record>
         rootfs: plan.rootfs.path.clone(),
         created: time::now_rfc3339(9),
         owner: host.uid,
-        boot: crate::state::boot_id(),
+        boot: crate::state::boot_id().to_owned(),
         creator: Some(own_id()?),
         init: None,
         has_process: plan.process.is_some(),

@@ -13,6 +13,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources};
@@ -460,10 +461,13 @@ impl ProcessFacts {
 }
 
 /// The random name of this boot of the machine; empty where it cannot be read.
-pub fn boot_id() -> String {
-    let mut buffer = [0; 64];
-    let id = read_line("/proc/sys/kernel/random/boot_id", &mut buffer);
-    id.unwrap_or_default().trim_end().to_owned()
+pub fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let mut buffer = [0; 64];
+        let id = read_line("/proc/sys/kernel/random/boot_id", &mut buffer);
+        id.unwrap_or_default().trim_end().to_owned()
+    })
 }
 
 /// Reads a file of procfs that is one short line, with one read(2).

@@ -1,5 +1,7 @@
 //! `list`: a table, or JSON.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use clap::ArgMatches;
 
@@ -18,11 +20,14 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         let ids: String = containers.iter().map(|c| format!("{}\n", c.record.id)).collect();
         return print(ids.as_bytes());
     }
+    // Most containers are one user's.
+    let mut names: BTreeMap<u32, String> = BTreeMap::new();
     let states = containers
         .into_iter()
         .map(|container| {
-            let owner = user_name(container.record.owner);
-            StateJson::new(container, owner)
+            let owner = container.record.owner;
+            let name = names.entry(owner).or_insert_with(|| user_name(owner)).clone();
+            StateJson::new(container, name)
         })
         .collect::<Result<Vec<_>>>()?;
     if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
