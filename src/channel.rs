@@ -126,40 +126,40 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
         // The length first: a buffer for the longest message would cost more than most runs
         // have to say.
         let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
-        let peek = || {
-            rustix::io::retry_on_intr(|| recv(&self.socket, &mut [0; 1], flags)).map(|got| got.1)
-        };
-        let length = match peek() {
-            // The other side ended with a message of ours unread. The kernel says so once,
-            // and before it gives what the other side said last.
-            Err(Errno::CONNRESET) => peek(),
-            length => length,
-        };
-        let mut buffer = match length {
-            Ok(length) => vec![0; length],
-            Err(Errno::CONNRESET) => Vec::new(),
-            Err(errno) => return Err(errno).context("the conversation with the other process"),
-        };
-        if buffer.is_empty() {
-            return Ok(None);
-        }
+        let length = last_words(|| Ok(recv(&self.socket, &mut [0; 1], flags)?.1))?;
+        let Some(length @ 1..) = length else { return Ok(None) };
+        let mut buffer = vec![0; length];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        rustix::io::retry_on_intr(|| {
+        last_words(|| {
             recvmsg(
                 &self.socket,
                 &mut [IoSliceMut::new(&mut buffer)],
                 &mut control,
                 RecvFlags::CMSG_CLOEXEC,
             )
-        })
-        .context("the conversation with the other process")?;
+        })?;
         let descriptor = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
         let message = serde_json::from_slice(&buffer)?;
         Ok(Some((message, descriptor)))
+    }
+}
+
+/// Receives from a peer that may have ended with a message of ours unread. The kernel
+/// says so once, and before it gives what the peer said last. None: the end.
+fn last_words<T>(mut receive: impl FnMut() -> rustix::io::Result<T>) -> Result<Option<T>> {
+    let mut receive = || rustix::io::retry_on_intr(&mut receive);
+    let received = match receive() {
+        Err(Errno::CONNRESET) => receive(),
+        received => received,
+    };
+    match received {
+        Ok(received) => Ok(Some(received)),
+        Err(Errno::CONNRESET) => Ok(None),
+        Err(errno) => Err(errno).context("the conversation with the other process"),
     }
 }
 

@@ -84,6 +84,9 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     if options.no_pivot && plan.rootfs.entry == Entry::Pivot {
         plan.rootfs.entry = Entry::Move;
     }
+    if let Some(process) = plan.process.as_mut().filter(|_| options.serves_terminal) {
+        process.take_size_of_caller(foreground::own_size());
+    }
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
     let console = connect_console(&plan, options)?;
 
@@ -302,10 +305,7 @@ impl Making<'_> {
                 }
                 Some((FromInit::Console, Some(master))) => match &console {
                     Some(socket) => console::send(socket, master)?,
-                    None => {
-                        foreground::take_size(&master);
-                        terminal = Some(master);
-                    }
+                    None => terminal = Some(master),
                 },
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
                 Some((other, _)) => bail!("{other:?} out of turn from the init process"),

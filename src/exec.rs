@@ -68,7 +68,10 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let spec = container.config()?;
     let (process, field) = choose(&spec, options)?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let plan = ProcessPlan::plan(&process, seccomp, field)?;
+    let mut plan = ProcessPlan::plan(&process, seccomp, field)?;
+    if options.serves_terminal {
+        plan.take_size_of_caller(foreground::own_size());
+    }
     let console = match (&options.console_socket, plan.terminal.is_some()) {
         (Some(_), false) => bail!("--console-socket: given, but the process has no terminal"),
         (None, true) if !options.serves_terminal => {
@@ -275,10 +278,7 @@ fn converse(
             }
             Some((FromInit::Console, Some(master))) => match console {
                 Some(socket) => console::send(socket, master)?,
-                None => {
-                    foreground::take_size(&master);
-                    terminal = Some(master);
-                }
+                None => terminal = Some(master),
             },
             Some((FromInit::Listener, Some(listener))) => {
                 seccomp_agent::hand_over(container, spawned.pid.as_raw(), &listener)?;

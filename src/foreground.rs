@@ -131,9 +131,14 @@ fn stdin() -> BorrowedFd<'static> {
     rustix::stdio::stdin()
 }
 
-/// Gives the container's terminal the size of the caller's, if he has one: first when it
-/// is made, so that the program never sees another, and then whenever his changes.
-pub fn take_size(master: impl AsFd) {
+/// The rows and columns of the caller's terminal, if he has one.
+pub fn own_size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(stdin()).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// Gives the container's terminal the size of the caller's after that has changed.
+fn take_size(master: impl AsFd) {
     if let Ok(size) = tcgetwinsize(stdin()) {
         let _ = tcsetwinsize(master, size);
     }

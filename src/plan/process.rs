@@ -159,6 +159,13 @@ impl ProcessPlan {
         })
     }
 
+    /// Gives the terminal the size of the one that will show it, where there is one.
+    pub fn take_size_of_caller(&mut self, size: Option<(u16, u16)>) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.size = size.or(terminal.size);
+        }
+    }
+
     /// The value of a variable of the environment; the last one given counts.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
         self.env
