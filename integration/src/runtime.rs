@@ -71,9 +71,14 @@ impl Runtime {
         }
         let copy = directory.join("runtime");
         if !copy.exists() {
-            std::fs::copy(&self.program, &copy).expect("a copy of the runtime");
-            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))
-                .expect("its mode");
+            // By another process: a child that a test makes meanwhile would inherit a descriptor
+            // of ours that is open for writing, and nobody could execute the copy.
+            let install = std::process::Command::new("install")
+                .args(["-m", "0755"])
+                .args([&self.program, &copy])
+                .status()
+                .expect("install(1)");
+            assert!(install.success(), "a copy of the runtime");
         }
         copy
     }

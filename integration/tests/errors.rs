@@ -620,7 +620,9 @@ fn forbidden_user_namespaces_are_told_with_the_setting() {
         let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
         let bundle = bed.bundle();
         let call = bed.program(Path::new("/usr/bin/unshare")).args(["--user", "--map-root-user"]);
-        let call = call.args(["sh", "-c", script, "sh"]).arg(&integration::runtime().program);
+        let call = call
+            .args(["sh", "-c", script, "sh"])
+            .arg(integration::runtime().for_others(&bed.directory));
         let call = call.arg("--root").arg(bed.root()).args(["run", "--bundle"]);
         let output = call.arg(&bundle.save().path).arg(bed.id()).output();
         let line = output.stderr.lines().last().unwrap_or_default().to_owned();
