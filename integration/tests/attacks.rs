@@ -9,6 +9,23 @@ use integration::{Bed, Container, as_both, as_root, as_user, in_views, runtime};
 use serde_json::json;
 
 #[test]
+fn an_init_process_that_waits_is_opaque() {
+    use std::os::unix::fs::MetadataExt as _;
+    as_user(|bed| {
+        if bed.is_peer("runc is opaque in other moments") {
+            return;
+        }
+        let container = bed.create(&bed.bundle().sh("sleep 100"));
+        let owner =
+            |file: &str| fs::metadata(format!("/proc/{}/{file}", container.pid())).unwrap().uid();
+        // The kernel gives what belongs to a non-dumpable process to root.
+        assert_eq!((owner("environ"), owner("fd")), (0, 0));
+        container.start();
+        assert_eq!(Some(owner("environ")), bed.user());
+    });
+}
+
+#[test]
 fn no_descriptor_of_the_host_is_reached_as_working_directory_or_program() {
     as_root(|bed| {
         let look =
