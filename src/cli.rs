@@ -150,34 +150,19 @@ fn delete(command: Command) -> Command {
 }
 
 fn list(command: Command) -> Command {
-    command
-        .arg(
-            text("format", "table (the default) or json")
-                .short('f')
-                .value_parser(["table", "json"])
-                .default_value("table"),
-        )
-        .arg(flag("quiet", "Print IDs only").short('q'))
+    command.arg(format()).arg(flag("quiet", "Print IDs only").short('q'))
 }
 
 fn ps(command: Command) -> Command {
-    command
-        .arg(
-            text("format", "table (the default) or json")
-                .short('f')
-                .value_parser(["table", "json"])
-                .default_value("table"),
-        )
-        .arg(id())
-        .arg(
-            Arg::new("args")
-                .value_name("OPTIONS")
-                .action(ArgAction::Append)
-                .num_args(0..)
-                .trailing_var_arg(true)
-                .allow_hyphen_values(true)
-                .help("Options of ps(1), -ef where none is given"),
-        )
+    command.arg(format()).arg(id()).arg(
+        Arg::new("args")
+            .value_name("OPTIONS")
+            .action(ArgAction::Append)
+            .num_args(0..)
+            .trailing_var_arg(true)
+            .allow_hyphen_values(true)
+            .help("Options of ps(1), -ef where none is given"),
+    )
 }
 
 fn update(command: Command) -> Command {
@@ -201,6 +186,13 @@ fn spec(command: Command) -> Command {
 
 fn id() -> Arg {
     Arg::new("id").value_name("ID").required(true).help("The container's ID")
+}
+
+fn format() -> Arg {
+    text("format", "table (the default) or json")
+        .short('f')
+        .value_parser(["table", "json"])
+        .default_value("table")
 }
 
 fn preserve_fds() -> Arg {
