@@ -1,0 +1,365 @@
+//! `update`: what it changes in the cgroup of a running container, and what it
+//! leaves alone.
+
+use std::fs;
+
+use integration::{Bed, Bundle, Container, Output, View, in_views};
+use serde_json::json;
+
+/// Runs the test where version 1 has the controllers, and says so elsewhere.
+fn with_version_1(test: impl Fn(&Bed) + Sync) {
+    in_views(|bed| match bed.view {
+        View::V2 => bed.skip("this machine's version 2 has hugetlb alone, which has no flag"),
+        _ => test(bed),
+    });
+}
+
+/// A bundle with limits of its own, whose program waits.
+fn limited(bed: &Bed) -> Bundle {
+    bed.bundle()
+        .with("/linux/resources/memory", json!({"limit": 67108864, "swap": 134217728}))
+        .with("/linux/resources/cpu", json!({"shares": 77, "quota": 50000, "period": 100000}))
+        .with("/linux/resources/pids/limit", 50)
+        .sh("sleep 100")
+}
+
+/// Calls `update` with these flags.
+fn update(bed: &Bed, container: &Container<'_>, flags: &[&str]) -> Output {
+    bed.call().arg("update").args(flags).arg(&container.id).output()
+}
+
+/// What a file of the bundle's cgroup says, its words with one space between them.
+#[track_caller]
+fn file(bed: &Bed, bundle: &Bundle, name: &str) -> String {
+    let path = bed.cgroup_file(bundle, name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[track_caller]
+fn assert_file(bed: &Bed, bundle: &Bundle, name: &str, expected: &str) {
+    assert_eq!(file(bed, bundle, name), expected, "{name}");
+}
+
+#[test]
+fn each_flag_changes_its_file() {
+    with_version_1(|bed| {
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        let mut rows = vec![
+            ("--memory", "50331648", "memory.limit_in_bytes", "50331648"),
+            ("--memory", "48m", "memory.limit_in_bytes", "50331648"),
+            ("--memory-reservation", "33554432", "memory.soft_limit_in_bytes", "33554432"),
+            ("--memory-swap", "100663296", "memory.memsw.limit_in_bytes", "100663296"),
+            ("--cpu-share", "512", "cpu.shares", "512"),
+            ("--cpu-quota", "60000", "cpu.cfs_quota_us", "60000"),
+            ("--cpu-period", "120000", "cpu.cfs_period_us", "120000"),
+            ("--cpuset-cpus", "0", "cpuset.cpus", "0"),
+            ("--cpuset-mems", "0", "cpuset.mems", "0"),
+            ("--pids-limit", "33", "pids.max", "33"),
+            ("--pids-limit", "-1", "pids.max", "max"),
+        ];
+        if !bed.is_peer("runc 1.1 is older than these flags, and writes another file of a weight") {
+            rows.extend([
+                ("--cpu-burst", "10000", "cpu.cfs_burst_us", "10000"),
+                ("--blkio-weight", "300", "blkio.bfq.weight", "300"),
+                ("--cpu-idle", "1", "cpu.idle", "1"),
+            ]);
+        }
+        for (flag, value, name, expected) in rows {
+            update(bed, &container, &[flag, value]).success();
+            assert_eq!(file(bed, &bundle, name), expected, "{flag} {value}");
+        }
+        // What none of them named is as it was.
+        assert_eq!(container.status(), "running");
+    });
+}
+
+#[test]
+fn real_time_is_shared_out_from_what_the_group_above_has() {
+    with_version_1(|bed| {
+        let bundle = bed.bundle().sh("sleep 100");
+        let container = bed.start(&bundle);
+        let above = bed.cgroup_file(&bundle, "cpu.rt_runtime_us");
+        if !above.exists() {
+            return bed.skip("this kernel has no groups of real-time tasks");
+        }
+        // A group gets no more than the one above it has, and a new one has none.
+        let above = above.parent().unwrap().parent().unwrap().join("cpu.rt_runtime_us");
+        if let Err(error) = fs::write(&above, "20000") {
+            return bed.skip(&format!("{above:?}: {error}"));
+        }
+        update(bed, &container, &["--cpu-rt-period", "500000"]).success();
+        assert_file(bed, &bundle, "cpu.rt_period_us", "500000");
+        update(bed, &container, &["--cpu-rt-runtime", "5000"]).success();
+        assert_file(bed, &bundle, "cpu.rt_runtime_us", "5000");
+        assert_file(bed, &bundle, "cpu.rt_period_us", "500000");
+    });
+}
+
+#[test]
+fn several_flags_are_one_change() {
+    with_version_1(|bed| {
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        let flags = [
+            "--memory",
+            "50331648",
+            "--memory-swap",
+            "60817408",
+            "--cpu-share",
+            "99",
+            "--cpu-period",
+            "200000",
+            "--cpu-quota",
+            "20000",
+            "--pids-limit",
+            "7",
+        ];
+        update(bed, &container, &flags).success();
+        for (name, expected) in [
+            ("memory.limit_in_bytes", "50331648"),
+            ("memory.memsw.limit_in_bytes", "60817408"),
+            ("cpu.shares", "99"),
+            ("cpu.cfs_period_us", "200000"),
+            ("cpu.cfs_quota_us", "20000"),
+            ("pids.max", "7"),
+        ] {
+            assert_file(bed, &bundle, name, expected);
+        }
+    });
+}
+
+#[test]
+fn options_may_follow_the_id() {
+    with_version_1(|bed| {
+        if bed.is_peer("they take options before the ID alone") {
+            return;
+        }
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        bed.runtime(["update", &container.id, "--pids-limit=21", "--cpu-share", "33"]).success();
+        assert_file(bed, &bundle, "pids.max", "21");
+        assert_file(bed, &bundle, "cpu.shares", "33");
+    });
+}
+
+#[test]
+fn memory_is_raised_and_cut_with_its_swap() {
+    with_version_1(|bed| {
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        // The kernel never lets memory be above memory and swap, so the order of the
+        // two writes differs between the two ways.
+        for (memory, swap) in [(268435456, 536870912), (16777216, 33554432), (134217728, 134217728)]
+        {
+            let (memory, swap) = (memory.to_string(), swap.to_string());
+            update(bed, &container, &["--memory", &memory, "--memory-swap", &swap]).success();
+            assert_file(bed, &bundle, "memory.limit_in_bytes", &memory);
+            assert_file(bed, &bundle, "memory.memsw.limit_in_bytes", &swap);
+        }
+        update(bed, &container, &["--memory", "-1", "--memory-swap", "-1"]).success();
+        assert_file(bed, &bundle, "memory.limit_in_bytes", "9223372036854771712");
+        assert_file(bed, &bundle, "memory.memsw.limit_in_bytes", "9223372036854771712");
+    });
+}
+
+#[test]
+fn a_cut_below_what_is_in_use_is_refused_or_made_by_force() {
+    with_version_1(|bed| {
+        // awk holds about 40 MB, which without swap cannot be taken from it.
+        let bundle = bed
+            .bundle()
+            .sh("awk 'BEGIN { s = sprintf(\"%40000000s\", \"\"); print \"full\"; fflush(); \
+                 while (1) system(\"sleep 1\") }'");
+        let container = bed.start(&bundle);
+        container.prints("full");
+        let output = update(bed, &container, &["--memory", "4194304", "--memory-swap", "4194304"]);
+        let limit = file(bed, &bundle, "memory.limit_in_bytes");
+        if output.code == 0 {
+            assert_eq!(limit, "4194304");
+        } else {
+            assert_eq!(limit, "9223372036854771712", "{output}");
+            assert!(output.stderr.contains("memory"), "{output}");
+        }
+    });
+}
+
+#[test]
+fn an_object_is_read_from_a_file_or_from_stdin() {
+    with_version_1(|bed| {
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        let resources = bed.write(
+            "resources.json",
+            &json!({"memory": {"limit": 100663296}, "cpu": {"shares": 11, "cpus": "0"},
+                    "pids": {"limit": 17}})
+            .to_string(),
+        );
+        update(bed, &container, &["--resources", resources.to_str().unwrap()]).success();
+        assert_file(bed, &bundle, "memory.limit_in_bytes", "100663296");
+        assert_file(bed, &bundle, "cpu.shares", "11");
+        assert_file(bed, &bundle, "cpuset.cpus", "0");
+        assert_file(bed, &bundle, "pids.max", "17");
+        let stdin = bed.write("stdin.json", &json!({"pids": {"limit": 18}}).to_string());
+        let call = bed.call().args(["update", "--resources", "-"]).arg(&container.id);
+        call.stdin(fs::File::open(stdin).unwrap()).output().success();
+        assert_file(bed, &bundle, "pids.max", "18");
+        let call = bed.call().args(["update", "-r", "-"]).arg(&container.id);
+        let empty = bed.write("empty.json", "{}");
+        call.stdin(fs::File::open(empty).unwrap()).output().success();
+        assert_file(bed, &bundle, "pids.max", "18");
+    });
+}
+
+#[test]
+fn what_is_not_named_stays_as_it_was() {
+    with_version_1(|bed| {
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        let rest = [
+            ("memory.limit_in_bytes", "67108864"),
+            ("memory.memsw.limit_in_bytes", "134217728"),
+            ("cpu.shares", "77"),
+            ("cpu.cfs_quota_us", "50000"),
+        ];
+        update(bed, &container, &["--pids-limit", "20"]).success();
+        rest.iter().for_each(|(name, expected)| assert_file(bed, &bundle, name, expected));
+        // Engines send every property, with null and 0 for what is to stay.
+        let unset = json!({"memory": {"limit": 0, "swap": 0, "reservation": 0}, "pids": {"limit": 21},
+            "cpu": {"shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": ""},
+            "blockIO": {"weight": 0}, "devices": null});
+        let path = bed.write("resources.json", &unset.to_string());
+        update(bed, &container, &["--resources", path.to_str().unwrap()]).success();
+        rest.iter().for_each(|(name, expected)| assert_file(bed, &bundle, name, expected));
+        assert_file(bed, &bundle, "pids.max", "21");
+        // Nor does a second change take the first one back.
+        update(bed, &container, &["--cpu-share", "55"]).success();
+        assert_file(bed, &bundle, "pids.max", "21");
+        // A period alone is checked against the quota that there is.
+        update(bed, &container, &["--cpu-period", "200000"]).success();
+        assert_file(bed, &bundle, "cpu.cfs_quota_us", "50000");
+        assert_file(bed, &bundle, "cpu.cfs_period_us", "200000");
+    });
+}
+
+#[test]
+fn rules_for_devices_are_left_alone() {
+    with_version_1(|bed| {
+        let bundle = limited(bed).with(
+            "/linux/resources/devices",
+            json!([{"allow": false, "access": "rwm"},
+                   {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}]),
+        );
+        let container = bed.start(&bundle);
+        let before = file(bed, &bundle, "devices.list");
+        assert!(before.contains("c 10:229 rw"), "{before}");
+        // Docker and CRI send the rule that denies everything along.
+        let sent = json!({"devices": [{"allow": false, "access": "rwm"}], "pids": {"limit": 9}});
+        let path = bed.write("resources.json", &sent.to_string());
+        update(bed, &container, &["--resources", path.to_str().unwrap()]).success();
+        assert_file(bed, &bundle, "pids.max", "9");
+        assert_file(bed, &bundle, "devices.list", &before);
+        update(bed, &container, &["--memory", "50331648"]).success();
+        assert_file(bed, &bundle, "devices.list", &before);
+        assert_eq!(container.sh("echo x > /dev/null && echo open").success(), "open");
+    });
+}
+
+#[test]
+fn a_created_and_a_paused_container_can_be_changed() {
+    with_version_1(|bed| {
+        let bundle = limited(bed);
+        let container = bed.create(&bundle);
+        update(bed, &container, &["--pids-limit", "30"]).success();
+        assert_file(bed, &bundle, "pids.max", "30");
+        container.start();
+        container.call("pause").success();
+        update(bed, &container, &["--pids-limit", "31"]).success();
+        assert_file(bed, &bundle, "pids.max", "31");
+        assert_eq!(container.status(), "paused");
+        container.call("resume").success();
+        container.kill("KILL");
+        container.ended();
+        update(bed, &container, &["--pids-limit", "32"]).failure(1);
+    });
+}
+
+#[test]
+fn wrong_values_are_refused_and_change_nothing() {
+    with_version_1(|bed| {
+        if bed.is_peer("they name other things, and write what comes before") {
+            return;
+        }
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        for (flags, parts) in [
+            (&["--memory", "much"][..], ["--memory", "much"]),
+            (&["--memory", "9999999999g"], ["--memory", "9999999999g"]),
+            (&["--pids-limit", "1.5"], ["--pids-limit", "1.5"]),
+            (&["--cpuset-cpus", "9999"], ["linux.resources.cpu.cpus", "9999"]),
+            (&["--cpuset-mems", "77"], ["linux.resources.cpu.mems", "77"]),
+            (&["--cpu-period", "5"], ["linux.resources.cpu.period", "5"]),
+            (&["--cpu-share", "-7"], ["linux.resources", "-7"]),
+            (
+                &["--memory", "50331648", "--memory-swap", "33554432"],
+                ["linux.resources.memory.swap", "33554432"],
+            ),
+            (&["--resources", "/no/such/file"], ["--resources", "/no/such/file"]),
+            (&[], ["update", "no resource"]),
+            (&["--bogus", "1"], ["--bogus", ""]),
+        ] {
+            let output = update(bed, &container, flags);
+            let text = output.failure(1).to_owned() + &output.stdout;
+            for part in parts {
+                assert!(text.contains(part), "{part:?} is not in {output}");
+            }
+        }
+        for text in ["", "[]", "{", "7", r#"{"memory": {"limit": "much"}}"#, r#"{"memory": 5}"#] {
+            let path = bed.write("resources.json", text);
+            let output = update(bed, &container, &["--resources", path.to_str().unwrap()]);
+            assert!(!output.failure(1).is_empty(), "{text}: {output}");
+        }
+        assert_file(bed, &bundle, "memory.limit_in_bytes", "67108864");
+        assert_file(bed, &bundle, "memory.memsw.limit_in_bytes", "134217728");
+        assert_file(bed, &bundle, "cpu.shares", "77");
+        assert_file(bed, &bundle, "cpu.cfs_period_us", "100000");
+        assert_file(bed, &bundle, "pids.max", "50");
+        assert_eq!(container.status(), "running");
+        // And what was refused is not remembered for the next change.
+        update(bed, &container, &["--pids-limit", "40"]).success();
+        assert_file(bed, &bundle, "pids.max", "40");
+        bed.runtime(["update", "--pids-limit", "5", "no-such-container"]).failure(1);
+    });
+}
+
+/// All that this machine's version 2 can show: `--resources` has a place for huge
+/// pages and for `unified`, no flag has.
+#[test]
+fn version_2_limits_huge_pages_and_passes_files_through() {
+    in_views(|bed| {
+        if bed.view == View::V1 {
+            return bed.skip("this machine's version 1 has no hugetlb controller");
+        }
+        if bed.is_peer("they use version 1 alone in a hybrid hierarchy") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .with("/linux/resources/hugepageLimits", json!([{"pageSize": "2MB", "limit": 4194304}]))
+            .sh("sleep 100");
+        let container = bed.start(&bundle);
+        let sent = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 8388608}]});
+        let path = bed.write("resources.json", &sent.to_string());
+        update(bed, &container, &["--resources", path.to_str().unwrap()]).success();
+        assert_file(bed, &bundle, "hugetlb.2MB.max", "8388608");
+        let path = bed.write("resources.json", r#"{"unified": {"cgroup.max.depth": "3"}}"#);
+        update(bed, &container, &["--resources", path.to_str().unwrap()]).success();
+        assert_file(bed, &bundle, "cgroup.max.depth", "3");
+        assert_file(bed, &bundle, "hugetlb.2MB.max", "8388608");
+        if bed.view == View::V2 {
+            let output = update(bed, &container, &["--memory", "50331648"]);
+            assert!(output.failure(1).contains("linux.resources.memory.limit"), "{output}");
+        }
+    });
+}
