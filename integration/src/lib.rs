@@ -6,6 +6,7 @@
 //! place, and may touch only what that bed has made. When it ends, whether well or
 //! not, the bed removes everything and fails the test for what the runtime left.
 
+pub mod agent;
 mod bed;
 mod bundle;
 mod call;

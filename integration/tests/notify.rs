@@ -1,0 +1,326 @@
+//! `SCMP_ACT_NOTIFY`: a container's calls are answered by an agent, which gets the
+//! listener and the state of the process over `linux.seccomp.listenerPath`.
+
+use integration::agent::{Agent, Answer};
+use integration::{Bed, Bundle, Caller, Container, as_both, as_root, eventually};
+use serde_json::{Value, json};
+
+/// A filter that lets an agent answer these calls, and allows all others.
+fn notifying(bundle: &Bundle, agent: &Agent, names: &[&str]) -> Bundle {
+    let filter = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": agent.path,
+        "listenerMetadata": "some words, \"quoted\"",
+        "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}],
+    });
+    bundle.clone().with("/linux/seccomp", filter)
+}
+
+/// The same with no_new_privs and without.
+fn both_ways(bundle: &Bundle) -> [Bundle; 2] {
+    [true, false].map(|wanted| bundle.clone().with("/process/noNewPrivileges", wanted))
+}
+
+/// Refuses mkdir(2) with an errno that nothing else gives, and lets the rest be.
+fn no_directories(number: i64) -> Answer {
+    match number {
+        libc::SYS_mkdir | libc::SYS_mkdirat => Answer::Errno(libc::EL2NSYNC),
+        _ => Answer::Continue,
+    }
+}
+
+fn all_may_be(_: i64) -> Answer {
+    Answer::Continue
+}
+
+const DIRECTORIES: &[&str] = &["mkdir", "mkdirat"];
+const MKDIR: &str = "mkdir /tmp/made 2>&1; ls /tmp; echo \"and $(cat /etc/word)\"";
+const REFUSED: &str = "Level 2 not synchronized";
+
+/// A bundle that tries to make a directory, and says that it goes on.
+fn bundle(bed: &Bed) -> Bundle {
+    let bundle = bed.bundle().sh(MKDIR);
+    bundle.write("/etc/word", "on");
+    bundle
+}
+
+/// Asserts what the state of a process says (config-linux.md#the-container-process-state).
+#[track_caller]
+fn assert_state(state: &Value, id: &str, bundle: &Bundle, status: &str) {
+    assert_eq!(state["fds"], json!(["seccompFd"]), "{state:#}");
+    assert_eq!(state["metadata"], "some words, \"quoted\"", "{state:#}");
+    assert!(state["ociVersion"].as_str().is_some_and(|text| text.starts_with("1.")), "{state:#}");
+    assert!(state["pid"].as_i64().is_some_and(|pid| pid > 0), "{state:#}");
+    let inner = &state["state"];
+    assert_eq!(inner["id"], id, "{state:#}");
+    assert_eq!(inner["status"], status, "{state:#}");
+    assert_eq!(inner["bundle"], bundle.path.to_str().unwrap(), "{state:#}");
+    assert!(inner["pid"].as_i64().is_some_and(|pid| pid > 0), "{state:#}");
+    assert!(inner["ociVersion"].is_string(), "{state:#}");
+}
+
+#[test]
+fn an_agent_refuses_a_call_with_an_errno() {
+    as_both(|bed| {
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, no_directories);
+            let output = bed.run(&notifying(&bundle, &agent, DIRECTORIES));
+            assert!(output.success().contains(REFUSED), "{output}");
+            assert!(output.stdout.ends_with("and on\n"), "{output}");
+            assert!(!bundle.rootfs().join("tmp/made").exists());
+            assert_eq!(agent.count(libc::SYS_mkdir) + agent.count(libc::SYS_mkdirat), 1);
+            assert_eq!(agent.states().len(), 1);
+        }
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn an_agent_lets_a_call_be_carried_out() {
+    as_both(|bed| {
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, all_may_be);
+            let output = bed.run(&notifying(&bundle, &agent, DIRECTORIES));
+            assert_eq!(output.success(), "made\nand on");
+            assert_eq!(agent.count(libc::SYS_mkdir) + agent.count(libc::SYS_mkdirat), 1);
+            std::fs::remove_dir(bundle.rootfs().join("tmp/made")).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_created_container_sends_its_listener_when_it_is_started() {
+    as_both(|bed| {
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, no_directories);
+            let bundle = notifying(&bundle, &agent, DIRECTORIES);
+            let container = bed.create(&bundle);
+            assert_eq!(agent.states(), Vec::<Value>::new(), "there is no filter yet");
+            let pid = container.pid();
+            container.start();
+            let printed = container.ended();
+            assert!(printed.contains(REFUSED) && printed.ends_with("and on\n"), "{printed}");
+            let states = agent.states();
+            assert_eq!(states.len(), 1, "{states:#?}");
+            assert_state(&states[0], &container.id, &bundle, "created");
+            assert_eq!(states[0]["pid"], pid);
+            assert_eq!(states[0]["state"]["pid"], pid);
+            container.delete();
+        }
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn annotations_are_part_of_the_state_and_absent_metadata_is_not() {
+    as_root(|bed| {
+        let agent = Agent::listen(bed, all_may_be);
+        let bundle = notifying(&bundle(bed), &agent, DIRECTORIES)
+            .with("/annotations", json!({"a.key": "its value"}))
+            .without("/linux/seccomp/listenerMetadata");
+        bed.run(&bundle).success();
+        let state = agent.states().remove(0);
+        assert_eq!(state["state"]["annotations"], json!({"a.key": "its value"}), "{state:#}");
+        assert!(state.get("metadata").is_none_or(|metadata| metadata == ""), "{state:#}");
+    });
+}
+
+#[test]
+fn each_process_of_exec_has_a_listener_of_its_own() {
+    as_both(|bed| {
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, no_directories);
+            let bundle = notifying(&bundle, &agent, DIRECTORIES).sh("sleep 100");
+            let container = bed.start(&bundle);
+            let init = container.pid();
+            for number in 2..=3 {
+                let output = container.sh(MKDIR);
+                assert!(output.success().contains(REFUSED), "{output}");
+                let states = agent.states();
+                assert_eq!(states.len(), number, "{states:#?}");
+                let state = &states[number - 1];
+                assert_state(state, &container.id, &bundle, "running");
+                assert_eq!(state["state"]["pid"], init);
+                assert_ne!(state["pid"], init);
+            }
+            container.delete();
+        }
+        bed.assert_nothing_left();
+    });
+}
+
+/// The calls that hand the listener over and that run the program may be notified
+/// themselves: nobody may wait for an answer that the agent cannot give yet.
+#[test]
+fn the_calls_of_the_handing_over_may_be_notified_themselves() {
+    as_both(|bed| {
+        let names: &[&str] = &[
+            "execve",
+            "execveat",
+            "sendmsg",
+            "sendto",
+            "write",
+            "close",
+            "mmap",
+            "munmap",
+            "futex",
+            "capset",
+            "prctl",
+            "exit_group",
+            "ioctl",
+            "rt_sigaction",
+            "rt_sigprocmask",
+        ];
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, all_may_be);
+            let bundle = notifying(&bundle, &agent, names);
+            let output = bed.run(&bundle);
+            assert_eq!(output.success(), "made\nand on");
+            assert!(agent.count(libc::SYS_execve) >= 1, "the first execve is notified");
+            assert!(agent.count(libc::SYS_write) >= 1);
+            let container = bed.start(&bundle.clone().sh("sleep 100"));
+            assert_eq!(container.sh("echo inside").success(), "inside");
+            container.delete();
+            std::fs::remove_dir(bundle.rootfs().join("tmp/made")).unwrap();
+        }
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn an_agent_may_refuse_the_program_itself() {
+    fn no_program(number: i64) -> Answer {
+        if number == libc::SYS_execve { Answer::Errno(libc::EACCES) } else { Answer::Continue }
+    }
+    as_both(|bed| {
+        if bed.is_peer("they tell it in other words") {
+            return;
+        }
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, no_program);
+            let output = bed.run(&notifying(&bundle, &agent, &["execve"]));
+            assert!(output.failure(1).contains("Permission denied"), "{output}");
+            bed.assert_nothing_left();
+        }
+    });
+}
+
+#[test]
+fn without_an_agent_start_fails_and_nothing_is_left() {
+    as_both(|bed| {
+        let agent = Agent::listen(bed, all_may_be);
+        let gone = bed.directory.join("nobody");
+        let file = bed.write("no-socket", "");
+        for path in [&gone, &file] {
+            for bundle in both_ways(&bundle(bed)) {
+                let bundle = notifying(&bundle, &agent, DIRECTORIES)
+                    .with("/linux/seccomp/listenerPath", path.to_str());
+                let output = bed.run(&bundle);
+                assert_ne!(output.code, 0, "{output}");
+                assert!(output.stdout.is_empty(), "{output}");
+                bed.assert_nothing_left();
+                let container = bed.create(&bundle);
+                let output = container.call("start");
+                if !bed.is_peer("they name no field") {
+                    assert!(output.failure(1).contains("listenerPath"), "{output}");
+                    assert!(output.stderr.contains(path.to_str().unwrap()), "{output}");
+                }
+                drop(container);
+                bed.assert_nothing_left();
+            }
+        }
+        assert_eq!(agent.states().len(), 0);
+    });
+}
+
+#[test]
+fn an_exec_without_an_agent_fails_and_leaves_the_container() {
+    as_both(|bed| {
+        let agent = Agent::listen(bed, all_may_be);
+        let container = bed.start(&notifying(&bundle(bed), &agent, DIRECTORIES).sh("sleep 100"));
+        std::fs::remove_file(&agent.path).unwrap();
+        let output = container.sh("echo inside");
+        assert_ne!(output.code, 0, "{output}");
+        assert!(output.stdout.is_empty(), "{output}");
+        assert_eq!(container.status(), "running");
+        eventually("the process of exec is gone", || processes(&container) == 1);
+    });
+}
+
+/// The number of processes in a container.
+#[track_caller]
+fn processes(container: &Container<'_>) -> usize {
+    let pids = format!("/proc/{}/root/proc", container.pid());
+    let entries = std::fs::read_dir(pids).expect("the container's /proc").flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()).count()
+}
+
+#[test]
+fn whoever_carried_the_listener_is_not_left_in_the_container() {
+    as_both(|bed| {
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, no_directories);
+            // It looks at once, and its children are its own.
+            let script = "ps -o pid,ppid,stat,args; trap : CHLD; sleep 100";
+            let bundle = notifying(&bundle, &agent, DIRECTORIES).sh(script);
+            let container = bed.start(&bundle);
+            eventually("ps has ended", || {
+                container.printed().lines().count() >= 3 && processes(&container) == 2
+            });
+            let printed = container.printed();
+            // The heading, the shell, ps: no zombie, and nobody else.
+            assert_eq!(printed.lines().count(), 3, "{printed}");
+            assert!(!printed.contains('Z'), "{printed}");
+            // The program finds SIGCHLD as every program does: its children wait for it.
+            let output = container.sh("(exit 3) & wait $!; echo $?; ps -o pid,args");
+            assert!(output.success().starts_with("3\n"), "{output}");
+            container.delete();
+        }
+    });
+}
+
+#[test]
+fn nobody_of_the_runtime_is_needed_afterwards() {
+    as_root(|bed| {
+        let agent = Agent::listen(bed, no_directories);
+        let script =
+            "while ! test -e /tmp/go; do sleep 0.02; done; mkdir /tmp/made 2>&1; sleep 100";
+        let container = bed.start(&notifying(&bundle(bed), &agent, DIRECTORIES).sh(script));
+        let call = container.exec_call(&["--detach"], &["/bin/sh", "-c", "sleep 100"]);
+        call.output().success();
+        assert_eq!(agent.count(libc::SYS_mkdir) + agent.count(libc::SYS_mkdirat), 0);
+        container.sh("touch /tmp/go").success();
+        container.prints(REFUSED);
+        // Of the program, of exec --detach and of exec.
+        assert_eq!(agent.states().len(), 3);
+    });
+}
+
+#[test]
+fn a_notifying_filter_without_a_place_to_send_it_is_refused() {
+    as_root(|bed| {
+        if bed.is_peer("they name no field") {
+            return;
+        }
+        let agent = Agent::listen(bed, all_may_be);
+        let bundle = notifying(&bundle(bed), &agent, DIRECTORIES)
+            .without("/linux/seccomp/listenerPath")
+            .without("/linux/seccomp/listenerMetadata");
+        let output = bed.run(&bundle);
+        assert!(output.failure(1).contains("linux.seccomp.listenerPath"), "{output}");
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn an_ordinary_user_has_an_agent_of_his_own() {
+    integration::as_user(|bed| {
+        assert!(matches!(bed.caller, Caller::User(_)));
+        let agent = Agent::listen(bed, no_directories);
+        let bundle = notifying(&bundle(bed), &agent, DIRECTORIES);
+        let container = bed.start(&bundle);
+        let printed = container.ended();
+        assert!(printed.contains(REFUSED), "{printed}");
+        assert_state(&agent.states()[0], &container.id, &bundle, "created");
+    });
+}
