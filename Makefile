@@ -45,6 +45,7 @@ test: ## all tests, installing what they need
 lint: ## formatting, lints, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO) check --locked --quiet --package ferrun --target aarch64-unknown-linux-musl
 	$(TESTBED)/dependencies.py
 	cd conformance && test -z "$$(gofmt -l .)" && go vet .
 
