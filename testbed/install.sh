@@ -85,6 +85,16 @@ rust() {
     fi
 }
 
+# What the runtime is checked for and not built for.
+other_target() {
+    cd "$root"
+    with=$root/testbed/with-rust
+    if [ ! -d "$("$with" rustc --print sysroot)/lib/rustlib/$1" ]; then
+        say "Rust for $1, by rustup"
+        "$with" rustup target add "$1" >&2
+    fi
+}
+
 pip() {
     packages python3:python3
     python3 -m pip --version >/dev/null 2>&1 || packages missing-pip:python3-pip
@@ -149,6 +159,7 @@ tests() {
     packages busybox:busybox-static crun:crun runc:runc newuidmap:uidmap git:git openssl:openssl \
         /usr/include/seccomp.h:libseccomp-dev
     go
+    other_target aarch64-unknown-linux-musl
 }
 
 bench() {
