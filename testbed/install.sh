@@ -156,7 +156,7 @@ registry() {
 tests() {
     build
     registry
-    packages busybox:busybox-static crun:crun runc:runc newuidmap:uidmap git:git openssl:openssl \
+    packages busybox:busybox-static crun:crun runc:runc containerd:containerd newuidmap:uidmap git:git openssl:openssl \
         /usr/include/seccomp.h:libseccomp-dev
     go
     other_target aarch64-unknown-linux-musl
