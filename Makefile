@@ -52,7 +52,7 @@ lint: ## formatting, lints, licences
 .PHONY: unit
 unit: ## tests without root and without a container
 	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package bench
-	cd conformance && go test -v .
+	cd conformance && RUNTIME=$(wildcard $(TESTED)) go test -v .
 	python3 -m unittest discover --verbose --start-directory testbed --pattern '*_test.py'
 
 .PHONY: image-tool-test
