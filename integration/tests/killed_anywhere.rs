@@ -1,0 +1,356 @@
+//! What is begun is written down first: whichever process of a call is killed, at
+//! whichever system call, `delete --force` removes everything and the ID is free.
+//!
+//! By default every 25th stop is tried. All of them take many minutes:
+//! `cargo test -p integration --test killed_anywhere -- --ignored`.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use integration::{Bed, Bundle, Call, Container, View, in_views};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde_json::json;
+
+/// How long a call may go on after one of its processes was killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    /// The process that was called.
+    Caller,
+    /// One that it made: the init process, one in between, a hook.
+    Child,
+}
+
+/// What became of a traced call.
+#[derive(Debug)]
+struct Ended {
+    /// Whether the victim came to the stop at which it was killed.
+    reached: bool,
+    /// The exit code of the called process, -N if signal N killed it.
+    code: i32,
+}
+
+/// Makes a call whose victim is killed at its `number`th stop at a system call, of
+/// which each has two, before and after it. The stops of all children are counted
+/// together.
+///
+/// # Panics
+/// If the call does not end.
+#[track_caller]
+fn kill_at(call: Call, victim: Victim, number: u32) -> Ended {
+    // Processes are traced by a thread; when that ends they go on untraced.
+    let ended = thread::spawn(move || trace(call, victim, number)).join();
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn trace(call: Call, victim: Victim, number: u32) -> Ended {
+    let running = call.traced().spawn();
+    let called = running.pid();
+    // At its execve(2).
+    assert!(matches!(waitpid(called, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Stopped(..))));
+    let mut options = Options::PTRACE_O_TRACESYSGOOD;
+    if victim == Victim::Child {
+        options |= Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK;
+    }
+    ptrace::setoptions(called, options).expect("PTRACE_SETOPTIONS");
+    let (done, waits) = channel::<()>();
+    let watchdog = thread::spawn(move || {
+        let hung = waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+        if hung {
+            let _ = kill(called, Signal::SIGKILL);
+        }
+        hung
+    });
+    let ended = follow(called, victim, number);
+    drop(done);
+    assert!(!watchdog.join().expect("the watchdog"), "no end after a kill at stop {number}");
+    ended
+}
+
+/// Lets all tracees go on until the called one ends, and kills one on the way.
+fn follow(called: Pid, victim: Victim, number: u32) -> Ended {
+    let is_victim = |pid| (pid == called) == (victim == Victim::Caller);
+    // Whoever went before waitpid(2) says so has been killed from elsewhere.
+    let resume = |pid, signal| {
+        let _ = match is_victim(pid) {
+            true => ptrace::syscall(pid, signal),
+            false => ptrace::cont(pid, signal),
+        };
+    };
+    let mut known = BTreeSet::from([called]);
+    let mut passed = 0;
+    resume(called, None);
+    loop {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+        match waitpid(None, Some(flags)).expect("waitpid") {
+            WaitStatus::PtraceSyscall(pid) => {
+                passed += 1;
+                match passed == number {
+                    true => kill(pid, Signal::SIGKILL).expect("kill"),
+                    false => resume(pid, None),
+                }
+            }
+            // Every tracee begins with a SIGSTOP, and has a SIGTRAP after execve(2).
+            WaitStatus::Stopped(pid, Signal::SIGSTOP) if known.insert(pid) => resume(pid, None),
+            WaitStatus::Stopped(pid, Signal::SIGTRAP) => resume(pid, None),
+            WaitStatus::Stopped(pid, signal) => resume(pid, Some(signal)),
+            WaitStatus::PtraceEvent(pid, ..) => resume(pid, None),
+            WaitStatus::Exited(pid, code) if pid == called => {
+                return Ended { reached: passed >= number, code };
+            }
+            WaitStatus::Signaled(pid, signal, _) if pid == called => {
+                return Ended { reached: passed >= number, code: -(signal as i32) };
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Starts a created container whose init process, which is no child of `start`, is
+/// killed at its `number`th stop.
+#[track_caller]
+fn kill_init_at(container: &Container<'_>, number: u32) -> Ended {
+    let init = Pid::from_raw(container.pid());
+    let (attached, ready) = channel();
+    let tracer = thread::spawn(move || {
+        ptrace::attach(init).expect("PTRACE_ATTACH");
+        let wait = || waitpid(init, Some(WaitPidFlag::__WALL));
+        assert!(matches!(wait(), Ok(WaitStatus::Stopped(..))));
+        ptrace::setoptions(init, Options::PTRACE_O_TRACESYSGOOD).expect("PTRACE_SETOPTIONS");
+        ptrace::syscall(init, None).expect("PTRACE_SYSCALL");
+        attached.send(()).expect("the test waits");
+        let mut passed = 0;
+        loop {
+            match wait().expect("waitpid") {
+                WaitStatus::PtraceSyscall(_) => {
+                    passed += 1;
+                    if passed == number {
+                        kill(init, Signal::SIGKILL).expect("kill");
+                        continue;
+                    }
+                    let _ = ptrace::syscall(init, None);
+                }
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => {
+                    let _ = ptrace::syscall(init, None);
+                }
+                WaitStatus::Stopped(_, signal) => {
+                    let _ = ptrace::syscall(init, signal);
+                }
+                WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return passed >= number,
+                _ => {}
+            }
+        }
+    });
+    ready.recv().expect("init is traced");
+    let code = container.call("start").code;
+    Ended { reached: tracer.join().expect("the tracer"), code }
+}
+
+/// A bundle that makes something of each kind.
+fn bundle(bed: &Bed) -> Bundle {
+    bed.bundle()
+        .with_namespace("cgroup", None)
+        .with("/linux/resources/devices", json!([{"allow": false, "access": "rwm"}]))
+        .with("/hooks/createRuntime", json!([{"path": "/bin/true"}]))
+        .with("/hooks/poststart", json!([{"path": "/bin/true"}]))
+        .mount("/data", "tmpfs", "tmpfs", &[])
+        .sh("sleep 100")
+}
+
+/// Waits until nothing is left, for as long as a process that was killed may need.
+#[track_caller]
+fn assert_settles(bed: &Bed, when: &str) {
+    for _ in 0..200 {
+        if bed.is_clear() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    eprintln!("{when}:");
+    bed.assert_nothing_left();
+}
+
+/// Goes through a call, killing at each `step`th stop. `once` makes the call with the
+/// ID and says how it ended; a call that fails by itself has undone everything.
+#[track_caller]
+fn go_through(bed: &Bed, what: &str, step: u32, undoes: bool, once: impl Fn(&str, u32) -> Ended) {
+    let id = bed.id();
+    let bundle = bundle(bed);
+    let mut kills = 0;
+    for number in (1..).step_by(step as usize) {
+        let ended = once(&id, number);
+        let when = format!("{what}, {:?}, killed at stop {number}: {ended:?}", bed.view);
+        if undoes && ended.code > 0 {
+            assert_settles(bed, &format!("{when}, before delete"));
+        }
+        let output = bed.runtime(["delete", "--force", &id]);
+        assert_eq!(output.code, 0, "{when}: {output}");
+        assert_settles(bed, &when);
+        if !ended.reached {
+            break;
+        }
+        if kills % 8 == 0 {
+            let again = Container::create(bed, &id, bed.create_call(&bundle, &id));
+            again.start();
+            again.delete();
+        }
+        kills += 1;
+    }
+    eprintln!("{what}, {:?}: killed at {kills} stops, one in {step}; nothing left", bed.view);
+    assert!(kills * step > 20, "hardly traced: {kills} kills");
+}
+
+/// Runs the test with version 1 alone and with version 2 alone.
+#[track_caller]
+fn in_both_versions(test: impl Fn(&Bed) + Sync) {
+    in_views(|bed| match bed.view {
+        View::Hybrid => {}
+        _ if bed.is_peer("they leave things behind") => {}
+        _ => test(bed),
+    });
+}
+
+fn create(step: u32) {
+    in_both_versions(|bed| {
+        for victim in [Victim::Caller, Victim::Child] {
+            let bundle = bundle(bed);
+            let undoes = victim == Victim::Child;
+            go_through(bed, &format!("create, {victim:?}"), step, undoes, |id, number| {
+                kill_at(bed.create_call(&bundle, id), victim, number)
+            });
+        }
+    });
+}
+
+fn run_detached(step: u32) {
+    in_both_versions(|bed| {
+        for victim in [Victim::Caller, Victim::Child] {
+            let bundle = bundle(bed);
+            let undoes = victim == Victim::Child;
+            go_through(bed, &format!("run --detach, {victim:?}"), step, undoes, |id, number| {
+                let call = bed.call().args(["run", "--detach", "--bundle"]);
+                kill_at(call.arg(&bundle.save().path).arg(id), victim, number)
+            });
+        }
+    });
+}
+
+fn start(step: u32) {
+    in_both_versions(|bed| {
+        let bundle = bundle(bed).args(["/bin/true"]);
+        let created = |id: &str| Container::create(bed, id, bed.create_call(&bundle, id));
+        go_through(bed, "start, Caller", step, false, |id, number| {
+            let container = created(id);
+            let ended = kill_at(bed.call().args(["start", id]), Victim::Caller, number);
+            std::mem::forget(container);
+            ended
+        });
+        // At the first stops init is dead before start has begun, and stays to be seen.
+        go_through(bed, "start, init", step, false, |id, number| {
+            let container = created(id);
+            let ended = kill_init_at(&container, number);
+            std::mem::forget(container);
+            ended
+        });
+    });
+}
+
+fn exec(step: u32) {
+    in_both_versions(|bed| {
+        for victim in [Victim::Caller, Victim::Child] {
+            let bundle = bundle(bed);
+            go_through(bed, &format!("exec, {victim:?}"), step, false, |id, number| {
+                let container = Container::create(bed, id, bed.create_call(&bundle, id));
+                container.start();
+                let ended = kill_at(container.exec_call(&[], &["/bin/true"]), victim, number);
+                assert_eq!(container.status(), "running", "{victim:?}, stop {number}");
+                if number % 4 == 1 {
+                    assert_eq!(container.sh("echo inside").success(), "inside");
+                }
+                std::mem::forget(container);
+                ended
+            });
+        }
+    });
+}
+
+fn delete(step: u32) {
+    in_both_versions(|bed| {
+        let bundle = bundle(bed);
+        go_through(bed, "delete --force, Caller", step, false, |id, number| {
+            let container = Container::create(bed, id, bed.create_call(&bundle, id));
+            container.start();
+            let call = bed.call().args(["delete", "--force", id]);
+            let ended = kill_at(call, Victim::Caller, number);
+            std::mem::forget(container);
+            ended
+        });
+    });
+}
+
+const SOME: u32 = 25;
+const ALL: u32 = 1;
+
+#[test]
+fn create_can_be_killed_at_some_stops() {
+    create(SOME);
+}
+
+#[test]
+fn run_can_be_killed_at_some_stops() {
+    run_detached(SOME);
+}
+
+#[test]
+fn start_can_be_killed_at_some_stops() {
+    start(SOME);
+}
+
+#[test]
+fn exec_can_be_killed_at_some_stops() {
+    exec(SOME);
+}
+
+#[test]
+fn delete_can_be_killed_at_some_stops() {
+    delete(SOME);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn create_can_be_killed_at_every_stop() {
+    create(ALL);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn run_can_be_killed_at_every_stop() {
+    run_detached(ALL);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn start_can_be_killed_at_every_stop() {
+    start(ALL);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn exec_can_be_killed_at_every_stop() {
+    exec(ALL);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn delete_can_be_killed_at_every_stop() {
+    delete(ALL);
+}
