@@ -1,0 +1,144 @@
+//! The man pages and shell completions, as texts.
+//!
+//! Apart from the runtime, so that it links neither generator. What can be typed
+//! comes from the definitions that parse it; the rest of a page is written by
+//! hand in `text/`. The results are committed, and a test holds them against the
+//! definitions: nobody needs this crate to install them.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::{Arg, Command, CommandFactory as _};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+// image-tool is a program without a library: the files that its definitions
+// need are compiled once more.
+#[path = "../../image-tool/src/cli.rs"]
+mod cli;
+#[allow(dead_code)]
+#[path = "../../image-tool/src/convert.rs"]
+mod convert;
+#[allow(dead_code)]
+#[path = "../../image-tool/src/digest.rs"]
+mod digest;
+#[allow(dead_code)]
+#[path = "../../image-tool/src/limits.rs"]
+mod limits;
+#[allow(dead_code)]
+#[path = "../../image-tool/src/manifest.rs"]
+mod manifest;
+#[allow(dead_code)]
+#[path = "../../image-tool/src/platform.rs"]
+mod platform;
+#[allow(dead_code)]
+#[path = "../../image-tool/src/reference.rs"]
+mod reference;
+#[allow(dead_code)]
+#[path = "../../image-tool/src/users.rs"]
+mod users;
+
+/// The directories that hold generated files and nothing else.
+pub const DIRECTORIES: [&str; 2] = ["man", "packaging/completions"];
+
+/// The shells, and how each wants the completions of a program to be called.
+const SHELLS: [(Shell, &str, &str); 3] =
+    [(Shell::Bash, "", ".bash"), (Shell::Zsh, "_", ""), (Shell::Fish, "", ".fish")];
+
+/// How an apostrophe is written so that it stays one, as each section has it.
+const PREAMBLE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
+
+/// A generated file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// Where it belongs, from the root of the repository.
+    pub path: PathBuf,
+    /// What it holds.
+    pub text: String,
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Every file, as it should be now. Fails where a page has no text in `text/`.
+pub fn generate() -> Result<Vec<Generated>> {
+    let mut ferrun = ferrun::cli::command();
+    ferrun.build();
+    let mut image_tool = cli::Cli::command();
+    image_tool.build();
+
+    let mut files = vec![page(&ferrun, "8")?];
+    for verb in ferrun.get_subcommands() {
+        files.push(page(verb, "8")?);
+    }
+    // Its one verb has its options on the page of the program.
+    for verb in image_tool.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        let about = image_tool.get_about().cloned().unwrap_or_default();
+        files.push(page(&verb.clone().display_name(image_tool.get_name()).about(about), "1")?);
+    }
+    for program in [&ferrun, &image_tool] {
+        for (shell, before, after) in SHELLS {
+            let name = format!("{before}{}{after}", program.get_name());
+            files.push(completions(program, shell, &name)?);
+        }
+    }
+    Ok(files)
+}
+
+/// The man page of a command. The options stand behind the first of the sections
+/// that are written by hand.
+fn page(command: &Command, section: &str) -> Result<Generated> {
+    let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let file = repository().join("manual/text").join(format!("{name}.roff"));
+    let by_hand = fs::read_to_string(&file).with_context(|| format!("{file:?}"))?;
+    let (description, rest) = match by_hand.match_indices("\n.SH ").next() {
+        Some((at, _)) => by_hand.split_at(at + 1),
+        None => (by_hand.as_str(), ""),
+    };
+
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
+    let man = Man::new(command.clone().override_usage(usage).mut_args(without_obvious_values));
+    let mut text = format!(
+        ".\\\" Generated from the command line's definitions and manual/text/{name}.roff\n\
+         {PREAMBLE}.TH {} {section} \"\" \"ferrun {}\" Containers\n",
+        name.to_uppercase(),
+        env!("CARGO_PKG_VERSION")
+    );
+    text += &rendered(|out| man.render_name_section(out))?;
+    text += &rendered(|out| man.render_synopsis_section(out))?;
+    text += description;
+    text += &rendered(|out| man.render_options_section(out))?;
+    if command.has_subcommands() {
+        text += &rendered(|out| man.render_subcommands_section(out))?;
+    }
+    text += rest;
+
+    let path = Path::new("man").join(format!("{name}.{section}"));
+    Ok(Generated { path, text })
+}
+
+/// A section without the preamble, which stands at the top of the page.
+fn rendered(render: impl Fn(&mut dyn Write) -> io::Result<()>) -> Result<String> {
+    let mut section = Vec::new();
+    render(&mut section)?;
+    let section = String::from_utf8(section)?;
+    Ok(section.strip_prefix(PREAMBLE).unwrap_or(&section).to_owned())
+}
+
+/// A list of values that only repeats what the help says is left out.
+fn without_obvious_values(argument: Arg) -> Arg {
+    let explained = argument.get_possible_values().iter().any(|value| value.get_help().is_some());
+    argument.hide_possible_values(!explained)
+}
+
+fn completions(program: &Command, shell: Shell, file: &str) -> Result<Generated> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut program.clone(), program.get_name(), &mut text);
+    let path = Path::new("packaging/completions").join(file);
+    Ok(Generated { path, text: String::from_utf8(text)? })
+}
