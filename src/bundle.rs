@@ -40,10 +40,10 @@ pub struct Bundle {
 impl Bundle {
     /// Reads the bundle in `directory`; `config` names another file than
     /// `config.json` in it.
-    pub fn load(directory: &Path) -> Result<Self> {
+    pub fn load(directory: &Path, config: Option<&Path>) -> Result<Self> {
         let path =
             std::fs::canonicalize(directory).with_context(|| format!("bundle {directory:?}"))?;
-        let file = path.join("config.json");
+        let file = config.map_or_else(|| path.join("config.json"), Path::to_owned);
         let text = read(&file).with_context(|| format!("{file:?}"))?;
         let (spec, warnings) = parse_spec(&text)?;
         Ok(Self { path, text, spec, warnings })

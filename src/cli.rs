@@ -44,6 +44,10 @@ pub fn command() -> Command {
         .arg(flag("debug", "Log more"))
         .arg(flag("systemd-cgroup", "Not supported yet"))
         .arg(
+            text("cgroup-manager", "cgroupfs (the default), or disabled for no cgroup at all")
+                .value_parser(["cgroupfs", "systemd", "disabled"]),
+        )
+        .arg(
             // Not named like `spec --rootless`, which would be the same argument to clap.
             Arg::new("global-rootless")
                 .long("rootless")
@@ -75,6 +79,7 @@ fn run(command: Command) -> Command {
 fn creating(command: Command) -> Command {
     command
         .arg(path("bundle", "The directory of the bundle").short('b').default_value("."))
+        .arg(path("config", "Another file than config.json in the bundle").short('f'))
         .arg(path("console-socket", "A socket that gets the terminal"))
         .arg(path("pidfd-socket", "A socket that gets a pidfd of the init process"))
         .arg(path("pid-file", "Write the pid of the init process to this file"))
@@ -227,6 +232,8 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
     /// Options with a value of their own, which is not an ID.
     const WITH_VALUE: &[&str] = &[
         "interval",
+        "cgroup-manager",
+        "config",
         "root",
         "log",
         "log-format",
@@ -284,6 +291,8 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
 fn command_knows(option: &str) -> bool {
     const LONG: &[&str] = &[
         "interval",
+        "cgroup-manager",
+        "config",
         "additional-gids",
         "all",
         "apparmor",

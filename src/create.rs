@@ -40,6 +40,8 @@ use crate::time;
 pub struct Options {
     /// The directory of the bundle.
     pub bundle: PathBuf,
+    /// Another file than config.json in it.
+    pub config: Option<PathBuf>,
     /// Who gets the terminal.
     pub console_socket: Option<PathBuf>,
     /// Who gets a pidfd of the init process.
@@ -54,6 +56,10 @@ pub struct Options {
     pub no_pivot: bool,
     /// What `--rootless` says.
     pub rootless: Option<bool>,
+    /// Whether the container gets no cgroup.
+    pub without_cgroups: bool,
+    /// Sockets that follow stdio and belong to the program (sd_listen_fds(3)).
+    pub listening: u32,
     /// Whether the caller stays to run the program.
     pub stays: bool,
     /// Whether the caller serves the terminal himself.
@@ -78,14 +84,21 @@ pub struct Created {
 /// Creates the container `id`. Where that fails nothing is left of it.
 pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     crate::state::check_id(id)?;
-    let bundle = Bundle::load(&options.bundle)?;
-    let host = Host::gather(options.rootless)?;
+    let bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
+    let host = if options.without_cgroups {
+        Host::gather_without_cgroups()
+    } else {
+        Host::gather(options.rootless)?
+    };
     let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &host)?;
     if options.no_pivot && plan.rootfs.entry == Entry::Pivot {
         plan.rootfs.entry = Entry::Move;
     }
-    if let Some(process) = plan.process.as_mut().filter(|_| options.serves_terminal) {
-        process.take_size_of_caller(foreground::own_size());
+    if let Some(process) = &mut plan.process {
+        if options.serves_terminal {
+            process.take_size_of_caller(foreground::own_size());
+        }
+        process.announce_sockets(options.listening);
     }
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
     let console = connect_console(&plan, options)?;
@@ -231,7 +244,7 @@ impl Making<'_> {
             start,
             hook_state: self.hook_state(),
             creator_mounts,
-            preserved: self.options.preserved,
+            preserved: self.options.preserved + self.options.listening,
             new_keyring: self.options.new_keyring,
         };
         let plan = self.plan;

@@ -38,18 +38,28 @@ impl Default for Host {
 impl Host {
     /// Gathers the facts. `rootless` is what `--rootless` says, None for auto.
     pub fn gather(rootless: Option<bool>) -> Result<Self> {
+        let mut host = Self::gather_without_cgroups();
+        host.cgroups = cgroups::layout()?;
+        host.cgroup_access = if rootless.unwrap_or(host.uid != 0 || host.in_user_namespace) {
+            Access::Rootless { own: cgroups::delegated(&host.cgroups)? }
+        } else {
+            Access::Root
+        };
+        Ok(host)
+    }
+
+    /// The facts about the caller alone, as if the machine had no cgroups.
+    pub fn gather_without_cgroups() -> Self {
         /// The inode of the machine's first user namespace (PROC_USER_INIT_INO).
         const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
         let in_user_namespace =
             stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino != FIRST_USER_NAMESPACE);
-        let uid = rustix::process::geteuid().as_raw();
-        let cgroups = cgroups::layout()?;
-        let cgroup_access = if rootless.unwrap_or(uid != 0 || in_user_namespace) {
-            Access::Rootless { own: cgroups::delegated(&cgroups)? }
-        } else {
-            Access::Root
-        };
-        let gid = rustix::process::getegid().as_raw();
-        Ok(Self { uid, gid, in_user_namespace, cgroups, cgroup_access })
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            in_user_namespace,
+            cgroups: Layout::None,
+            cgroup_access: Access::Unwanted,
+        }
     }
 }

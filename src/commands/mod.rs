@@ -37,12 +37,15 @@ pub struct Global {
     pub root_given: bool,
     /// What `--rootless` says, None for auto.
     pub rootless: Option<bool>,
+    /// Whether containers get no cgroup.
+    pub without_cgroups: bool,
 }
 
 impl Global {
     /// The settings of a command line.
     pub fn new(matches: &ArgMatches) -> Result<Self> {
-        if matches.get_flag("systemd-cgroup") {
+        let manager = matches.get_one::<String>("cgroup-manager").map(String::as_str);
+        if matches.get_flag("systemd-cgroup") || manager == Some("systemd") {
             bail!("--systemd-cgroup: is not supported yet");
         }
         let given = path_of(matches, "root");
@@ -63,7 +66,8 @@ impl Global {
             }
             None => default_root(),
         };
-        Ok(Self { store: Store::new(root), root_given, rootless })
+        let without_cgroups = manager == Some("disabled");
+        Ok(Self { store: Store::new(root), root_given, rootless, without_cgroups })
     }
 }
 

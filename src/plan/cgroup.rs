@@ -58,6 +58,8 @@ pub struct Unified {
 pub enum Access {
     /// Everything.
     Root,
+    /// Nothing, because the caller wants no cgroup.
+    Unwanted,
     /// Nothing but what was delegated.
     Rootless {
         /// The caller's own group in the tree of version 2, if the caller may
@@ -171,7 +173,7 @@ impl CgroupPlan {
             Access::Root => plan.group.devices(rules.unwrap_or_default())?,
             // Neither lists nor programs are theirs to set, and a user
             // namespace makes no device nodes.
-            Access::Rootless { .. } => None,
+            Access::Rootless { .. } | Access::Unwanted => None,
         };
         if *access == Access::Root && plan.devices.is_none() && rules.is_some_and(|r| !r.is_empty())
         {
@@ -241,6 +243,7 @@ fn place(name: &Path, layout: &Layout, access: &Access) -> std::result::Result<G
         path: unified.mount.join(parent).join(name),
     };
     let directories = match (layout, access) {
+        (_, Access::Unwanted) => Vec::new(),
         (Layout::None, _) => return Err("no cgroup tree is mounted".into()),
         (Layout::V2(unified), Access::Root) => vec![below(unified, Path::new(""))],
         (Layout::V2(unified), Access::Rootless { own: Some(own) }) => {

@@ -166,6 +166,15 @@ impl ProcessPlan {
         }
     }
 
+    /// Tells the program of sockets that follow its stdio (sd_listen_fds(3)). Its pid is
+    /// that of a container's init process.
+    pub fn announce_sockets(&mut self, sockets: u32) {
+        if sockets > 0 {
+            let variables = [format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".to_owned()];
+            self.env.extend(variables.into_iter().filter_map(|text| CString::new(text).ok()));
+        }
+    }
+
     /// The value of a variable of the environment; the last one given counts.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
         self.env
