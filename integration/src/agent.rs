@@ -79,8 +79,7 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 
 /// Serves one connection: a descriptor with the state, and then the calls.
 fn serve(stream: &UnixStream, seen: &Mutex<Seen>, answer: fn(i64) -> Answer) {
-    let (listeners, text) = receive(stream).expect("the listener");
-    let state: Value = serde_json::from_slice(&text).expect("the state is JSON");
+    let (listeners, state) = receive(stream).expect("the listener and the state");
     // As many descriptors as the state gives names to.
     assert_eq!(Some(listeners.len()), state["fds"].as_array().map(Vec::len), "{state}");
     lock(seen).states.push(state);
@@ -92,8 +91,9 @@ fn serve(stream: &UnixStream, seen: &Mutex<Seen>, answer: fn(i64) -> Answer) {
     }
 }
 
-/// Reads the descriptors, and the text up to the end of the connection.
-fn receive(stream: &UnixStream) -> io::Result<(Vec<OwnedFd>, Vec<u8>)> {
+/// Reads the descriptors and the state, which need not be the end of the connection:
+/// runc keeps it open.
+fn receive(stream: &UnixStream) -> io::Result<(Vec<OwnedFd>, Value)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut first = vec![0; 1 << 16];
@@ -105,10 +105,10 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<OwnedFd>, Vec<u8>)> {
             descriptors.extend(list);
         }
     }
-    first.truncate(received.bytes);
-    let mut stream = stream;
-    stream.read_to_end(&mut first)?;
-    Ok((descriptors, first))
+    let text = first[..received.bytes].chain(stream);
+    let mut values = serde_json::Deserializer::from_reader(text).into_iter();
+    let state = values.next().ok_or(io::ErrorKind::UnexpectedEof)??;
+    Ok((descriptors, state))
 }
 
 /// Waits for a call. None when no process is left under the filter.

@@ -126,6 +126,9 @@ fn statistics_are_printed_at_each_interval_until_the_container_ends() {
         eventually("a second line", || of_type(&running, "stats").len() >= 2);
         assert!(begun.elapsed() > Duration::from_millis(1900), "{:?}", begun.elapsed());
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        if bed.is_peer("their events go on in a hybrid hierarchy") {
+            return;
+        }
         container.kill("KILL");
         let killed = Instant::now();
         let output = running.wait();
@@ -176,6 +179,9 @@ fn a_process_killed_for_want_of_memory_is_told_at_once() {
         let event = of_type(&running, "oom").remove(0);
         assert_eq!(event, json!({"type": "oom", "id": container.id}));
         assert_eq!(container.status(), "running");
+        if bed.is_peer("their events go on in a hybrid hierarchy") {
+            return;
+        }
         container.kill("KILL");
         running.wait().success();
     });
@@ -184,6 +190,9 @@ fn a_process_killed_for_want_of_memory_is_told_at_once() {
 #[test]
 fn the_end_by_want_of_memory_is_told_too() {
     with_version_1(|bed| {
+        if bed.is_peer("their events go on in a hybrid hierarchy") {
+            return;
+        }
         let bundle = bed
             .bundle()
             .with("/linux/resources/memory", json!({"limit": 16777216, "swap": 16777216}))

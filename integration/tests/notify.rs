@@ -91,6 +91,9 @@ fn an_agent_lets_a_call_be_carried_out() {
 #[test]
 fn a_created_container_sends_its_listener_when_it_is_started() {
     as_both(|bed| {
+        if bed.is_peer("runc loads the filter during create") {
+            return;
+        }
         for bundle in both_ways(&bundle(bed)) {
             let agent = Agent::listen(bed, no_directories);
             let bundle = notifying(&bundle, &agent, DIRECTORIES);
@@ -128,6 +131,9 @@ fn annotations_are_part_of_the_state_and_absent_metadata_is_not() {
 #[test]
 fn each_process_of_exec_has_a_listener_of_its_own() {
     as_both(|bed| {
+        if bed.is_peer("runc cannot fetch the listener of an ordinary user's exec") {
+            return;
+        }
         for bundle in both_ways(&bundle(bed)) {
             let agent = Agent::listen(bed, no_directories);
             let bundle = notifying(&bundle, &agent, DIRECTORIES).sh("sleep 100");
@@ -154,6 +160,9 @@ fn each_process_of_exec_has_a_listener_of_its_own() {
 #[test]
 fn the_calls_of_the_handing_over_may_be_notified_themselves() {
     as_both(|bed| {
+        if bed.is_peer("runc refuses write, and waits for ever on others") {
+            return;
+        }
         let names: &[&str] = &[
             "execve",
             "execveat",
@@ -208,6 +217,9 @@ fn an_agent_may_refuse_the_program_itself() {
 #[test]
 fn without_an_agent_start_fails_and_nothing_is_left() {
     as_both(|bed| {
+        if bed.is_peer("runc loads the filter during create") {
+            return;
+        }
         let agent = Agent::listen(bed, all_may_be);
         let gone = bed.directory.join("nobody");
         let file = bed.write("no-socket", "");
@@ -221,10 +233,8 @@ fn without_an_agent_start_fails_and_nothing_is_left() {
                 bed.assert_nothing_left();
                 let container = bed.create(&bundle);
                 let output = container.call("start");
-                if !bed.is_peer("they name no field") {
-                    assert!(output.failure(1).contains("listenerPath"), "{output}");
-                    assert!(output.stderr.contains(path.to_str().unwrap()), "{output}");
-                }
+                assert!(output.failure(1).contains("listenerPath"), "{output}");
+                assert!(output.stderr.contains(path.to_str().unwrap()), "{output}");
                 drop(container);
                 bed.assert_nothing_left();
             }
@@ -258,6 +268,9 @@ fn processes(container: &Container<'_>) -> usize {
 #[test]
 fn whoever_carried_the_listener_is_not_left_in_the_container() {
     as_both(|bed| {
+        if bed.is_peer("runc cannot fetch the listener of an ordinary user's exec") {
+            return;
+        }
         for bundle in both_ways(&bundle(bed)) {
             let agent = Agent::listen(bed, no_directories);
             // It looks at once, and its children are its own.
@@ -315,6 +328,9 @@ fn a_notifying_filter_without_a_place_to_send_it_is_refused() {
 #[test]
 fn an_ordinary_user_has_an_agent_of_his_own() {
     integration::as_user(|bed| {
+        if bed.is_peer("runc loads the filter during create") {
+            return;
+        }
         assert!(matches!(bed.caller, Caller::User(_)));
         let agent = Agent::listen(bed, no_directories);
         let bundle = notifying(&bundle(bed), &agent, DIRECTORIES);
