@@ -73,6 +73,23 @@ bench: ## measure ferrun beside other runtimes, as root; ten minutes
 	@$(MAKE) --no-print-directory build
 	$(CARGO) run --locked --release --package bench -- --ferrun bin/ferrun --image-tool bin/image-tool --output docs
 
+.PHONY: man
+man: ## man pages and shell completions, from the command lines' own definitions
+	$(CARGO) run --locked --package manual
+
+PREFIX ?= /usr/local
+.PHONY: install
+install: build ## binaries, man pages and completions below PREFIX (/usr/local), DESTDIR before it
+	install -D --target-directory=$(DESTDIR)$(PREFIX)/bin bin/ferrun bin/image-tool
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man1 man/*.1
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
+	for program in ferrun image-tool; do \
+		install -D --mode=644 packaging/completions/$$program.bash \
+			$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$program || exit; \
+	done
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/zsh/site-functions packaging/completions/_*
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d packaging/completions/*.fish
+
 .PHONY: clean
 clean: ## remove what was built and fetched
 	rm -rf bin target conformance/work testbed/cache testbed/__pycache__
