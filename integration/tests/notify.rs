@@ -1,6 +1,8 @@
 //! `SCMP_ACT_NOTIFY`: a container's calls are answered by an agent, which gets the
 //! listener and the state of the process over `linux.seccomp.listenerPath`.
 
+use std::time::{Duration, Instant};
+
 use integration::agent::{Agent, Answer};
 use integration::{Bed, Bundle, Caller, Container, as_both, as_root, eventually};
 use serde_json::{Value, json};
@@ -253,16 +255,37 @@ fn an_exec_without_an_agent_fails_and_leaves_the_container() {
         assert_ne!(output.code, 0, "{output}");
         assert!(output.stdout.is_empty(), "{output}");
         assert_eq!(container.status(), "running");
-        eventually("the process of exec is gone", || processes(&container) == 1);
+        assert_processes(&container, 1);
     });
 }
 
-/// The number of processes in a container.
+/// The number of processes in a container, zombies too.
 #[track_caller]
 fn processes(container: &Container<'_>) -> usize {
+    stats(container).len()
+}
+
+/// What /proc/PID/stat says of each process in a container.
+#[track_caller]
+fn stats(container: &Container<'_>) -> Vec<String> {
     let pids = format!("/proc/{}/root/proc", container.pid());
     let entries = std::fs::read_dir(pids).expect("the container's /proc").flatten();
-    entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()).count()
+    let pids = entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    pids.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok()).collect()
+}
+
+/// Waits until a container has this many processes.
+///
+/// # Panics
+/// After two seconds, with what they are.
+#[track_caller]
+fn assert_processes(container: &Container<'_>, number: usize) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while processes(container) != number {
+        let found = stats(container);
+        assert!(Instant::now() < deadline, "{number} are due: {found:#?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
@@ -288,6 +311,26 @@ fn whoever_carried_the_listener_is_not_left_in_the_container() {
             let output = container.sh("(exit 3) & wait $!; echo $?; ps -o pid,args");
             assert!(output.success().starts_with("3\n"), "{output}");
             container.delete();
+        }
+    });
+}
+
+#[test]
+fn no_zombie_is_left_where_the_program_reaps_nobody() {
+    as_both(|bed| {
+        if bed.is_peer("runc cannot fetch the listener of an ordinary user's exec") {
+            return;
+        }
+        for bundle in both_ways(&bed.bundle().args(["/bin/sleep", "100"])) {
+            let agent = Agent::listen(bed, no_directories);
+            let bundle = notifying(&bundle, &agent, DIRECTORIES);
+            for _ in 0..10 {
+                let container = bed.start(&bundle);
+                assert_processes(&container, 1);
+                container.exec(&["/bin/true"]).success();
+                assert_processes(&container, 1);
+                container.delete();
+            }
         }
     });
 }
