@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use integration::{Bed, Bundle, Output, as_root, runtime};
+use integration::{Bed, Bundle, Output, as_root, eventually, runtime};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
@@ -121,5 +121,103 @@ fn what_is_remembered_of_a_container_is_closed_to_others() {
         let mode = fs::metadata(bed.root().join(&container.id)).unwrap().permissions().mode();
         // Others may pass at the most: runc's is 0711.
         assert_eq!(mode & 0o066, 0, "{mode:o}");
+    });
+}
+
+#[test]
+fn a_cgroup_in_which_others_are_is_refused() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 warns, and kills them with the container") {
+            return;
+        }
+        let bundle = bed.bundle();
+        let procs = bed.cgroup_file(&bundle, "cgroup.procs");
+        fs::create_dir_all(procs.parent().unwrap()).unwrap();
+        let mut other = std::process::Command::new("/bin/sleep").arg("50").spawn().unwrap();
+        fs::write(&procs, other.id().to_string()).unwrap();
+        let output = bed.run(&bundle);
+        let error = output.failure(1);
+        let lives = matches!(other.try_wait(), Ok(None));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(lives, "it is not the container's to kill");
+        assert!(error.contains("linux.cgroupsPath") && error.contains("in use"), "{error}");
+        fs::remove_dir(procs.parent().unwrap()).unwrap();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn what_is_made_in_the_root_does_not_depend_on_the_callers_umask() {
+    as_root(|bed| {
+        let file = bed.write("file", "text");
+        let bundle = bed
+            .bundle()
+            .mount("/made/for/tmpfs", "tmpfs", "tmpfs", &[])
+            .mount("/put/file", "bind", file.to_str().unwrap(), &["bind"])
+            .with("/process/cwd", "/work/here")
+            .sh("stat -c '%a %n' /made /made/for /put /work /work/here");
+        let output = bed.run_call(&bundle).umask(0o777).output();
+        assert_eq!(
+            output.success(),
+            "755 /made\n755 /made/for\n755 /put\n755 /work\n755 /work/here"
+        );
+        let mode = fs::metadata(bundle.rootfs().join("put/file")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o644);
+    });
+}
+
+#[test]
+fn init_ends_with_its_creator() {
+    use nix::sys::signal::Signal;
+    as_root(|bed| {
+        if bed.is_peer("they have other records") {
+            return;
+        }
+        // It holds init up between its first moment and its last word.
+        let hook = json!([{"path": "/bin/sleep", "args": ["sleep", "100"]}]);
+        let bundle = bed.bundle().with("/hooks/createContainer", hook);
+        let id = bed.id();
+        let creator = bed.create_call(&bundle, &id).spawn();
+        let record = bed.root().join(&id).join("state.json");
+        let init = || {
+            let value: serde_json::Value = serde_json::from_slice(&fs::read(&record).ok()?).ok()?;
+            value["init"]["pid"].as_i64()
+        };
+        eventually("init calls the hook", || {
+            init().is_some_and(|pid| {
+                let path = format!("/proc/{pid}/task/{pid}/children");
+                fs::read_to_string(path).is_ok_and(|children| !children.is_empty())
+            })
+        });
+        let status = format!("/proc/{}/status", init().unwrap());
+        creator.signal(Signal::SIGKILL);
+        eventually("init ends", || {
+            fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"))
+        });
+        bed.runtime(["delete", "--force", &id]).success();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_ptmx_of_the_image_does_not_lead_to_terminals_of_the_host() {
+    as_root(|bed| {
+        // Without a file system at /dev the image's own is at hand.
+        let bundle = bed.bundle().without("/mounts/1").sh("readlink /dev/ptmx");
+        std::os::unix::fs::symlink("/host/ptmx", bundle.rootfs().join("dev/ptmx")).unwrap();
+        let output = bed.run(&bundle);
+        assert_eq!(output.success(), "pts/ptmx");
+    });
+}
+
+#[test]
+fn capabilities_that_exec_adds_are_not_inheritable() {
+    as_root(|bed| {
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        let show = ["/bin/grep", "-E", "CapInh|CapAmb", "/proc/self/status"];
+        let output = container.exec_call(&["--cap", "CAP_CHOWN"], &show).output();
+        let none = "0000000000000000";
+        assert_eq!(output.success(), format!("CapInh:\t{none}\nCapAmb:\t{none}"));
     });
 }
