@@ -63,6 +63,15 @@ image-tool-test: ## image-tool against registries, good and hostile
 integration: $(BUILT) ## black-box tests of the runtime, as root in all views
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration
 
+.PHONY: mutants
+mutants: ## take each protection out and see its test fail, as root; five minutes
+	@$(TESTBED)/install.sh test
+	CARGO="$(CARGO)" integration/mutants/run.py
+
+.PHONY: test-full
+test-full: test mutants ## all tests, also those that take many minutes, and the mutants
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration -- --ignored
+
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)
