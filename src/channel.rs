@@ -39,12 +39,16 @@ pub enum FromInit {
 /// What init is told.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToInit {
+    /// The pid of a process that another one has made for the creator has arrived.
+    Known,
     /// The pid is on disk, and the maps of the new user namespace are in force.
     Placed,
     /// The tree of the next bind that is the creator's to open; carries its descriptor.
     Tree,
     /// The hooks that belong between `RootfsReady` and pivot_root have run.
     HooksDone,
+    /// The answer to `Listener`: the agent has it.
+    ListenerTaken,
     /// The answer to `Ready`: run the program. Carries the page for the result of
     /// execve(2) where it does not share one with init already.
     Start,
@@ -173,6 +177,11 @@ impl CreatorEnd {
 }
 
 impl InitEnd {
+    /// Another owner for the same end.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self::over(self.socket.try_clone().context("dup")?))
+    }
+
     /// Waits for the one message that may come now.
     pub fn expect(&self, message: &ToInit) -> Result<()> {
         match self.receive()? {

@@ -15,7 +15,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::apply::process::OomScoreAdj;
 use crate::bundle;
 use crate::cgroups;
-use crate::channel::{self, CreatorEnd, FromInit};
+use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
 use crate::create::{hide, write_pid_file};
 use crate::error::errno;
@@ -282,6 +282,7 @@ fn converse(
             },
             Some((FromInit::Listener, Some(listener))) => {
                 seccomp_agent::hand_over(container, spawned.pid.as_raw(), &listener)?;
+                creator.send(&ToInit::ListenerTaken)?;
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
             Some((other, _)) => bail!("{other:?} out of turn from the new process"),

@@ -13,7 +13,7 @@ use rustix::process::{Pid as ProcessPid, WaitId, WaitIdOptions, waitid};
 
 use crate::apply::namespaces::{Excursion, Opened, explain_clone, open_joined, write_time_offsets};
 use crate::cgroups::{self, Entrance};
-use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd};
+use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd, ToInit};
 use crate::plan::cgroup::{Group, Version};
 use crate::plan::namespaces::{Namespaces, clone_flag};
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
@@ -203,6 +203,8 @@ fn through(
     };
     let spawned = match creator.receive()? {
         Some((FromInit::Spawned(pid), Some(pidfd))) => {
+            // Only now may the new process speak: its first words could overtake these.
+            let _ = creator.send(&ToInit::Known);
             Ok(Spawned { pid: Pid::from_raw(pid), pidfd })
         }
         Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
@@ -225,7 +227,9 @@ fn between(
     let cloned = join().and_then(|()| clone3(&args).map_err(|errno| explain_clone(errno, new)));
     let told = match cloned {
         Ok(Cloned::Child) => {
-            let Err(_) = child(init);
+            if init.expect(&ToInit::Known).is_ok() {
+                let Err(_) = child(init);
+            }
             exit_now(1)
         }
         Ok(Cloned::Parent(pid, pidfd)) => init.send_with(&FromInit::Spawned(pid.as_raw()), pidfd),

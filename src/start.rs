@@ -38,13 +38,14 @@ pub fn start_created(created: &Created) -> Result<()> {
 }
 
 /// Waits for the end of the channel, which comes with the program.
-fn await_program(container: &Container, init: &CreatorEnd, verdict: &Verdict) -> Result<()> {
+fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict) -> Result<()> {
     loop {
-        match init.receive()? {
+        match channel.receive()? {
             None => return verdict.read(),
             Some((FromInit::Listener, Some(listener))) => {
                 let init = container.record.init.context("the container has no init process")?;
                 seccomp_agent::hand_over(container, init.pid, &listener)?;
+                channel.send(&ToInit::ListenerTaken)?;
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
             Some((other, _)) => bail!("{other:?} where the program was due"),

@@ -10,6 +10,9 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -22,13 +25,13 @@ use rustix::thread::{
     configure_capability_in_ambient_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
 };
 
-use crate::channel::{FromInit, InitEnd};
+use crate::channel::{FromInit, InitEnd, ToInit};
 use crate::error::InField as _;
 use crate::gate::Verdict;
 use crate::log;
 use crate::plan::process::{CapabilitySets, ProcessPlan, Rlimit, User};
 use crate::sys;
-use crate::sys::process::{self as kernel, Clone3, Cloned, SharedWord, clone3, exit_now};
+use crate::sys::process as kernel;
 
 /// Where programs are looked for without a PATH, as execvp(3) does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -173,11 +176,15 @@ impl Confined<'_> {
                 .in_field(self.plan.field.of("noNewPrivileges"))?;
         }
         if let Some(filter) = filter {
+            // The courier must stay free of the filter; it is the only other thread.
+            let flags = match &courier {
+                Some(_) => filter.flags.bits() & !ferrun_seccomp::FilterFlags::TSYNC.bits(),
+                None => filter.flags.bits(),
+            };
             let listens = courier.is_some();
-            let listener =
-                sys::seccomp_set_filter(&filter.instructions, filter.flags.bits(), listens)
-                    .context("seccomp")
-                    .in_field("linux.seccomp")?;
+            let listener = sys::seccomp_set_filter(&filter.instructions, flags, listens)
+                .context("seccomp")
+                .in_field("linux.seccomp")?;
             if let Some(courier) = courier
                 && !courier.deliver(listener)
             {
@@ -195,58 +202,57 @@ impl Confined<'_> {
     }
 }
 
-/// A short-lived process that shares the descriptors of the program's process and
-/// not its filter. The listener exists only once the filter is loaded, and then any
-/// call of the process itself, the one that would send it too, may have to wait for
-/// an answer that nobody can give yet.
+/// A thread beside the one that loads a notifying filter. The listener exists only once
+/// the filter is loaded, and then any call of the filtered thread, the one that would
+/// send it too, may have to wait for an answer that nobody can give yet. execve(2) ends
+/// the thread without a trace.
 #[derive(Debug)]
 struct Courier {
-    /// 0; the listener's number and 1; `DELIVERED`.
-    word: SharedWord,
+    /// 0; the listener's number and 1; how it ended.
+    word: Arc<AtomicU32>,
 }
 
 impl Courier {
-    const DELIVERED: u32 = u32::MAX;
+    const TAKEN: u32 = u32::MAX;
+    const LOST: u32 = u32::MAX - 1;
     /// How long the way may take.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Sends it out to wait for the listener, which it will send to `other`. The program
-    /// must not find it as a zombie, so it is reaped by the kernel.
+    /// Sends it out to wait for the listener, which it will send to `other`.
     fn send_out(other: &InitEnd) -> Result<Self> {
-        let word = SharedWord::new().context("mmap")?;
-        kernel::reap_automatically().context("sigaction")?;
-        let args = Clone3 { flags: libc::CLONE_FILES as u64, cgroup: None };
-        match clone3(&args).context("clone3")? {
-            Cloned::Parent(_, _) => Ok(Self { word }),
-            Cloned::Child => {
-                let _ = kernel::set_parent_death_signal(libc::SIGKILL);
+        let word = Arc::new(AtomicU32::new(0));
+        let (other, shared) = (other.try_clone()?, Arc::clone(&word));
+        std::thread::Builder::new()
+            .stack_size(128 * 1024)
+            .spawn(move || {
                 let end = Instant::now() + Self::PATIENCE;
-                while word.get() == 0 && Instant::now() < end {
+                while shared.load(Acquire) == 0 && Instant::now() < end {
                     std::thread::sleep(Duration::from_micros(50));
                 }
-                if let Some(number) = word.get().checked_sub(1) {
+                let taken = shared.load(Acquire).checked_sub(1).is_some_and(|number| {
                     let listener = sys::borrow_descriptor(number as i32);
-                    if other.send_with(&FromInit::Listener, listener).is_ok() {
-                        word.set(Self::DELIVERED);
-                    }
-                }
-                exit_now(0)
-            }
-        }
+                    other.send_with(&FromInit::Listener, listener).is_ok()
+                        && other.expect(&ToInit::ListenerTaken).is_ok()
+                });
+                shared.store(if taken { Self::TAKEN } else { Self::LOST }, Release);
+            })
+            .context("clone: a thread to hand the listener over")?;
+        Ok(Self { word })
     }
 
-    /// Says which descriptor the listener is, and waits without a system call until it
-    /// is on its way.
+    /// Says which descriptor the listener is, and waits without a system call until the
+    /// agent has it.
     fn deliver(&self, listener: i32) -> bool {
-        self.word.set(listener as u32 + 1);
+        self.word.store(listener as u32 + 1, Release);
         let end = Instant::now() + Self::PATIENCE;
-        while self.word.get() != Self::DELIVERED {
-            if Instant::now() > end {
-                return false;
+        loop {
+            match self.word.load(Acquire) {
+                Self::TAKEN => return true,
+                Self::LOST => return false,
+                _ if Instant::now() > end => return false,
+                _ => std::hint::spin_loop(),
             }
-            std::hint::spin_loop();
         }
-        true
     }
 }
 

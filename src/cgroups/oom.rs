@@ -18,6 +18,7 @@ pub struct OomWatch {
     watched: OwnedFd,
     version: Version,
     group: Group,
+    /// v2: how many there were.
     seen: u64,
 }
 
@@ -58,13 +59,21 @@ impl OomWatch {
 
     /// How many kills there were since it was asked last.
     pub fn take(&mut self) -> u64 {
-        if self.version == Version::V1 {
-            let _ = rustix::io::read(&self.watched, &mut [0; 8]);
+        let now = oom_kills(&self.group);
+        match self.version {
+            // The kernel tells of a kill before it counts it, and of the group's end too.
+            Version::V1 => {
+                let mut told = [0; 8];
+                let read = rustix::io::read(&self.watched, &mut told).is_ok();
+                if read && now.is_some() { u64::from_ne_bytes(told) } else { 0 }
+            }
+            Version::V2 => {
+                let now = now.unwrap_or(self.seen);
+                let new = now.saturating_sub(self.seen);
+                self.seen = now;
+                new
+            }
         }
-        let now = oom_kills(&self.group).unwrap_or(self.seen);
-        let new = now.saturating_sub(self.seen);
-        self.seen = now;
-        new
     }
 }
 

@@ -20,7 +20,7 @@ use crate::log;
 use crate::state::Operation;
 
 /// The options that hold a number, and the property that each sets.
-const NUMBERS: [(&str, &[&str]); 12] = [
+const NUMBERS: [(&str, &[&str]); 14] = [
     ("blkio-weight", &["blockIO", "weight"]),
     ("cpu-burst", &["cpu", "burst"]),
     ("cpu-idle", &["cpu", "idle"]),
@@ -29,6 +29,8 @@ const NUMBERS: [(&str, &[&str]); 12] = [
     ("cpu-rt-period", &["cpu", "realtimePeriod"]),
     ("cpu-rt-runtime", &["cpu", "realtimeRuntime"]),
     ("cpu-share", &["cpu", "shares"]),
+    ("kernel-memory", &["memory", "kernel"]),
+    ("kernel-memory-tcp", &["memory", "kernelTCP"]),
     ("memory", &["memory", "limit"]),
     ("memory-reservation", &["memory", "reservation"]),
     ("memory-swap", &["memory", "swap"]),
@@ -38,9 +40,12 @@ const NUMBERS: [(&str, &[&str]); 12] = [
 const TEXTS: [(&str, &[&str]); 2] =
     [("cpuset-cpus", &["cpu", "cpus"]), ("cpuset-mems", &["cpu", "mems"])];
 
+/// The options of Intel RDT, which is refused by name.
+const REFUSED: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
+
 /// The names of the options, for the command line.
 pub fn options() -> impl Iterator<Item = &'static str> {
-    NUMBERS.iter().chain(&TEXTS).map(|(name, _)| *name)
+    NUMBERS.iter().chain(&TEXTS).map(|(name, _)| *name).chain(REFUSED)
 }
 
 /// Runs the verb.
@@ -98,6 +103,9 @@ fn drop_unset(value: &mut Value) {
 
 fn from_options(matches: &ArgMatches) -> Result<Value> {
     let mut request = json!({});
+    if let Some(name) = REFUSED.iter().find(|name| matches.contains_id(name)) {
+        bail!("--{name}: is not supported yet");
+    }
     for (name, place) in NUMBERS {
         if let Some(text) = text_of(matches, name) {
             let number =

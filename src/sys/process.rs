@@ -251,14 +251,6 @@ pub fn set_default_action(signal: Signal) -> nix::Result<()> {
     unsafe { sigaction(signal, &default) }.map(drop)
 }
 
-/// Lets the kernel reap children that end, until the next execve(2) (sigaction(2),
-/// SA_NOCLDWAIT).
-pub fn reap_automatically() -> nix::Result<()> {
-    let action = SigAction::new(SigHandler::SigDfl, SaFlags::SA_NOCLDWAIT, SigSet::empty());
-    // SAFETY: the default action runs no code of ours.
-    unsafe { sigaction(Signal::SIGCHLD, &action) }.map(drop)
-}
-
 /// Gives SIGPIPE its default action and unblocks all signals, as a program expects
 /// at its start: Rust ignores SIGPIPE, and what is ignored stays so over execve(2).
 /// Other signals that the caller ignores, as nohup does, are his wish and stay.
