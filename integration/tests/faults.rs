@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use integration::{Bed, Container, Output, as_both, as_root, runtime};
+use integration::{Bed, Container, Output, as_both, as_root, in_views, runtime};
 use serde_json::{Value, json};
 
 /// A call of the runtime from within a shell script that ends in `exec "$@"`.
@@ -148,8 +148,11 @@ fn no_verb_needs_a_working_directory() {
 }
 
 #[test]
-fn a_root_that_vanishes_before_start_is_an_error_or_none() {
+fn a_root_that_vanishes_before_start_is_an_error() {
     as_root(|bed| {
+        if bed.is_peer("runc does not hear of a failing execve") {
+            return;
+        }
         let bundle = bed.bundle().args(["/bin/true"]);
         let container = bed.create(&bundle);
         fs::remove_dir_all(bundle.rootfs()).unwrap();
@@ -167,6 +170,9 @@ fn a_root_that_vanishes_before_start_is_an_error_or_none() {
 #[test]
 fn a_bundle_that_changes_after_create_changes_nothing() {
     as_root(|bed| {
+        if bed.is_peer("runc reads the bundle's config.json again") {
+            return;
+        }
         let bundle = bed.bundle().with("/process/env", json!(["PATH=/bin", "WHO=first"]));
         let bundle = bundle.sh("echo $WHO; sleep 100");
         let container = bed.create(&bundle);
@@ -191,7 +197,7 @@ fn a_bundle_that_changes_after_create_changes_nothing() {
 
 #[test]
 fn delete_by_force_removes_a_container_in_every_state() {
-    as_root(|bed| {
+    in_views(|bed| {
         for state in ["created", "running", "paused", "stopped"] {
             let container = bed.create(&bed.bundle().sh("sleep 100"));
             if state != "created" {
