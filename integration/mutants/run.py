@@ -68,7 +68,8 @@ class Mutant:
     def apply(self, *options):
         # Whatever repository the tree lies in is not meant.
         environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(WORK)}
-        call(["git", "apply", *options, self.path], environment)
+        # One line around a change that is as it was is enough: the rest may have moved on.
+        call(["git", "apply", "-C1", *options, self.path], environment)
 
 
 def call(command, environment=None):

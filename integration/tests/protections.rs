@@ -224,3 +224,22 @@ fn capabilities_that_exec_adds_are_not_inheritable() {
         assert_eq!(output.success(), format!("CapInh:\t{none}\nCapAmb:\t{none}"));
     });
 }
+
+#[test]
+fn the_containers_cgroup_is_read_only_where_that_is_asked_for() {
+    in_views(|bed| {
+        let script = "for file in $(find /sys/fs/cgroup -name cgroup.procs); do echo found; \
+            (echo 0 > $file) 2>/dev/null && echo written $file; done; true";
+        for own in [false, true] {
+            let bundle = bed
+                .bundle()
+                .mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
+                .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"])
+                .sh(script);
+            let bundle = if own { bundle.with_namespace("cgroup", None) } else { bundle };
+            let output = bed.run(&bundle);
+            let printed = output.success();
+            assert!(printed.contains("found") && !printed.contains("written"), "{own}: {output}");
+        }
+    });
+}
