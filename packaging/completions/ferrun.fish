@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_ferrun_global_optspecs
-    string join \n v/version root= log= log-format= debug systemd-cgroup rootless= h/help
+    string join \n v/version root= log= log-format= debug systemd-cgroup cgroup-manager= rootless= h/help
 end
 
 function __fish_ferrun_needs_command
@@ -28,6 +28,9 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -l root -d 'Where containers
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log -d 'Append warnings and errors to this file' -r -F
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log-format -d 'text (the default) or json' -r -f -a "text\t''
 json\t''"
+complete -c ferrun -n "__fish_ferrun_needs_command" -l cgroup-manager -d 'cgroupfs (the default), or disabled for no cgroup at all' -r -f -a "cgroupfs\t''
+systemd\t''
+disabled\t''"
 complete -c ferrun -n "__fish_ferrun_needs_command" -l rootless -d 'Go on where cgroups cannot be used: true, false or auto' -r -f -a "true\t''
 false\t''
 auto\t''"
@@ -51,6 +54,7 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "start" -d 'Run the pr
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "state" -d 'Print the state of a container, as JSON'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "update" -d 'Change the limits of a container'
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s b -l bundle -d 'The directory of the bundle' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s f -l config -d 'Another file than config.json in the bundle' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l console-socket -d 'A socket that gets the terminal' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l pidfd-socket -d 'A socket that gets a pidfd of the init process' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l pid-file -d 'Write the pid of the init process to this file' -r -F
@@ -94,6 +98,7 @@ json\t''"
 complete -c ferrun -n "__fish_ferrun_using_subcommand ps" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand resume" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s b -l bundle -d 'The directory of the bundle' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s f -l config -d 'Another file than config.json in the bundle' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l console-socket -d 'A socket that gets the terminal' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l pidfd-socket -d 'A socket that gets a pidfd of the init process' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l pid-file -d 'Write the pid of the init process to this file' -r -F
@@ -118,10 +123,14 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-quota -d 'S
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-rt-period -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-rt-runtime -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-share -d 'See linux.resources' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory -d 'See linux.resources' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory-tcp -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-reservation -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-swap -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l pids-limit -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-cpus -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-mems -d 'See linux.resources' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l l3-cache-schema -d 'See linux.resources' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l mem-bw-schema -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -s h -l help -d 'Print help'
