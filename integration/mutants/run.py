@@ -126,7 +126,9 @@ def passes(test, programs):
     package, target, name = test
     program, directory = programs[package, target]
     environment = os.environ | {"RUNTIME": str(TARGET / "debug/ferrun"), "TMPDIR": str(SCRATCH)}
-    sandbox = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    # What the caller ignores, as nohup does, would reach the programs in containers.
+    sandbox = ["env", "--default-signal=HUP,INT,QUIT,PIPE"]
+    sandbox += ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     try:
         done = subprocess.run(
             [*sandbox, "sh", "-c", SANDBOX, "sh", program, "--exact", name],
