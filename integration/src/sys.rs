@@ -44,6 +44,11 @@ pub fn before_exec(command: &mut Command, before: Before) {
         if let Some(id) = user {
             become_user(*id)?;
         }
+        // Whoever runs the tests may ignore these, as nohup does.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: SIG_DFL is no function that could run at a wrong time.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         if *ignores_children {
             // SAFETY: SIG_IGN is no function that could run at a wrong time.
             unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
