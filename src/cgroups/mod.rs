@@ -90,16 +90,6 @@ pub fn delegated(layout: &Layout) -> Result<Option<String>> {
     Ok(delegated.then(|| own.to_owned()))
 }
 
-/// Moves the process `pid` into every directory of `group`; 0 is the caller.
-/// Slow under version 1: see [`Entrance`].
-pub fn join(group: &Group, pid: u32) -> Result<()> {
-    let pid = pid.to_string();
-    for directory in &group.directories {
-        write(&checked(directory)?.join("cgroup.procs"), &pid)?;
-    }
-    Ok(())
-}
-
 /// Where the process `member` of `group` is now. That is below `group` where
 /// the container has made groups of its own: the kernel may then refuse to let
 /// anything join `group` itself (EBUSY).

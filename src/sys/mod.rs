@@ -10,7 +10,7 @@ pub mod mount;
 pub mod process;
 pub mod terminal;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -21,14 +21,6 @@ pub fn close_range_cloexec(first: u32) -> nix::Result<()> {
     let ret =
         unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(ret).map(drop)
-}
-
-/// Takes ownership of a descriptor that the caller of this process passed by
-/// number, as `--preserve-fds` and stdio are.
-pub fn adopt_descriptor(number: RawFd) -> OwnedFd {
-    // SAFETY: the number came from outside of this program, which so has no other
-    // owner for it; one that is not open gives EBADF on its first use.
-    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 /// The descriptor with this number, for stdio and the inherited range.
