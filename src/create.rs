@@ -203,6 +203,9 @@ impl Making<'_> {
         self.container.keep_config(&bundle.text)?;
         let group = &self.plan.cgroup;
         let _kept = cgroups::create(group)?;
+        if let Some(uid) = self.plan.cgroup_owner {
+            cgroups::delegate(&group.group, uid).in_field("linux.cgroupsPath")?;
+        }
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Early))?);
         if let Some(devices) = &group.devices {
             cgroups::apply_devices(devices).in_field("linux.resources.devices")?;

@@ -21,9 +21,9 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
 
-use self::cgroup::CgroupPlan;
+use self::cgroup::{Access, CgroupPlan};
 use self::hooks::Hooks;
-use self::mounts::Surroundings;
+use self::mounts::{MountKind, Surroundings};
 use self::namespaces::Namespaces;
 use self::process::{Field, ProcessPlan};
 use self::rootfs::{Rootfs, plan_rootfs};
@@ -38,6 +38,9 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// Its cgroup and limits.
     pub cgroup: CgroupPlan,
+    /// The host's id of the user that its cgroup is given to, if it is
+    /// (config-linux.md#cgroup-ownership).
+    pub cgroup_owner: Option<u32>,
     /// Its file system.
     pub rootfs: Rootfs,
     /// Its host name, in a uts namespace of its own.
@@ -100,6 +103,7 @@ impl Plan {
             Some(process) => Some(ProcessPlan::plan(process, seccomp, Field::CONFIG)?),
             None => None,
         };
+        let cgroup_owner = cgroup_owner(&namespaces, &rootfs, process.as_ref(), host);
         let hooks = Hooks::plan(spec.hooks().as_ref())?;
         let notifies = |process: &ProcessPlan| process.filter.as_ref().is_some_and(|f| f.notifies);
         if process.as_ref().is_some_and(notifies) && !hooks.start_container.is_empty() {
@@ -111,6 +115,7 @@ impl Plan {
             sysctls: plan_sysctls(linux, &namespaces)?,
             namespaces,
             cgroup,
+            cgroup_owner,
             rootfs,
             hostname: not_empty(spec.hostname()),
             domainname: not_empty(spec.domainname()),
@@ -120,6 +125,30 @@ impl Plan {
             memory_policy: memory_policy(spec)?,
             warnings,
         })
+    }
+}
+
+/// The user of the program gets the group where it has a cgroup namespace of its own
+/// and the tree is mounted for it to write.
+fn cgroup_owner(
+    namespaces: &Namespaces,
+    rootfs: &Rootfs,
+    process: Option<&ProcessPlan>,
+    host: &Host,
+) -> Option<u32> {
+    let may_write = rootfs.mounts.iter().any(|step| {
+        step.target == Path::new("/sys/fs/cgroup")
+            && step.attributes.set & options::MOUNT_ATTR_RDONLY == 0
+            && matches!(&step.kind, MountKind::New(new) if new.fstype == "cgroup2")
+    });
+    if host.cgroup_access != Access::Root || !namespaces.is_new(Kind::Cgroup) || !may_write {
+        return None;
+    }
+    let uid = process?.user.uid;
+    match &namespaces.id_maps {
+        Some(maps) => maps.uids.iter().find_map(|range| range.outside_of(uid)),
+        None if namespaces.has(Kind::User) => None,
+        None => (uid != 0).then_some(uid),
     }
 }
 
@@ -244,6 +273,29 @@ mod tests {
             let json = format!(r#"{{"root":{{"path":"r"}},"linux":{{{linux}}}}}"#);
             assert_eq!(format!("{:#}", plan(&json).unwrap_err()), reason);
         }
+    }
+
+    #[test]
+    fn a_cgroup_is_given_to_the_user_who_may_write_to_it() {
+        let owner = |mount_options: &str, namespaces: &str| {
+            let json = format!(
+                r#"{{"root":{{"path":"r"}},"process":{{"args":["a"],"cwd":"/","user":{{"uid":7,"gid":0}}}},
+                "mounts":[{{"destination":"/sys/fs/cgroup","type":"cgroup","options":[{mount_options}]}}],
+                "linux":{{"namespaces":[{{"type":"user"}}{namespaces}],
+                "uidMappings":[{{"containerID":5,"hostID":100000,"size":10}}],
+                "gidMappings":[{{"containerID":0,"hostID":100000,"size":10}}]}}}}"#
+            );
+            let cgroups = cgroup::Layout::V2(cgroup::Unified {
+                controllers: vec![],
+                mount: "/sys/fs/cgroup".into(),
+            });
+            let host = Host { cgroups, ..Host::default() };
+            let spec = serde_json::from_str(&json).unwrap();
+            Plan::new(&spec, Path::new("/b"), "c", &host).unwrap().cgroup_owner
+        };
+        assert_eq!(owner("", r#",{"type":"cgroup"}"#), Some(100_002));
+        assert_eq!(owner(r#""ro""#, r#",{"type":"cgroup"}"#), None);
+        assert_eq!(owner("", ""), None);
     }
 
     #[test]

@@ -52,6 +52,14 @@ pub struct IdRange {
     pub size: u32,
 }
 
+impl IdRange {
+    /// What an id inside is outside, if it is of this range.
+    pub fn outside_of(&self, inside: u32) -> Option<u32> {
+        let offset = inside.checked_sub(self.inside).filter(|offset| *offset < self.size)?;
+        self.outside.checked_add(offset)
+    }
+}
+
 impl Namespaces {
     /// Plans the namespaces of a container.
     pub fn plan(linux: Option<&Linux>) -> Result<Self> {
