@@ -198,7 +198,8 @@ pub struct Bed {
     pub name: String,
     /// Where all its files are.
     pub directory: PathBuf,
-    test: String,
+    /// The name of the test.
+    pub test: String,
     count: Cell<u32>,
     delegated: Cell<bool>,
     complaints: RefCell<Vec<String>>,

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::sys::{self, Before};
 
-/// How long any call may take. Reaching it fails the test.
+/// How long a call may take unless it is given more. Reaching it fails the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A call that was not made yet.
@@ -30,6 +30,7 @@ pub struct Call {
     stdout: PathBuf,
     stderr: PathBuf,
     keeps_stdio: bool,
+    patience: Duration,
 }
 
 impl Call {
@@ -47,6 +48,7 @@ impl Call {
             stdout: directory.join(format!("{label}.stdout")),
             stderr: directory.join(format!("{label}.stderr")),
             keeps_stdio: false,
+            patience: PATIENCE,
         }
     }
 
@@ -121,6 +123,24 @@ impl Call {
         self
     }
 
+    /// Starts it as this user, with the group of the same id.
+    pub fn user(mut self, id: u32) -> Self {
+        self.before.user = Some(id);
+        self
+    }
+
+    /// Ends it by SIGTERM when the calling thread ends.
+    pub fn dies_with_us(mut self) -> Self {
+        self.before.dies_with_parent = true;
+        self
+    }
+
+    /// Gives it this much time.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Starts it with SIGCHLD ignored.
     pub fn ignoring_children(mut self) -> Self {
         self.before.ignores_children = true;
@@ -163,8 +183,8 @@ impl Call {
         sys::before_exec(&mut self.command, self.before);
         let line = format!("{:?}", self.command);
         let child = self.command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
-        let Self { stdout, stderr, .. } = self;
-        Running { child: RefCell::new(child), line, stdout, stderr }
+        let Self { stdout, stderr, patience, .. } = self;
+        Running { child: RefCell::new(child), line, stdout, stderr, patience }
     }
 }
 
@@ -176,6 +196,7 @@ pub struct Running {
     /// Where its stdout goes.
     pub stdout: PathBuf,
     stderr: PathBuf,
+    patience: Duration,
 }
 
 impl Running {
@@ -197,7 +218,7 @@ impl Running {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(self) -> Output {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let mut pause = Duration::from_micros(500);
         let status = loop {
             if let Some(status) = self.child.borrow_mut().try_wait().expect("wait") {
@@ -205,7 +226,7 @@ impl Running {
             }
             if Instant::now() > deadline {
                 let printed = self.collect(ExitStatus::from_raw(libc::SIGKILL));
-                panic!("no end within {PATIENCE:?}: {printed}");
+                panic!("no end within {:?}: {printed}", self.patience);
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(5));

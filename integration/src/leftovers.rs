@@ -153,7 +153,7 @@ fn mounts(bed: &Bed, table: &str) -> Vec<PathBuf> {
 }
 
 fn sockets(bed: &Bed) -> Vec<String> {
-    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let text = fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
     let below = format!("{}/root/", bed.directory.display());
     text.lines().filter(|line| line.contains(&below)).map(str::to_owned).collect()
 }

@@ -29,10 +29,19 @@ use std::time::{Duration, Instant};
 /// # Panics
 /// After ten seconds, with the name of what did not happen.
 #[track_caller]
-pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+pub fn eventually(what: &str, happened: impl FnMut() -> bool) {
+    within(Duration::from_secs(10), what, happened);
+}
+
+/// Asks again and again until the answer is yes.
+///
+/// # Panics
+/// When the patience is at its end, with the name of what did not happen.
+#[track_caller]
+pub fn within(patience: Duration, what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !happened() {
-        assert!(Instant::now() < deadline, "did not happen within 10 s: {what}");
+        assert!(Instant::now() < deadline, "did not happen within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

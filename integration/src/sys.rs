@@ -16,6 +16,8 @@ pub struct Before {
     pub leads_session: bool,
     /// Gives up root for this user and group id.
     pub user: Option<u32>,
+    /// Gets SIGTERM when the parent's thread ends.
+    pub dies_with_parent: bool,
     /// Is traced by its parent.
     pub traced: bool,
     /// Sets its umask.
@@ -29,8 +31,9 @@ pub struct Before {
 /// Makes the child of `command` do that.
 pub fn before_exec(command: &mut Command, before: Before) {
     let run = move || -> io::Result<()> {
-        let Before { join, leads_session, user, traced, umask, ignores_children, closes_stdio } =
-            &before;
+        let Before {
+            join, leads_session, user, traced, umask, ignores_children, closes_stdio, ..
+        } = &before;
         if let Some(mut procs) = join.as_ref() {
             procs.write_all(b"0")?;
         }
@@ -43,6 +46,10 @@ pub fn before_exec(command: &mut Command, before: Before) {
         }
         if let Some(id) = user {
             become_user(*id)?;
+        }
+        // Changing the user would have cleared it.
+        if before.dies_with_parent {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
         }
         // Whoever runs the tests may ignore these, as nohup does.
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {

@@ -40,7 +40,7 @@ impl Terminal {
     /// printed until then.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> &str {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !self.said.contains(text) {
             assert!(Instant::now() < deadline, "{text:?} was not printed: {:?}", self.said);
             if !self.read() {
