@@ -1,0 +1,116 @@
+//! What came of a line, and what a test claims about it. Each claim is a step.
+
+use std::fmt::Display;
+
+use integration::terminal::Terminal;
+use integration::{Output, Running};
+
+use crate::Place;
+
+/// What came of one line typed in a place.
+#[derive(Debug)]
+pub struct Answer<'place> {
+    place: &'place Place<'place>,
+    /// The line's exit code and what it printed.
+    pub output: Output,
+}
+
+impl<'place> Answer<'place> {
+    pub(crate) fn new(place: &'place Place<'place>, output: Output) -> Self {
+        Self { place, output }
+    }
+
+    #[track_caller]
+    fn claim(&self, holds: bool, claim: impl Display) -> &Self {
+        assert!(holds, "{claim}, but:\n{}", self.output);
+        self.place.step();
+        self
+    }
+
+    /// It exits with 0.
+    #[track_caller]
+    pub fn succeeds(&self) -> &Self {
+        self.claim(self.output.code == 0, "it should exit with 0")
+    }
+
+    /// It exits with this code.
+    #[track_caller]
+    pub fn exits(&self, code: i32) -> &Self {
+        self.claim(self.output.code == code, format_args!("it should exit with {code}"))
+    }
+
+    /// It exits with 0, having printed this alone, but for white space at both ends.
+    #[track_caller]
+    pub fn prints(&self, text: &str) -> &Self {
+        let holds = self.output.code == 0 && self.text() == text;
+        self.claim(holds, format_args!("it should print {text:?}"))
+    }
+
+    /// It exits with 0, and this is in what it printed.
+    #[track_caller]
+    pub fn mentions(&self, text: &str) -> &Self {
+        let holds = self.output.code == 0 && self.output.stdout.contains(text);
+        self.claim(holds, format_args!("it should mention {text:?}"))
+    }
+
+    /// It exits with 0, and this is not in what it printed.
+    #[track_caller]
+    pub fn lacks(&self, text: &str) -> &Self {
+        let holds = self.output.code == 0 && !self.output.stdout.contains(text);
+        self.claim(holds, format_args!("it should not mention {text:?}"))
+    }
+
+    /// It exits with this code, complaining of this.
+    #[track_caller]
+    pub fn fails(&self, code: i32, text: &str) -> &Self {
+        let holds = self.output.code == code && self.output.stderr.contains(text);
+        self.claim(holds, format_args!("it should exit with {code} and complain of {text:?}"))
+    }
+
+    /// What it printed, without white space at both ends.
+    pub fn text(&self) -> &str {
+        self.output.stdout.trim()
+    }
+}
+
+/// A line at work on a terminal.
+#[derive(Debug)]
+pub struct Session<'place> {
+    place: &'place Place<'place>,
+    terminal: Terminal,
+    running: Running,
+}
+
+impl<'place> Session<'place> {
+    pub(crate) fn new(place: &'place Place<'place>, terminal: Terminal, running: Running) -> Self {
+        Self { place, terminal, running }
+    }
+
+    /// Types a line.
+    pub fn types(&mut self, line: &str) -> &mut Self {
+        self.terminal.send(&format!("{line}\n"));
+        self
+    }
+
+    /// This appears on the terminal.
+    #[track_caller]
+    pub fn shows(&mut self, text: &str) -> &mut Self {
+        self.terminal.expect(text);
+        self.place.step();
+        self
+    }
+
+    /// Changes the terminal's size.
+    pub fn resizes(&mut self, columns: u16, rows: u16) -> &mut Self {
+        self.terminal.resize(columns, rows);
+        self
+    }
+
+    /// It ends with this exit code.
+    #[track_caller]
+    pub fn ends(self, code: i32) {
+        let output = self.running.wait();
+        assert_eq!(output.code, code, "{output}");
+        self.place.step();
+    }
+}

@@ -1,0 +1,49 @@
+//! Where engines are tested: each test has a [`Place`] with a network and a /run of its
+//! own, a registry on its loopback, and an /etc and a /var/lib that are its own to write.
+//! An engine finds there the configuration that `docs/engines.md` recommends.
+//!
+//! What is typed in a place is one line of shell, as in a tutorial, and each claim about
+//! what comes of it is counted as one step:
+//!
+//! ```ignore
+//! place.sh("docker run alpine echo hello").prints("hello");
+//! ```
+//!
+//! An engine leaves nothing on the machine: not its processes, cgroups or mounts, and not
+//! a file outside of the bed's directory. A place whose test leaves any fails it.
+
+mod answer;
+mod inventory;
+mod place;
+
+pub mod docker;
+
+pub use answer::{Answer, Session};
+pub use inventory::Inventory;
+pub use place::{Place, in_place};
+
+use std::path::{Path, PathBuf};
+
+/// The name under which engines know the runtime.
+pub fn runtime_name() -> &'static str {
+    match integration::runtime().kind {
+        integration::Kind::Ferrun => "ferrun",
+        // Docker takes `runc` for its own, and Podman judges by the name what a runtime can do.
+        _ => "peer",
+    }
+}
+
+/// The programs among these that are not installed.
+pub fn missing(programs: &[&str]) -> Vec<String> {
+    let found =
+        |name: &str| PATH.split(':').any(|directory| Path::new(directory).join(name).exists());
+    programs.iter().filter(|name| !found(name)).map(|name| (*name).to_owned()).collect()
+}
+
+/// Where the programs of a place are looked for.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A file of this crate's directory.
+fn own_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}

@@ -1,0 +1,3 @@
+//! The engines that Debian 12 has, with the runtime under test.
+
+mod docker;
