@@ -18,7 +18,7 @@ use super::process::Confined;
 use crate::error::InField as _;
 use crate::gate::Verdict;
 use crate::plan::hooks::Hook;
-use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
+use crate::sys::process::{Clone3, Cloned, clone3, exit_now, spawn_with_signals};
 
 /// How much of what a hook prints is kept for the error, in bytes.
 const KEPT: usize = 4096;
@@ -61,7 +61,7 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
             command.env(name, value);
         }
     }
-    let mut child = command.spawn().with_context(|| format!("{:?}", hook.path))?;
+    let mut child = spawn_with_signals(&mut command).with_context(|| format!("{:?}", hook.path))?;
     drop(command);
     let stdin = child.stdin.take().map(OwnedFd::from);
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);

@@ -1,6 +1,9 @@
 //! Kernel calls on processes that nix and rustix do not wrap safely.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
@@ -257,6 +260,16 @@ pub fn set_default_action(signal: Signal) -> nix::Result<()> {
 pub fn reset_signals() -> nix::Result<()> {
     set_default_action(Signal::SIGPIPE)?;
     SigSet::empty().thread_set_mask()
+}
+
+/// Starts a program with signals as it expects them ([`reset_signals`]): one that is
+/// started while this process holds signals back would inherit that.
+pub fn spawn_with_signals(command: &mut Command) -> io::Result<Child> {
+    // SAFETY: the closure runs in the child between fork(2) and execve(2), where only
+    // async-signal-safe calls are allowed: sigaction(2) and sigprocmask(2) are, and it
+    // neither allocates nor takes a lock.
+    unsafe { command.pre_exec(|| reset_signals().map_err(io::Error::from)) };
+    command.spawn()
 }
 
 /// Sends a signal by its number, also a real-time one (pidfd_send_signal(2)).
