@@ -28,6 +28,11 @@ fn update(bed: &Bed, container: &Container<'_>, flags: &[&str]) -> Output {
     bed.call().arg("update").args(flags).arg(&container.id).output()
 }
 
+fn update_from(bed: &Bed, container: &Container<'_>, resources: &str) -> Output {
+    let path = bed.write("resources.json", resources);
+    update(bed, container, &["--resources", path.to_str().unwrap()])
+}
+
 /// What a file of the bundle's cgroup says, its words with one space between them.
 #[track_caller]
 fn file(bed: &Bed, bundle: &Bundle, name: &str) -> String {
@@ -256,13 +261,38 @@ fn rules_for_devices_are_left_alone() {
         assert!(before.contains("c 10:229 rw"), "{before}");
         // Docker and CRI send the rule that denies everything along.
         let sent = json!({"devices": [{"allow": false, "access": "rwm"}], "pids": {"limit": 9}});
-        let path = bed.write("resources.json", &sent.to_string());
-        update(bed, &container, &["--resources", path.to_str().unwrap()]).success();
+        update_from(bed, &container, &sent.to_string()).success();
         assert_file(bed, &bundle, "pids.max", "9");
         assert_file(bed, &bundle, "devices.list", &before);
         update(bed, &container, &["--memory", "50331648"]).success();
         assert_file(bed, &bundle, "devices.list", &before);
         assert_eq!(container.sh("echo x > /dev/null && echo open").success(), "open");
+    });
+}
+
+#[test]
+fn rules_for_devices_take_the_place_of_those_before() {
+    with_version_1(|bed| {
+        if bed.is_peer("their update passes over device rules") {
+            return;
+        }
+        let bundle = limited(bed).with(
+            "/linux/resources/devices",
+            json!([{"allow": false, "access": "rwm"},
+                   {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}]),
+        );
+        let container = bed.start(&bundle);
+        let rule = json!({"allow": true, "type": "b", "major": 7, "minor": 0, "access": "r"});
+        let sent = json!({"devices": [{"allow": false, "access": "rwm"}, rule]}).to_string();
+        update_from(bed, &container, &sent).success();
+        let after = file(bed, &bundle, "devices.list");
+        assert!(after.contains("b 7:0 r") && !after.contains("10:229"), "{after}");
+        // What every container may use is not taken away.
+        assert_eq!(container.sh("echo x > /dev/null && echo open").success(), "open");
+        let wrong = json!({"devices": [{"allow": true, "type": "q"}], "pids": {"limit": 8}});
+        let output = update_from(bed, &container, &wrong.to_string());
+        assert!(output.failure(1).contains("devices[0].type"), "{output}");
+        assert_file(bed, &bundle, "devices.list", &after);
     });
 }
 

@@ -1,8 +1,9 @@
 //! `update`: other limits for a container that is there.
 //!
 //! What is asked for is laid over what the container has: a period alone says
-//! nothing without the quota that it belongs to. Device rules are left alone,
-//! because engines send the one that denies everything along.
+//! nothing without the quota that it belongs to. Device rules replace those before,
+//! but for the one that denies everything when it stands alone: engines send it
+//! along and mean nothing by it.
 
 use std::io::Read as _;
 
@@ -62,11 +63,20 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         None => json!({}),
     };
     let mut merged = before;
+    let changes_devices = request.get("devices").is_some();
     lay_over(&mut merged, request);
     let resources: LinuxResources =
         serde_path_to_error::deserialize(merged).in_field("linux.resources")?;
-    let settings = container.record.group.settings(&resources)?;
+    let group = &container.record.group;
+    let settings = group.settings(&resources)?;
+    let devices = match resources.devices().as_deref().filter(|_| changes_devices) {
+        Some(rules) => group.devices(rules)?,
+        None => None,
+    };
     cgroups::apply_settings(&settings, None)?.iter().for_each(log::warn);
+    if let Some(devices) = &devices {
+        cgroups::apply_devices(devices)?;
+    }
     container.keep_resources(&resources)
 }
 
@@ -81,14 +91,29 @@ fn read_resources(path: &str) -> Result<Value> {
             bundle::read(path.as_ref())?
         };
         let mut value: Value = serde_json::from_slice(&text)?;
-        match value.as_object_mut() {
-            Some(object) => object.remove("devices"),
-            None => bail!("not an object"),
-        };
+        let Some(object) = value.as_object_mut() else { bail!("not an object") };
+        // Among them 0 is a number like any other.
+        let devices = object.remove("devices").filter(|rules| !says_nothing(rules));
         drop_unset(&mut value);
+        if let Some(devices) = devices {
+            value["devices"] = devices;
+        }
         Ok(value)
     };
     read().with_context(|| format!("--resources: {path:?}"))
+}
+
+/// No device rules at all, or the one that denies everything.
+fn says_nothing(rules: &Value) -> bool {
+    let denies_all = |rule: &Value| {
+        let number = |name: &str| rule.get(name).and_then(Value::as_i64).unwrap_or(-1);
+        rule.get("allow") == Some(&json!(false)) && number("major") < 0 && number("minor") < 0
+    };
+    match rules.as_array().map(Vec::as_slice) {
+        Some([rule]) => denies_all(rule),
+        Some([]) | None => rules.is_null() || rules.is_array(),
+        Some(_) => false,
+    }
 }
 
 /// In what engines send, null and 0 stand for what is to stay as it is.
@@ -171,6 +196,22 @@ mod tests {
             "cpu": {"quota": 5, "period": 20}, "pids": {"limit": 3}, "memory": {"limit": 7}
         });
         assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn device_rules_that_engines_send_along_say_nothing() {
+        for (rules, expected) in [
+            (json!(null), true),
+            (json!([]), true),
+            (json!([{"allow": false, "access": "rwm"}]), true),
+            (json!([{"allow": false, "type": "a", "major": -1, "minor": -1}]), true),
+            (json!([{"allow": true, "access": "rwm"}]), false),
+            (json!([{"allow": false, "type": "c", "major": 1, "minor": 3}]), false),
+            (json!([{"allow": false}, {"allow": true, "type": "c", "major": 0}]), false),
+            (json!("x"), false),
+        ] {
+            assert_eq!(says_nothing(&rules), expected, "{rules}");
+        }
     }
 
     #[test]
