@@ -113,8 +113,8 @@ fn exec(command: Command) -> Command {
         .arg(path("process", "A file with the process, as JSON").short('p'))
         .arg(flag("detach", "Do not wait for the end of the process").short('d'))
         .arg(path("pid-file", "Write the pid of the process to this file"))
-        .arg(text("process-label", "Not supported yet"))
-        .arg(text("apparmor", "Not supported yet"))
+        .arg(text("process-label", "The SELinux label"))
+        .arg(text("apparmor", "The AppArmor profile"))
         .arg(flag("no-new-privs", "Set no_new_privs"))
         .arg(
             text("cap", "A capability besides the container's")
@@ -122,8 +122,11 @@ fn exec(command: Command) -> Command {
                 .action(ArgAction::Append),
         )
         .arg(preserve_fds())
-        .arg(text("cgroup", "Not supported yet").action(ArgAction::Append))
-        .arg(flag("ignore-paused", "Not supported yet"))
+        .arg(
+            text("cgroup", "A cgroup below the container's, [CONTROLLER[,...]:]PATH")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("ignore-paused", "Wait up to 10 s for a paused container to be resumed"))
         .arg(id())
         .arg(
             Arg::new("args")
@@ -253,6 +256,10 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
         "p",
         "cap",
         "c",
+        "additional-gids",
+        "g",
+        "apparmor",
+        "process-label",
         "cgroup",
         "resources",
         "r",

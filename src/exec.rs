@@ -51,6 +51,12 @@ pub struct Options {
     pub capabilities: Vec<String>,
     /// Set no_new_privs.
     pub no_new_privileges: bool,
+    /// Another AppArmor profile than the container's.
+    pub apparmor: Option<String>,
+    /// Another SELinux label than the container's.
+    pub label: Option<String>,
+    /// Cgroups below the container's, as [`Group::below`] reads them.
+    pub cgroups: Vec<String>,
     /// Who gets the terminal.
     pub console_socket: Option<PathBuf>,
     /// Who gets a pidfd of the process.
@@ -104,14 +110,15 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         })?;
         Ok((spawned, creator))
     };
-    let group = &container.record.group;
-    let (spawned, creator) = match spawn(group) {
+    let group = container.record.group.below(&options.cgroups).context("--cgroup")?;
+    let (spawned, creator) = match spawn(&group) {
         // The container has put groups of its own below, so the kernel lets nothing
         // into this one: then into the one that its init is in now.
-        Err(error) if errno(&error) == Some(libc::EBUSY) => {
-            spawn(&cgroups::group_of(group, init.pid as u32)?)?
+        Err(error) if errno(&error) == Some(libc::EBUSY) && options.cgroups.is_empty() => {
+            spawn(&cgroups::group_of(&group, init.pid as u32)?)?
         }
-        spawned => spawned?,
+        spawned if options.cgroups.is_empty() => spawned?,
+        spawned => spawned.context("--cgroup")?,
     };
     match finish(container, options, &spawned, &creator, &verdict, console.as_ref()) {
         Ok(master) => Ok((spawned, master)),
@@ -175,6 +182,12 @@ fn choose(spec: &Spec, options: &Options) -> Result<(Process, Field)> {
     }
     if options.no_new_privileges {
         process.set_no_new_privileges(Some(true));
+    }
+    if options.apparmor.is_some() {
+        process.set_apparmor_profile(options.apparmor.clone());
+    }
+    if options.label.is_some() {
+        process.set_selinux_label(options.label.clone());
     }
     add_capabilities(&mut process, &options.capabilities)?;
     Ok((process, Field::OWN))

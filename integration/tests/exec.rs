@@ -327,3 +327,78 @@ fn nothing_of_the_helper_is_seen_inside() {
         }
     });
 }
+
+#[test]
+fn it_joins_a_group_below_the_container_s_if_asked_to() {
+    in_views(|bed| {
+        let bundle = bed.bundle().sh(WAIT);
+        let container = bed.start(&bundle);
+        let groups = || fs::read_to_string(format!("/proc/{}/cgroup", container.pid())).unwrap();
+        // Where the container is, in each tree, as the kernel writes it.
+        for line in groups().lines() {
+            let (names, path) = line.split_once(':').unwrap().1.split_once(':').unwrap();
+            if !path.contains(&bed.name) {
+                continue;
+            }
+            let tree = match names {
+                "" if bed.view == View::V2 => "",
+                "" => "unified",
+                names => names.strip_prefix("name=").unwrap_or(names),
+            };
+            let group = format!("/sys/fs/cgroup/{tree}{path}");
+            fs::create_dir(format!("{group}/below")).unwrap();
+            // Nothing can join a group without processors or memory.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                let _ = fs::read_to_string(format!("{group}/{file}"))
+                    .and_then(|text| fs::write(format!("{group}/below/{file}"), text));
+            }
+        }
+        let exec = |option: &[&str]| {
+            container.exec_call(option, &["/bin/cat", "/proc/self/cgroup"]).output()
+        };
+        let output = exec(&["--cgroup", "/below"]);
+        for (line, of_init) in output.success().lines().zip(groups().lines()) {
+            if of_init.contains(&bed.name) {
+                assert_eq!(line, format!("{of_init}/below"), "{output}");
+            }
+        }
+        assert!(output.stdout.contains("/below"), "{output}");
+        if bed.view != View::V2 {
+            let output = exec(&["--cgroup=memory,pids:below"]);
+            for line in output.success().lines() {
+                let named = line.contains(":memory:") || line.contains(":pids:");
+                assert_eq!(line.ends_with("/below"), named, "{output}");
+            }
+        }
+        for wrong in ["../above", "nowhere", "nosuch:below"] {
+            let output = exec(&["--cgroup", wrong]);
+            assert!(output.code != 0, "{output}");
+            assert!(bed.is_peer("other words") || output.stderr.contains("--cgroup"), "{output}");
+        }
+    });
+}
+
+#[test]
+fn a_paused_container_is_waited_for_if_asked_to() {
+    in_views(|bed| {
+        if bed.is_peer("runc 1.1 waits inside, and crun 1.8 has no such option") {
+            return;
+        }
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        container.call("pause").success();
+        let call =
+            container.exec_call(&["--ignore-paused"], &["/bin/echo", "after the pause"]).spawn();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        container.call("resume").success();
+        assert_eq!(call.wait().success(), "after the pause");
+        if bed.view == View::V1 {
+            return; // As in the hybrid view, and it takes ten seconds.
+        }
+        // Nobody resumes it: there is an end to the patience, and nothing has joined.
+        container.call("pause").success();
+        let output = container.exec_call(&["--ignore-paused"], &["/bin/true"]).output();
+        assert!(output.failure(255).contains("--ignore-paused"), "{output}");
+        container.call("resume").success();
+        assert_eq!(container.call("ps").success().lines().count(), 2);
+    });
+}

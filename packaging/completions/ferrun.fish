@@ -75,15 +75,15 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s u -l user -d 'UID
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s g -l additional-gids -d 'A group besides the container\'s' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s p -l process -d 'A file with the process, as JSON' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l pid-file -d 'Write the pid of the process to this file' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l process-label -d 'Not supported yet' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l apparmor -d 'Not supported yet' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l process-label -d 'The SELinux label' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l apparmor -d 'The AppArmor profile' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s c -l cap -d 'A capability besides the container\'s' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l preserve-fds -d 'Pass this many descriptors after stdio on' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l cgroup -d 'Not supported yet' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l cgroup -d 'A cgroup below the container\'s, [CONTROLLER[,...]:]PATH' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s t -l tty -d 'Use a terminal'
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s d -l detach -d 'Do not wait for the end of the process'
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l no-new-privs -d 'Set no_new_privs'
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l ignore-paused -d 'Not supported yet'
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l ignore-paused -d 'Wait up to 10 s for a paused container to be resumed'
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand features" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand kill" -s a -l all -d 'Send it to every process of the container'

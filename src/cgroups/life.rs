@@ -113,6 +113,17 @@ fn set_frozen(directory: &Directory, frozen: bool) -> Result<()> {
     write(&checked(directory)?.join(file), value)
 }
 
+/// Waits until somebody else lets the group run again.
+pub fn wait_until_thawed(group: &Group) -> Result<()> {
+    let mut waits = Waits::new(PATIENCE);
+    while is_frozen(group)? {
+        if !waits.wait() {
+            bail!("it is still paused after {} s", PATIENCE.as_secs());
+        }
+    }
+    Ok(())
+}
+
 /// Stops every process of the group and waits until they are stopped. If one
 /// does not stop in time, all run again and the error names it.
 pub fn freeze(group: &Group) -> Result<()> {

@@ -26,6 +26,7 @@ pub use apply::{apply_devices, apply_settings};
 pub use create::{Created, Entrance, create, delegate, directory_fd};
 pub use life::{
     freeze, is_frozen, kill_all, oom_kills, processes, remove, remove_unused, signal_all, thaw,
+    wait_until_thawed,
 };
 pub use oom::OomWatch;
 pub use stats::{Stats, stats};

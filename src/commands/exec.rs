@@ -1,24 +1,17 @@
 //! `exec`: another process in a container.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
 
 use super::Global;
+use crate::cgroups;
 use crate::cli::{id_of, path_of, text_of};
 use crate::exec::{self, Options};
 use crate::foreground::Watch;
-use crate::state::Operation;
+use crate::state::{Operation, Status};
 
 /// Runs the verb. The exit code is the program's, unless detached.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
-    for option in ["process-label", "apparmor", "cgroup"] {
-        if matches.contains_id(option) {
-            bail!("--{option}: is not supported yet");
-        }
-    }
-    if matches.get_flag("ignore-paused") {
-        bail!("--ignore-paused: is not supported yet");
-    }
     let texts = |name: &str| -> Vec<String> {
         matches.get_many::<String>(name).into_iter().flatten().cloned().collect()
     };
@@ -39,6 +32,9 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
             .collect(),
         capabilities: texts("cap"),
         no_new_privileges: matches.get_flag("no-new-privs"),
+        apparmor: text_of(matches, "apparmor"),
+        label: text_of(matches, "process-label"),
+        cgroups: texts("cgroup"),
         serves_terminal: !detach && console_socket.is_none(),
         console_socket,
         pidfd_socket: path_of(matches, "pidfd-socket"),
@@ -49,6 +45,11 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
         bail!("exec: neither a program nor --process is given");
     }
     let container = global.store.load(id_of(matches))?;
+    if matches.get_flag("ignore-paused") && container.status()? == Status::Paused {
+        // A process that joined now would stand still before it had said anything.
+        cgroups::wait_until_thawed(&container.record.group)
+            .context("--ignore-paused: the process runs when the container is resumed")?;
+    }
     container.check(Operation::Exec)?;
     let watch = if detach { None } else { Some(Watch::new(false)?) };
     let (process, master) = exec::exec(&container, &options)?;

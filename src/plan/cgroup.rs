@@ -90,6 +90,28 @@ pub struct Directory {
     pub path: PathBuf,
 }
 
+impl Directory {
+    /// Whether it is the directory of version 1 that `controller` names, with or
+    /// without `name=`.
+    fn is_of(&self, controller: &str) -> bool {
+        let plain = |name: &str| name.strip_prefix("name=").unwrap_or(name) == controller;
+        self.version == Version::V1
+            && self.controllers.iter().any(|name| name == controller || plain(name))
+    }
+
+    /// Goes down to `path`, which may not climb.
+    fn enter(&mut self, path: &str) -> Result<()> {
+        for component in Path::new(path).components() {
+            match component {
+                Component::Normal(name) => self.path.push(name),
+                Component::RootDir | Component::CurDir => {}
+                _ => bail!("{path:?}: is not a sub cgroup path"),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A container's group: one directory in each tree, or none at all. All that has
 /// to be remembered to find it again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +136,40 @@ impl Group {
     /// The directory in the tree of version 2.
     pub fn unified(&self) -> Option<&Directory> {
         self.directories.iter().find(|directory| directory.version == Version::V2)
+    }
+
+    /// The groups below this one that `requests` name, each `[CONTROLLER[,...]:]PATH`
+    /// as for `exec --cgroup`. Without controllers it is the one request, and for all
+    /// trees; a tree that is not named keeps its directory.
+    pub fn below(&self, requests: &[String]) -> Result<Self> {
+        let mut group = self.clone();
+        let mut named: Vec<&str> = Vec::new();
+        for request in requests {
+            let Some((controllers, path)) = request.split_once(':') else {
+                ensure!(requests.len() == 1, "{request:?}: names no controller");
+                for directory in &mut group.directories {
+                    directory.enter(request)?;
+                }
+                break;
+            };
+            for controller in controllers.split(',') {
+                ensure!(!named.contains(&controller), "{request:?}: {controller} is given twice");
+                named.push(controller);
+                let tree = group.directories.iter_mut().find(|tree| tree.is_of(controller));
+                let Some(directory) = tree else {
+                    bail!("{request:?}: the container has no cgroup of {controller:?} alone")
+                };
+                // Mounted together, they can only move together.
+                if !directory
+                    .controllers
+                    .iter()
+                    .any(|other| other != controller && named.contains(&other.as_str()))
+                {
+                    directory.enter(path)?;
+                }
+            }
+        }
+        Ok(group)
     }
 
     /// The freezer, of whichever version.
@@ -305,6 +361,44 @@ mod tests {
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
         let plan = CgroupPlan::new(Some(path.as_ref()), Some(&resources), "box", layout, access);
         format!("{:#}", plan.unwrap_err())
+    }
+
+    #[test]
+    fn a_group_below_is_named_for_all_trees_or_for_some() {
+        let tree = |version, controllers: &[&str]| Directory {
+            version,
+            controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+            mount: "/m".into(),
+            path: "/m/box".into(),
+        };
+        let group = Group {
+            directories: vec![
+                tree(Version::V1, &["cpu", "cpuacct"]),
+                tree(Version::V1, &["name=systemd"]),
+                tree(Version::V2, &[]),
+            ],
+        };
+        let below = |requests: &[&str]| -> Result<Vec<String>, String> {
+            let requests: Vec<String> = requests.iter().map(|&text| text.to_owned()).collect();
+            let group = group.below(&requests).map_err(|error| error.to_string())?;
+            Ok(group.directories.iter().map(|tree| tree.path.display().to_string()).collect())
+        };
+        for (requests, paths) in [
+            (&[][..], ["/m/box", "/m/box", "/m/box"]),
+            (&["/a"], ["/m/box/a", "/m/box/a", "/m/box/a"]),
+            (&["cpu:a/b"], ["/m/box/a/b", "/m/box", "/m/box"]),
+            (&["cpu,cpuacct:a", "systemd:c"], ["/m/box/a", "/m/box/c", "/m/box"]),
+        ] {
+            assert_eq!(below(requests), Ok(paths.map(str::to_owned).to_vec()), "{requests:?}");
+        }
+        for (requests, error) in [
+            (&["../a"][..], r#""../a": is not a sub cgroup path"#),
+            (&["a", "b"], r#""a": names no controller"#),
+            (&["memory:a"], r#""memory:a": the container has no cgroup of "memory" alone"#),
+            (&["cpu:a", "cpu:b"], r#""cpu:b": cpu is given twice"#),
+        ] {
+            assert_eq!(below(requests), Err(error.to_owned()), "{requests:?}");
+        }
     }
 
     #[test]
