@@ -322,6 +322,30 @@ fn mounts_of_the_container_are_not_seen_outside() {
     });
 }
 
+/// What Kubernetes calls bidirectional.
+#[test]
+fn a_mount_made_below_a_shared_bind_is_seen_outside() {
+    use nix::mount::{MsFlags, mount};
+    as_root(|bed| {
+        let outside = bed.make_directory("outside", 0o755);
+        fs::create_dir(outside.join("inner")).unwrap();
+        let path = outside.to_str().unwrap();
+        mount(Some(path), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        mount(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        let bundle = bed
+            .bundle()
+            .with("/linux/rootfsPropagation", "rshared")
+            .mount("/data", "bind", path, &["rbind", "rshared"])
+            .capable(&["CAP_SYS_ADMIN"])
+            .sh("mount --bind /bin /data/inner; echo up; sleep 100");
+        let container = bed.start(&bundle);
+        container.prints("up");
+        assert!(outside.join("inner/busybox").exists());
+        container.delete();
+        nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
 #[test]
 fn tmpcopyup_takes_what_the_image_has_there() {
     as_root(|bed| {

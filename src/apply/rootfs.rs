@@ -236,10 +236,14 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_namespace: u64) -> R
     match rootfs.entry {
         Entry::Pivot => {
             refuse_creators(creator_namespace)?;
+            let shared = rootfs.propagation & libc::MS_SHARED != 0;
+            let old = shared.then(|| resolve::root("/".as_ref())).transpose().context("/")?;
             // The old root ends up on top of the new one, and goes from there.
             pivot_root(".", ".").context("pivot_root").in_field("root.path")?;
-            if rootfs.propagation & libc::MS_SHARED != 0 {
-                // Its unmounting must not reach the mounts that it shares.
+            if let Some(old) = old {
+                // Its unmounting must not reach the mounts that it shares. "." is the new
+                // root for all calls but umount, which alone looks for what is on top.
+                fchdir(old).context("fchdir")?;
                 change_propagation(c".", libc::MS_SLAVE | libc::MS_REC)
                     .context("change the propagation of the old root")?;
             }
