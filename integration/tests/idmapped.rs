@@ -340,6 +340,21 @@ fn a_source_in_a_closed_directory_reaches_a_user_namespace() {
     });
 }
 
+/// As the containers of a pod that has a user namespace.
+#[test]
+fn a_source_in_a_closed_directory_reaches_a_joined_user_namespace() {
+    with_root(|bed| {
+        let inner = closed(bed).join("inner");
+        let holder = bed.start(&in_user_namespace(bed.bundle()).sh("sleep 100"));
+        let path = format!("/proc/{}/ns/user", holder.pid());
+        let bundle = in_user_namespace(bed.bundle())
+            .without_namespace("user")
+            .with_namespace("user", Some(Path::new(&path)))
+            .mount("/data", "bind", inner.to_str().unwrap(), &["rbind", "ro"]);
+        assert_eq!(bed.run(&bundle.sh("cat /data/word")).success(), "reached");
+    });
+}
+
 #[test]
 fn a_root_in_a_closed_directory_is_named() {
     with_root(|bed| {

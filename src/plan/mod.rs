@@ -82,7 +82,7 @@ impl Plan {
             group: &cgroup.group,
             cgroup_namespace: namespaces.has(Kind::Cgroup),
             user_namespace: namespaces.has(Kind::User),
-            creator_opens: namespaces.is_new(Kind::User)
+            creator_opens: namespaces.has(Kind::User)
                 && namespaces.is_new(Kind::Mount)
                 && host.uid == 0,
         };
