@@ -166,6 +166,33 @@ fn a_hook_need_not_read_its_stdin() {
     });
 }
 
+#[test]
+fn hooks_find_no_signal_blocked_or_ignored() {
+    as_both(|bed| {
+        let found = bed.make_directory("found", 0o777);
+        let mut bundle = bed.bundle().mount("/found", "bind", found.to_str().unwrap(), &["bind"]);
+        for kind in KINDS {
+            let place = if kind == "startContainer" { Path::new("/found") } else { &found };
+            // No shell, which would set its signals right by itself.
+            let output = format!("of={}", place.join(kind).display());
+            let hook = json!({
+                "path": "/bin/busybox", "args": ["dd", "if=/proc/self/status", output],
+            });
+            bundle = bundle.with(&format!("/hooks/{kind}"), json!([hook]));
+        }
+        bed.run(&bundle).success();
+        for kind in KINDS {
+            let status = fs::read_to_string(found.join(kind)).unwrap();
+            for name in ["SigBlk", "SigIgn"] {
+                let mask = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:\t")));
+                let mask = u64::from_str_radix(mask.unwrap(), 16).unwrap();
+                // The two that libc keeps for itself are out of its callers' reach.
+                assert_eq!(mask & !0x1_8000_0000, 0, "{kind}, {name}: {mask:x}");
+            }
+        }
+    });
+}
+
 /// The bundle's poststop hook says here that it was called.
 fn with_witness(bed: &Bed, bundle: Bundle) -> (Bundle, std::path::PathBuf) {
     let log = bed.write(&format!("poststop-{}", bed.next()), "");
