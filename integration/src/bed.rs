@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -180,6 +181,14 @@ fn prepare(view: View) -> Result<(), String> {
     view.enter()
 }
 
+/// When this process first asked, in microseconds that wrap. Test programs that run side
+/// by side may well have the same pid, each in a namespace of its own.
+fn first_use() -> u32 {
+    static FIRST_USE: OnceLock<u32> = OnceLock::new();
+    let now = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros() as u32;
+    *FIRST_USE.get_or_init(now)
+}
+
 /// Says that something was not tested. The harness of cargo keeps what `println!`
 /// prints to itself, so this goes to stderr another way.
 fn skip(name: &str, reason: &str) {
@@ -209,7 +218,7 @@ impl Bed {
     fn new(test: &str, view: View, caller: Caller) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ferrun-test-{}-{number}", std::process::id());
+        let name = format!("ferrun-test-{:08x}-{number}", first_use());
         let directory = std::env::temp_dir().join(&name);
         fs::DirBuilder::new().mode(0o755).create(&directory).expect("a temporary directory");
         let bed = Self {
