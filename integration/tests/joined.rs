@@ -1,0 +1,260 @@
+//! Namespaces that are joined by their paths, each beside a user namespace that is the
+//! caller's, new, or joined too. Who may enter which differs: a new user namespace has no
+//! rights over the others, and what belongs to a joined one is entered from inside only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use integration::{Bed, Bundle, Container, as_root, as_user, eventually};
+use serde_json::json;
+
+/// A type of namespace by the names that the configuration, /proc/PID/ns and unshare(1)
+/// have for it.
+type Kind = (&'static str, &'static str, &'static str);
+
+const KINDS: [Kind; 6] = [
+    ("network", "net", "--net"),
+    ("ipc", "ipc", "--ipc"),
+    ("uts", "uts", "--uts"),
+    ("pid", "pid", "--pid"),
+    ("cgroup", "cgroup", "--cgroup"),
+    ("time", "time", "--time"),
+];
+
+/// Runs a test as root with ferrun.
+fn with_root(test: impl Fn(&Bed) + Sync) {
+    as_root(|bed| {
+        if !bed.is_peer("runc 1.1 and crun 1.8 can do some of it only") {
+            test(bed);
+        }
+    });
+}
+
+/// A process in namespaces of its own, which ends with the value.
+struct Holder {
+    unshare: Child,
+    pid: String,
+}
+
+impl Holder {
+    fn new(flags: &[&str]) -> Self {
+        let unshare = Command::new("/usr/bin/unshare")
+            .args(flags)
+            .args(["--fork", "--kill-child", "/bin/sleep", "100"])
+            .spawn()
+            .unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+        let mut pid = String::new();
+        eventually("the holder sleeps", || {
+            pid = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
+        });
+        Self { unshare, pid }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        Path::new("/proc").join(&self.pid).join("ns").join(file)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        let process = Path::new("/proc").join(&self.pid);
+        eventually("the holder ends", || !process.exists());
+    }
+}
+
+/// Which namespace a process is in.
+#[track_caller]
+fn namespace(process: &str, file: &str) -> PathBuf {
+    let path = format!("/proc/{process}/ns/{file}");
+    fs::read_link(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The same with a new user namespace that has all ids of the host but the last.
+fn in_new_user_namespace(bundle: Bundle) -> Bundle {
+    let all = json!([{"containerID": 0, "hostID": 0, "size": 4_294_967_294_u32}]);
+    bundle
+        .with_namespace("user", None)
+        .with("/linux/uidMappings", all.clone())
+        .with("/linux/gidMappings", all)
+}
+
+/// The same with a joined namespace. A procfs can be mounted by those alone who have rights
+/// over its pid namespace: with a foreign one there is that of the caller, as under engines.
+fn with_foreign(bundle: Bundle, kind: &str, path: &Path) -> Bundle {
+    let bundle = bundle.with_namespace(kind, Some(path));
+    let proc = json!({"destination": "/proc", "type": "bind", "source": "/proc",
+                      "options": ["rbind"]});
+    if kind == "pid" { bundle.with("/mounts/0", proc) } else { bundle }
+}
+
+/// The init process and what exec brings are in the namespaces of these files' processes.
+#[track_caller]
+fn assert_joined(container: &Container<'_>, files: &[(&str, PathBuf)], when: &str) {
+    let pid = container.pid().to_string();
+    for (file, expected) in files {
+        assert_eq!(&namespace(&pid, file), expected, "{when}: {file}");
+        let inside = container.exec(&["readlink", &format!("/proc/self/ns/{file}")]);
+        assert_eq!(Path::new(inside.success()), expected, "{when}: {file} of exec");
+    }
+}
+
+#[test]
+fn each_is_joined_without_a_user_namespace() {
+    with_root(|bed| {
+        for (kind, file, flag) in KINDS {
+            let holder = Holder::new(&[flag]);
+            let bundle = bed.bundle().with_namespace(kind, Some(&holder.path(file)));
+            let container = bed.start(&bundle.sh("sleep 100"));
+            let joined = [(file, namespace(&holder.pid, file))];
+            assert_joined(&container, &joined, kind);
+        }
+    });
+}
+
+#[test]
+fn each_is_joined_beside_a_new_user_namespace() {
+    with_root(|bed| {
+        for (kind, file, flag) in KINDS {
+            let holder = Holder::new(&[flag]);
+            let bundle = in_new_user_namespace(bed.bundle());
+            let bundle = with_foreign(bundle, kind, &holder.path(file));
+            let container = bed.start(&bundle.sh("sleep 100"));
+            let pid = container.pid().to_string();
+            assert_ne!(namespace(&pid, "user"), namespace("self", "user"), "{kind}");
+            assert_joined(&container, &[(file, namespace(&holder.pid, file))], kind);
+        }
+    });
+}
+
+#[test]
+fn a_mount_namespace_cannot_be_joined_beside_a_new_user_namespace() {
+    with_root(|bed| {
+        let holder = Holder::new(&["--mount"]);
+        let bundle = in_new_user_namespace(bed.bundle());
+        let output = bed.run(&bundle.with_namespace("mount", Some(&holder.path("mnt"))));
+        // Behind pid, network, ipc, uts and user.
+        assert!(output.failure(1).contains("linux.namespaces[5].path"), "{output}");
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn each_is_new_or_joined_beside_a_joined_user_namespace() {
+    with_root(|bed| {
+        let user = ["--user", "--map-root-user"];
+        let mut flags = user.to_vec();
+        flags.extend(KINDS.map(|(.., flag)| flag));
+        let own = Holder::new(&flags);
+        let foreign = Holder::new(&flags[user.len()..]);
+        for (kind, file, _) in KINDS {
+            let bundle = bed.bundle().with_namespace("user", Some(&own.path("user")));
+            let user = ("user", namespace(&own.pid, "user"));
+            // What belongs to the user namespace, and what belongs to the caller's.
+            let joined = [
+                (&own, bundle.clone().with_namespace(kind, Some(&own.path(file)))),
+                (&foreign, with_foreign(bundle.clone(), kind, &foreign.path(file))),
+            ];
+            for (holder, bundle) in joined {
+                let container = bed.start(&bundle.sh("sleep 100"));
+                let joined = [user.clone(), (file, namespace(&holder.pid, file))];
+                assert_joined(&container, &joined, kind);
+            }
+            let container = bed.start(&bundle.with_namespace(kind, None).sh("sleep 100"));
+            let pid = container.pid().to_string();
+            assert_joined(&container, &[user, (file, namespace(&pid, file))], kind);
+            for other in [&own.pid, &foreign.pid, "self"] {
+                assert_ne!(namespace(&pid, file), namespace(other, file), "new {kind}");
+            }
+        }
+    });
+}
+
+#[test]
+fn all_are_joined_together() {
+    with_root(|bed| {
+        let mut flags = vec!["--user", "--map-root-user", "--mount"];
+        flags.extend(KINDS.map(|(.., flag)| flag));
+        let holder = Holder::new(&flags);
+        let mut bundle = bed.bundle().sh("sleep 100");
+        let mut joined = Vec::new();
+        for (kind, file, _) in [("user", "user", ""), ("mount", "mnt", "")].iter().chain(&KINDS) {
+            bundle = bundle.with_namespace(kind, Some(&holder.path(file)));
+            joined.push((*file, namespace(&holder.pid, file)));
+        }
+        let container = bed.start(&bundle);
+        assert_joined(&container, &joined, "all");
+    });
+}
+
+/// As the second container of a pod that has a user namespace, and a third one that
+/// shares the processes of the first.
+#[test]
+fn an_ordinary_user_joins_what_is_his_own() {
+    as_user(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 can do some of it only") {
+            return;
+        }
+        let first = bed.start(&bed.bundle().with_namespace("cgroup", None).sh("sleep 100"));
+        let path = |file: &str| PathBuf::from(format!("/proc/{}/ns/{file}", first.pid()));
+        let user = bed
+            .bundle()
+            .without("/linux/uidMappings")
+            .without("/linux/gidMappings")
+            .with_namespace("user", Some(&path("user")))
+            .sh("sleep 100");
+        for (kind, file, _) in KINDS {
+            if kind == "time" {
+                continue; // The first one has the caller's.
+            }
+            let bundle = user.clone().with_namespace(kind, Some(&path(file)));
+            let joined =
+                ["user", file].map(|file| (file, namespace(&first.pid().to_string(), file)));
+            assert_joined(&bed.start(&bundle), &joined, kind);
+        }
+        let second = bed.start(&user);
+        let pid = second.pid().to_string();
+        for file in ["pid", "net", "mnt", "ipc", "uts"] {
+            assert_ne!(namespace(&pid, file), namespace(&first.pid().to_string(), file), "{file}");
+        }
+    });
+}
+
+#[test]
+fn a_joined_or_new_time_namespace_is_not_that_of_hooks() {
+    with_root(|bed| {
+        let holder = Holder::new(&["--time", "--boottime", "1000000"]);
+        let log = bed.write("log", "");
+        let script = format!("readlink /proc/self/ns/time >> {}", log.display());
+        let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+        let mut bundles = [
+            bed.bundle().with_namespace("time", Some(&holder.path("time"))),
+            bed.bundle()
+                .with_namespace("time", None)
+                .with("/linux/timeOffsets", json!({"boottime": {"secs": 1_000_000}})),
+        ];
+        for bundle in &mut bundles {
+            for kind in ["createRuntime", "poststart", "poststop"] {
+                *bundle = bundle.clone().with(&format!("/hooks/{kind}"), hook.clone());
+            }
+        }
+        let before = boot_time(&fs::read_to_string("/proc/uptime").unwrap());
+        for bundle in bundles {
+            let output = bed.run(&bundle.args(["cat", "/proc/uptime"]));
+            let ahead = boot_time(output.success()) - before;
+            assert!((1_000_000..1_000_100).contains(&ahead), "{output}");
+        }
+        let found = fs::read_to_string(log).unwrap();
+        let own = namespace("self", "time");
+        assert_eq!(found.lines().collect::<Vec<_>>(), [own.to_str().unwrap(); 6]);
+    });
+}
+
+/// The seconds since boot that /proc/uptime tells.
+fn boot_time(text: &str) -> i64 {
+    text.split('.').next().unwrap().parse().unwrap()
+}
