@@ -35,13 +35,21 @@ pub fn runtime_name() -> &'static str {
 
 /// The programs among these that are not installed.
 pub fn missing(programs: &[&str]) -> Vec<String> {
+    let path = path();
     let found =
-        |name: &str| PATH.split(':').any(|directory| Path::new(directory).join(name).exists());
+        |name: &str| path.split(':').any(|directory| Path::new(directory).join(name).exists());
     programs.iter().filter(|name| !found(name)).map(|name| (*name).to_owned()).collect()
 }
 
-/// Where the programs of a place are looked for.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the programs of a place are looked for: those of the machine, and before them
+/// those in the directory `$ENGINES`, such as engines newer than the machine's own.
+fn path() -> String {
+    let machine = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    match std::env::var("ENGINES") {
+        Ok(directory) => format!("{directory}:{machine}"),
+        Err(_) => machine.to_owned(),
+    }
+}
 
 /// A file of this crate's directory.
 fn own_file(name: &str) -> PathBuf {

@@ -24,7 +24,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 
 use crate::inventory::processes;
-use crate::{Answer, Inventory, PATH, Session, missing, own_file};
+use crate::{Answer, Inventory, Session, missing, own_file, path};
 
 /// How long a line may take. The machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -179,7 +179,7 @@ impl<'bed> Place<'bed> {
 
     fn call(&self, line: &str) -> Call {
         let home = self.bed.directory.join(if self.user.is_some() { "user" } else { "home" });
-        let path = format!("{}:{PATH}", self.bed.directory.join("bin").display());
+        let path = format!("{}:{}", self.bed.directory.join("bin").display(), path());
         let call = self.bed.program(Path::new("/bin/sh")).args(["-c", line]).patience(PATIENCE);
         let call = call.env("PATH", path).env("HOME", &home).current_dir(&home);
         let call = call.env("TERM", "xterm").env("DOCKER_BUILDKIT", "0").env("LC_ALL", "C.UTF-8");
@@ -280,6 +280,14 @@ impl<'bed> Place<'bed> {
         panic!("left behind: {left:#?}");
     }
 
+    /// Whether root lacks capabilities here.
+    pub fn lacks_capabilities(&self) -> bool {
+        let last: u32 = read_number("/proc/sys/kernel/cap_last_cap");
+        let status = fs::read_to_string("/proc/self/status").expect("status");
+        let all = format!("CapEff:\t{:016x}\n", u64::MAX >> (63 - last));
+        !status.contains(&all)
+    }
+
     /// The file of a cgroup version 1 below the bed's own.
     pub fn cgroup_file(&self, group: &str, file: &str) -> String {
         let controller = file.split('.').next().unwrap_or_default();
@@ -321,6 +329,11 @@ fn usual_groups() -> Vec<PathBuf> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     let all = hierarchies.flat_map(|entry| USUAL_GROUPS.map(|name| entry.path().join(name)));
     all.filter(|path| path.exists()).collect()
+}
+
+fn read_number(path: &str) -> u32 {
+    let text = fs::read_to_string(path).expect("a file of the kernel");
+    text.trim().parse().expect("a number")
 }
 
 fn bind(from: &Path, to: &Path) {
