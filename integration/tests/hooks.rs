@@ -327,6 +327,66 @@ fn a_start_container_hook_runs_under_the_programs_limits() {
 }
 
 #[test]
+fn a_start_container_hook_runs_under_the_programs_filter() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 filters after these hooks") {
+            return;
+        }
+        let rule =
+            json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95});
+        let filter = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+        for wanted in [true, false] {
+            let script = "mkdir /tmp/made 2> /tmp/found; test ! -d /tmp/made";
+            let bundle = bed
+                .bundle()
+                .with("/process/noNewPrivileges", wanted)
+                .with("/linux/seccomp", filter.clone())
+                .with("/hooks/startContainer", json!([hook(script)]))
+                .sh("cat /tmp/found");
+            let output = bed.run(&bundle);
+            assert!(output.success().contains("not supported"), "{output}");
+        }
+    });
+}
+
+#[test]
+fn a_start_container_hook_that_the_filter_does_not_let_run_fails() {
+    as_root(|bed| {
+        if bed.is_peer("they take the end of the channel for success") {
+            return;
+        }
+        for action in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"] {
+            let bundle = bed
+                .bundle()
+                .with("/linux/seccomp", json!({"defaultAction": action}))
+                .with("/hooks/startContainer", json!([hook("true")]));
+            let output = bed.create(&bundle).call("start");
+            assert!(output.failure(1).contains("hooks.startContainer[0]"), "{output}");
+            bed.assert_nothing_left();
+        }
+    });
+}
+
+/// As hooks for GPUs find it, which enter the mount namespace and look below the root.
+#[test]
+fn hooks_of_create_find_the_devices_in_their_places() {
+    as_root(|bed| {
+        let log = bed.write("log", "");
+        let bundle = bed.bundle();
+        let device = bundle.rootfs().join("dev/null");
+        let script = format!(
+            "pid=$(tr -d '\\n' | sed 's/.*\"pid\":[ ]*\\([0-9]*\\).*/\\1/'); \
+             stat -c '%F' /proc/$pid/root{0} >> {1}; ls /proc/$pid/root{0}",
+            device.display(),
+            log.display()
+        );
+        let bundle = bundle.with("/hooks/createRuntime", json!([hook(&script)]));
+        bed.run(&bundle).success();
+        assert_eq!(lines(&log), ["character special file"]);
+    });
+}
+
+#[test]
 fn a_hook_may_ask_for_the_state() {
     as_root(|bed| {
         if bed.is_peer("runc 1.1 cannot say anything during create") {

@@ -162,6 +162,38 @@ fn a_filter_that_refuses_execve_is_told_by_start() {
 }
 
 #[test]
+fn a_program_that_the_filter_kills_at_its_execve_is_one_that_a_signal_killed() {
+    as_root(|bed| {
+        for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD"] {
+            let bundle = bed.bundle().with("/linux/seccomp", json!({"defaultAction": action}));
+            let output = bed.run(&bundle);
+            assert_eq!(output.code, 128 + 31, "{action}, SIGSYS: {output}");
+            let container = bed.create(&bundle);
+            container.call("start");
+            assert_eq!(container.ended(), "", "{action}");
+        }
+    });
+}
+
+#[test]
+fn a_filter_that_refuses_execve_is_told_by_exec() {
+    as_root(|bed| {
+        if bed.is_peer("they take the end of the channel for success") {
+            return;
+        }
+        for action in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"] {
+            // Init waits outside of its filter.
+            let bundle = bed.bundle().with("/linux/seccomp", json!({"defaultAction": action}));
+            let container = bed.create(&bundle);
+            let output = container.exec(&["/bin/true"]);
+            let words = if action == "SCMP_ACT_ERRNO" { "permitted" } else { "" };
+            assert!(output.code != 0 && output.stderr.contains(words), "{action}: {output}");
+            assert_eq!(container.status(), "created");
+        }
+    });
+}
+
+#[test]
 fn names_that_the_kernel_does_not_have_are_passed_over() {
     as_root(|bed| {
         let bundle = bed
