@@ -73,6 +73,30 @@ fn it_is_in_all_namespaces_and_the_cgroup_of_the_container() {
 }
 
 #[test]
+fn it_follows_init_where_the_container_has_groups_of_its_own() {
+    in_views(|bed| {
+        let nested = "mkdir inner && echo 1 > inner/cgroup.procs && \
+                      echo +hugetlb > cgroup.subtree_control";
+        if bed.view != View::V2 {
+            return;
+        }
+        if bed.is_peer("runc 1.1 fails") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .with_namespace("cgroup", None)
+            .mount("/sys", "sysfs", "sysfs", &[])
+            .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"])
+            .sh(&format!("cd /sys/fs/cgroup && {nested} && echo nested; sleep 100"));
+        let container = bed.start(&bundle);
+        container.prints("nested");
+        let output = container.sh("cat /proc/self/cgroup");
+        assert!(output.success().ends_with("0::/inner"), "{output}");
+    });
+}
+
+#[test]
 fn it_has_the_containers_user_environment_and_directory() {
     as_both(|bed| {
         let mut bundle = bed

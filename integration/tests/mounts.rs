@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use integration::{Bed, Bundle, as_both, as_root};
+use integration::{Bed, Bundle, as_both, as_root, eventually};
 use serde_json::json;
 
 /// Prints the line of mountinfo for a place: its options, its optional fields, a
@@ -549,6 +549,27 @@ fn a_sysfs_and_a_cgroup_mount_can_be_had() {
         assert!(!output.stdout.contains("made"), "{output}");
         // Its own namespace shows its own group as the root of each tree it is in.
         assert!(!output.stdout.contains(&bed.name), "{output}");
+    });
+}
+
+#[test]
+fn a_cgroup_namespace_has_the_containers_group_as_its_root() {
+    integration::in_views(|bed| {
+        let bundle =
+            bed.bundle().with_namespace("cgroup", None).sh("cat /proc/self/cgroup; sleep 100");
+        let container = bed.start(&bundle);
+        eventually("it has looked", || container.printed().ends_with('\n'));
+        let printed = container.printed();
+        let of_exec = container.sh("cat /proc/self/cgroup");
+        let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", container.pid())).unwrap();
+        for ((inside, outside), of_exec) in
+            printed.lines().zip(cgroups.lines()).zip(of_exec.success().lines())
+        {
+            assert!(inside.ends_with(":/"), "{printed}");
+            // Trees that are not mounted in this view are none of the container's.
+            assert!(inside == of_exec || !outside.contains(&bed.name), "{of_exec}");
+        }
+        assert!(cgroups.contains(&bed.name), "{cgroups}");
     });
 }
 
