@@ -41,7 +41,7 @@ fn run_gives_the_programs_exit_code_and_leaves_nothing() {
 #[test]
 fn a_program_killed_by_a_signal_gives_128_and_its_number() {
     as_root(|bed| {
-        for (signal, code) in [("TERM", 143), ("KILL", 137)] {
+        for (signal, code) in [("TERM", 143), ("KILL", 137), ("35", 163)] {
             // As pid 1 of its own namespace it would be deaf to its own signals.
             let bundle = bed.bundle().without_namespace("pid").sh(&format!("kill -{signal} $$"));
             let output = bed.run(&bundle);
@@ -80,6 +80,50 @@ fn run_kills_what_the_program_leaves_where_it_has_no_pid_namespace() {
         let bundle = bed.bundle().without_namespace("pid").sh("sleep 98 & echo left");
         assert_eq!(bed.run(&bundle).success(), "left");
         bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn run_reaps_orphans_where_there_is_no_pid_namespace() {
+    as_root(|bed| {
+        let script = "sh -c 'sh -c \"echo \\$\\$ > /tmp/orphan; sleep 0.1\" &'; \
+                      while [ ! -s /tmp/orphan ]; do sleep 0.02; done; n=0; \
+                      while [ -d /proc/$(cat /tmp/orphan) ]; do \
+                      n=$((n + 1)); [ $n -lt 200 ] || exit 9; sleep 0.02; done; echo reaped";
+        let bundle = bed.bundle().without_namespace("pid").sh(script);
+        assert_eq!(bed.run(&bundle).success(), "reaped");
+    });
+}
+
+#[test]
+fn an_init_process_that_waits_has_one_thread() {
+    everywhere(|bed| {
+        if bed.is_peer("it has those of Go's run time, or is another program") {
+            return;
+        }
+        let container = bed.create(&bed.bundle());
+        let threads = fs::read_dir(format!("/proc/{}/task", container.pid())).unwrap();
+        assert_eq!(threads.count(), 1);
+    });
+}
+
+#[test]
+fn a_state_directory_may_have_a_very_long_path() {
+    as_both(|bed| {
+        if bed.is_peer("they have a socket or a fifo of another kind") {
+            return;
+        }
+        let long = bed.root().join("a".repeat(200)).join("b".repeat(200));
+        let call = |verb: &str| bed.bare_call().arg("--root").arg(&long).arg(verb);
+        let bundle = bed.bundle().sh("echo started");
+        let id = bed.id();
+        let created = call("create").arg("--bundle").arg(&bundle.save().path).arg(&id).spawn();
+        let stdout = created.stdout.clone();
+        created.wait().success();
+        call("start").arg(&id).output().success();
+        eventually("it prints", || fs::read_to_string(&stdout).unwrap() == "started\n");
+        call("delete").arg("--force").arg(&id).output().success();
+        fs::remove_dir_all(bed.root().join("a".repeat(200))).unwrap();
     });
 }
 
