@@ -60,10 +60,11 @@ impl<'place> Answer<'place> {
         self.claim(holds, format_args!("it should not mention {text:?}"))
     }
 
-    /// It exits with this code, complaining of this.
+    /// It exits with this code, complaining of this on either output.
     #[track_caller]
     pub fn fails(&self, code: i32, text: &str) -> &Self {
-        let holds = self.output.code == code && self.output.stderr.contains(text);
+        let holds = self.output.code == code
+            && [&self.output.stderr, &self.output.stdout].iter().any(|said| said.contains(text));
         self.claim(holds, format_args!("it should exit with {code} and complain of {text:?}"))
     }
 
@@ -75,6 +76,7 @@ impl<'place> Answer<'place> {
 
 /// A line at work on a terminal.
 #[derive(Debug)]
+#[must_use = "its end is what tells whether all went well"]
 pub struct Session<'place> {
     place: &'place Place<'place>,
     terminal: Terminal,
@@ -87,21 +89,21 @@ impl<'place> Session<'place> {
     }
 
     /// Types a line.
-    pub fn types(&mut self, line: &str) -> &mut Self {
+    pub fn types(mut self, line: &str) -> Self {
         self.terminal.send(&format!("{line}\n"));
         self
     }
 
     /// This appears on the terminal.
     #[track_caller]
-    pub fn shows(&mut self, text: &str) -> &mut Self {
+    pub fn shows(mut self, text: &str) -> Self {
         self.terminal.expect(text);
         self.place.step();
         self
     }
 
     /// Changes the terminal's size.
-    pub fn resizes(&mut self, columns: u16, rows: u16) -> &mut Self {
+    pub fn resizes(self, columns: u16, rows: u16) -> Self {
         self.terminal.resize(columns, rows);
         self
     }

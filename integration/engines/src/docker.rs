@@ -61,7 +61,13 @@ impl<'place> Docker<'place> {
     /// Stops it and starts it again.
     #[track_caller]
     pub fn restart(&self, signal: Signal) {
+        let file = "/run/docker/containerd/containerd.pid";
+        let containerd = std::fs::read_to_string(file).expect("the pid of dockerd's containerd");
         self.place.stop("dockerd", signal);
+        // Ended with it, but the machine's init may take a second to reap it, and a new dockerd
+        // takes a zombie for a containerd at work.
+        let process = Path::new("/proc").join(containerd.trim());
+        integration::eventually("dockerd's containerd is reaped", || !process.exists());
         self.launch();
     }
 

@@ -22,15 +22,21 @@ impl Inventory {
         let mounts = read("/proc/thread-self/mountinfo");
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
         found.extend(points.map(|point| format!("mount {point}")));
+        // Docker makes it for the first container without a network of its own, and keeps it.
+        found.remove("mount /run/docker/netns/default");
         let sockets = read("/proc/thread-self/net/unix");
         let names = sockets.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7));
-        found.extend(names.map(|name| format!("socket {name}")));
+        // Those that the kernel has named, with five digits, are nobody's to find.
+        let named = names.filter(|name| !(name.starts_with('@') && name.len() == 6));
+        found.extend(named.map(|name| format!("socket {name}")));
         // Runtimes, shims and engines keep their state below /run.
         walk(Path::new("/run"), &mut |path| {
-            // Once a minute Docker unlinks the files on which network namespaces were mounted.
-            if !path.starts_with("/run/docker/netns") {
-                found.insert(format!("file {}", path.display()));
-            }
+            found.insert(format!("file {}", path.display()));
+        });
+        // Once a minute Docker unlinks the files on which network namespaces were mounted. The
+        // other ones are its own, one for each time that it was started.
+        found.retain(|line| {
+            !line.starts_with("file /run/docker/netns") && !line.contains("/run/docker/libnetwork")
         });
         for hierarchy in list("/sys/fs/cgroup") {
             let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(&bed.name);
