@@ -94,6 +94,11 @@ $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
 test-engines-current: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/.moby ## today's containerd, Docker and BuildKit, as root
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test containerd --test moby
 
+.PHONY: test-engines
+test-engines: $(BUILT) ## Docker, Podman, Buildah, containerd of Debian that call the runtime, as root; four minutes
+	@$(TESTBED)/install.sh engines
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test debian
+
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)

@@ -6,6 +6,7 @@
 #     install.sh registry    for a registry on loopback with an Alpine in it
 #     install.sh test        for all tests
 #     install.sh bench       for the measurements
+#     install.sh engines     for the container engines of Debian
 #     install.sh engines-current   for engines newer than the system's
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
@@ -170,6 +171,28 @@ engines_current() {
     packages busybox:busybox-static runc:runc containerd:containerd iptables:iptables ip:iproute2
 }
 
+# Nothing is started: the tests have daemons of their own.
+engines() {
+    without_daemons packages docker:docker.io dockerd:docker.io docker-compose:docker-compose iptables:iptables \
+        podman:podman buildah:buildah conmon:conmon containerd:containerd catatonit:catatonit ip:iproute2 \
+        slirp4netns:slirp4netns newuidmap:uidmap /usr/lib/podman/netavark:netavark runc:runc
+    tests
+}
+
+# Runs a command while no package that is installed may start a daemon.
+without_daemons() {
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
+    trap 'as_root rm -f "$policy"' EXIT
+    "$@"
+    as_root rm -f "$policy"
+    trap - EXIT
+}
+
 bench() {
     tests
     packages strace:strace skopeo:skopeo umoci:umoci
@@ -181,6 +204,7 @@ demo) demo ;;
 registry) registry ;;
 test) tests ;;
 bench) bench ;;
+engines) engines ;;
 engines-current) engines_current ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
