@@ -99,7 +99,7 @@ fn exchange(plan: &DevicePlan) -> Result<()> {
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
             let group =
                 open(path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
-            bpf::replace_device_program(group.as_fd(), &program::compile(&plan.list))
+            bpf::replace_device_program(group.as_fd(), &program::compile(&plan.list)?)
                 .with_context(|| format!("{path:?}"))
         }
     }

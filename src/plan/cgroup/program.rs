@@ -2,7 +2,9 @@
 //! devices (`BPF_PROG_TYPE_CGROUP_DEVICE`). Only the making of the program is
 //! here; loading and attaching it is not.
 
-use super::devices::{DeviceList, Rule};
+use anyhow::{Context as _, Result};
+
+use super::devices::{Access, DeviceList, Rule};
 
 /// One instruction in the kernel's encoding (`struct bpf_insn`, linux/bpf.h),
 /// which is part of its ABI.
@@ -26,6 +28,7 @@ const SHIFT_RIGHT: u8 = 0x74; // BPF_ALU | BPF_RSH | BPF_K
 const MOVE: u8 = 0xb4; // BPF_ALU | BPF_MOV | BPF_K
 const MOVE_REGISTER: u8 = 0xbc; // BPF_ALU | BPF_MOV | BPF_X
 const JUMP: u8 = 0x05; // BPF_JMP | BPF_JA
+const JUMP_IF_EQUAL: u8 = 0x16; // BPF_JMP32 | BPF_JEQ | BPF_K
 const JUMP_IF_NOT_EQUAL: u8 = 0x56; // BPF_JMP32 | BPF_JNE | BPF_K
 const JUMP_IF_ANY_BIT: u8 = 0x46; // BPF_JMP32 | BPF_JSET | BPF_K
 const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
@@ -44,9 +47,15 @@ const MINOR: u8 = 5;
 /// last one that matches decides, for each kind of access by itself: opening
 /// for reading and writing passes where one rule allows the one and another the
 /// other.
-pub fn compile(list: &DeviceList) -> Vec<Instruction> {
-    let mut program = Vec::with_capacity(8 + 7 * list.rules.len());
-    program.extend([
+///
+/// Neighbours that are about one kind, or one major number, share that
+/// comparison, and all share the two verdicts at the end: what loading a program
+/// costs is the branches that the kernel has to follow.
+///
+/// Fails where there are more rules than a jump can pass.
+pub fn compile(list: &DeviceList) -> Result<Vec<Instruction>> {
+    let mut program = Program::default();
+    program.instructions.extend([
         load(KIND, 0),
         op_register(MOVE_REGISTER, WANTED, KIND),
         op(SHIFT_RIGHT, WANTED, 16),
@@ -54,32 +63,114 @@ pub fn compile(list: &DeviceList) -> Vec<Instruction> {
         load(MAJOR, 4),
         load(MINOR, 8),
     ]);
-    for rule in list.rules.iter().rev() {
-        compile_rule(rule, &mut program);
+    let rules: Vec<&Rule> = list.rules.iter().rev().collect();
+    for of_kind in rules.chunk_by(|a, b| a.kind == b.kind) {
+        let Some(first) = of_kind.first() else { continue };
+        program.group(Some((KIND, first.kind as u32)), |program| {
+            for of_major in of_kind.chunk_by(|a, b| a.major == b.major) {
+                let major = of_major.first().and_then(|rule| rule.major);
+                program.group(major.map(|number| (MAJOR, number)), |program| {
+                    program.decide_all(of_major)
+                })?;
+                if major.is_none() && of_major.iter().any(|rule| rule.is_final()) {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
     }
-    program.extend(verdict(list.default_allow));
-    program
+    program.finish(list.default_allow)
 }
 
-/// The numbers are compared first; whichever differs jumps to the next rule.
-fn compile_rule(rule: &Rule, program: &mut Vec<Instruction>) {
-    let access = rule.access.0.cast_signed();
-    let decide = if rule.allow {
-        [op(AND, WANTED, !access), jump(JUMP_IF_NOT_EQUAL, WANTED, 0, 2)]
-    } else {
-        [jump(JUMP_IF_ANY_BIT, WANTED, access, 1), jump(JUMP, 0, 0, 2)]
-    };
-    let kind = Some((KIND, rule.kind as u32));
-    let major = rule.major.map(|number| (MAJOR, number));
-    let minor = rule.minor.map(|number| (MINOR, number));
-    // Over the comparisons still to come, the decision and the verdict.
-    let mut distance = 4 + i16::from(major.is_some()) + i16::from(minor.is_some());
-    for (register, number) in [kind, major, minor].into_iter().flatten() {
-        program.push(jump(JUMP_IF_NOT_EQUAL, register, number.cast_signed(), distance));
-        distance -= 1;
+/// A program in the making.
+#[derive(Default)]
+struct Program {
+    instructions: Vec<Instruction>,
+    /// The jumps that go to a verdict, with it.
+    decisions: Vec<(usize, bool)>,
+}
+
+impl Program {
+    /// Adds what `inner` does where a register has that value, or always.
+    fn group(
+        &mut self,
+        condition: Option<(u8, u32)>,
+        inner: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let Some((register, number)) = condition else { return inner(self) };
+        let start = self.instructions.len();
+        self.instructions.push(jump(JUMP_IF_NOT_EQUAL, register, number.cast_signed(), 0));
+        inner(self)?;
+        let end = self.instructions.len();
+        self.aim(start, end)
     }
-    program.extend(decide);
-    program.extend(verdict(rule.allow));
+
+    /// Rules of one kind and major number. What follows one that always decides could
+    /// not be reached, and the kernel refuses such a program.
+    fn decide_all(&mut self, rules: &[&Rule]) -> Result<()> {
+        for rule in rules {
+            let access = rule.access.0.cast_signed();
+            match (rule.minor, rule.access == Access::ALL) {
+                (Some(minor), true) => {
+                    self.decide(jump(JUMP_IF_EQUAL, MINOR, minor.cast_signed(), 0), rule.allow);
+                }
+                (None, true) => {
+                    self.decide(jump(JUMP, 0, 0, 0), rule.allow);
+                    break;
+                }
+                (minor, false) => self.group(minor.map(|number| (MINOR, number)), |program| {
+                    if rule.allow {
+                        program.instructions.push(op(AND, WANTED, !access));
+                        program.decide(jump(JUMP_IF_EQUAL, WANTED, 0, 0), true);
+                    } else {
+                        program.decide(jump(JUMP_IF_ANY_BIT, WANTED, access, 0), false);
+                    }
+                    Ok(())
+                })?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a jump that goes to a verdict.
+    fn decide(&mut self, jump: Instruction, allow: bool) {
+        self.decisions.push((self.instructions.len(), allow));
+        self.instructions.push(jump);
+    }
+
+    /// Adds the verdicts, that of the default first, which is also what no jump leads to.
+    fn finish(mut self, default_allow: bool) -> Result<Vec<Instruction>> {
+        for allow in [default_allow, !default_allow] {
+            let here = self.instructions.len();
+            let jumps: Vec<usize> = self
+                .decisions
+                .iter()
+                .filter_map(|(at, verdict)| (*verdict == allow).then_some(*at))
+                .collect();
+            if allow != default_allow && jumps.is_empty() {
+                continue;
+            }
+            jumps.into_iter().try_for_each(|at| self.aim(at, here))?;
+            self.instructions.extend(verdict(allow));
+        }
+        Ok(self.instructions)
+    }
+
+    /// Lets the jump at `from` go to `to`.
+    fn aim(&mut self, from: usize, to: usize) -> Result<()> {
+        let distance = i16::try_from(to - from - 1).context("too many device rules")?;
+        if let Some(jump) = self.instructions.get_mut(from) {
+            jump.offset = distance;
+        }
+        Ok(())
+    }
+}
+
+impl Rule {
+    /// Whether no rule before it is of any account to its kind.
+    fn is_final(&self) -> bool {
+        self.major.is_none() && self.minor.is_none() && self.access == Access::ALL
+    }
 }
 
 fn verdict(allow: bool) -> [Instruction; 2] {
@@ -106,7 +197,7 @@ fn op_register(code: u8, register: u8, source: u8) -> Instruction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::cgroup::devices::{Access, Kind};
+    use crate::plan::cgroup::devices::Kind;
 
     /// Runs `program` as the kernel would, by the meaning of each operation in
     /// the kernel's instruction set document.
@@ -129,6 +220,7 @@ mod tests {
                 MOVE => registers[to] = immediate,
                 MOVE_REGISTER => registers[to] = registers[from],
                 JUMP => take = true,
+                JUMP_IF_EQUAL => take = registers[to] == immediate,
                 JUMP_IF_NOT_EQUAL => take = registers[to] != immediate,
                 JUMP_IF_ANY_BIT => take = registers[to] & immediate != 0,
                 EXIT => return registers[0] != 0,
@@ -166,9 +258,12 @@ mod tests {
                 {"allow":true,"type":"a","major":8,"access":"r"},
                 {"allow":true,"type":"c","minor":3,"access":"w"}]"#,
             r#"[{"allow":true,"type":"c","major":4294967295,"minor":4294967295}]"#,
+            r#"[{"allow":true},{"allow":false,"type":"c"},{"allow":false,"major":8}]"#,
+            r#"[{"allow":true,"type":"c","minor":5},{"allow":true,"type":"c","major":1},
+                {"allow":true,"type":"b","access":"w"},{"allow":false,"type":"b","access":"w","major":8}]"#,
         ] {
             let list = list(json);
-            let program = compile(&list);
+            let program = compile(&list).unwrap();
             for kind in [Kind::Block, Kind::Char] {
                 for access in 1..=7 {
                     for major in [0, 1, 5, 8, 10, 136, u32::MAX] {
@@ -187,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_container_may_write_null_and_make_any_node_but_not_read_a_disk() {
-        let program = compile(&list("[]"));
+        let program = compile(&list("[]")).unwrap();
         let write = Access::READ.0 | Access::WRITE.0;
         assert!(run(&program, Kind::Char, write, 1, 3));
         assert!(run(&program, Kind::Block, Access::MKNOD.0, 8, 0));
@@ -195,11 +290,44 @@ mod tests {
         assert!(!run(&program, Kind::Block, Access::READ.0 | Access::MKNOD.0, 8, 0));
     }
 
+    /// The kernel refuses a program with an instruction that is never reached, or that
+    /// runs past its end.
+    #[test]
+    fn every_instruction_is_reached_and_the_end_is_not_passed() {
+        for json in [
+            "[]",
+            r#"[{"allow":true}]"#,
+            r#"[{"allow":false}]"#,
+            r#"[{"allow":true,"type":"c","major":10},{"allow":true,"type":"c"}]"#,
+            r#"[{"allow":true,"type":"b","major":8,"minor":1},{"allow":true,"type":"b","major":8}]"#,
+            r#"[{"allow":true},{"allow":false,"type":"c"},{"allow":false,"type":"b"}]"#,
+        ] {
+            let program = compile(&list(json)).unwrap();
+            let mut reached = vec![false; program.len()];
+            let mut open = vec![0];
+            while let Some(at) = open.pop() {
+                if std::mem::replace(&mut reached[at], true) {
+                    continue;
+                }
+                let target = at + 1 + usize::try_from(program[at].offset).unwrap();
+                match program[at].code {
+                    EXIT => {}
+                    JUMP => open.push(target),
+                    JUMP_IF_EQUAL | JUMP_IF_NOT_EQUAL | JUMP_IF_ANY_BIT => {
+                        open.extend([at + 1, target]);
+                    }
+                    _ => open.push(at + 1),
+                }
+            }
+            assert!(reached.iter().all(|reached| *reached), "{json}: {reached:?}");
+        }
+    }
+
     #[test]
     fn two_rules_together_allow_what_neither_does_alone() {
         let json = r#"[{"allow":true,"type":"c","major":10,"access":"r"},
             {"allow":true,"type":"c","minor":7,"access":"w"}]"#;
-        assert!(run(&compile(&list(json)), Kind::Char, 6, 10, 7));
-        assert!(!run(&compile(&list(json)), Kind::Char, 6, 10, 8));
+        assert!(run(&compile(&list(json)).unwrap(), Kind::Char, 6, 10, 7));
+        assert!(!run(&compile(&list(json)).unwrap(), Kind::Char, 6, 10, 8));
     }
 }
