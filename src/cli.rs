@@ -33,6 +33,18 @@ const VERBS: [(&str, &str, Arguments); 15] = [
 
 /// The whole command.
 pub fn command() -> Command {
+    with_verbs(|_| true)
+}
+
+/// The command as far as `arguments` need it: with the verbs that are among them. Where
+/// none is, or help is asked for, it is whole.
+pub fn command_for(arguments: &[OsString]) -> Command {
+    let given = |word: &str| arguments.iter().any(|argument| argument == word);
+    let is_whole = given("--help") || given("-h") || !VERBS.iter().any(|(name, ..)| given(name));
+    with_verbs(|name| is_whole || given(name))
+}
+
+fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
     let command = Command::new("ferrun")
         .about("OCI container runtime")
         .disable_version_flag(true)
@@ -55,7 +67,8 @@ pub fn command() -> Command {
                 .value_parser(["true", "false", "auto"])
                 .help("Go on where cgroups cannot be used: true, false or auto"),
         );
-    VERBS.iter().fold(command, |command, (name, about, arguments)| {
+    let wanted = VERBS.iter().filter(|(name, ..)| is_wanted(name));
+    wanted.fold(command, |command, (name, about, arguments)| {
         command.subcommand(Command::new(*name).about(*about).defer(*arguments))
     })
 }
@@ -362,7 +375,8 @@ mod tests {
 
     fn parse(line: &str) -> ArgMatches {
         let arguments = line.split_whitespace().map(OsString::from);
-        command().try_get_matches_from(with_double_dashes(arguments)).unwrap()
+        let arguments = with_double_dashes(arguments);
+        command_for(&arguments).try_get_matches_from(arguments).unwrap()
     }
 
     #[test]
@@ -390,6 +404,19 @@ mod tests {
             parse(line);
         }
         command().debug_assert();
+    }
+
+    #[test]
+    fn the_verbs_that_are_not_typed_are_not_built() {
+        let verbs = |line: &str| {
+            let arguments: Vec<_> = line.split_whitespace().map(OsString::from).collect();
+            command_for(&arguments).get_subcommands().count()
+        };
+        assert_eq!(verbs("ferrun --root /r state c"), 1);
+        assert_eq!(verbs("ferrun --root run state c"), 2);
+        for whole in ["ferrun", "ferrun nosuch c", "ferrun -h", "ferrun run --help"] {
+            assert_eq!(verbs(whole), VERBS.len(), "{whole}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn main() {
         exit(1);
     }
     let arguments = cli::with_double_dashes(std::env::args_os());
-    let matches = match cli::command().try_get_matches_from(arguments) {
+    let matches = match cli::command_for(&arguments).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => exit(usage(&error)),
     };
