@@ -17,6 +17,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::de::DeserializeOwned;
 
 use crate::error::InField as _;
+use crate::resolve;
 
 /// The newest version of the runtime spec that ferrun implements.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -32,7 +33,7 @@ pub struct Bundle {
     /// The text of config.json, which is kept for later operations.
     pub text: Vec<u8>,
     /// What it says.
-    pub spec: Spec,
+    pub spec: Box<Spec>,
     /// What is passed over in it, for the log.
     pub warnings: Vec<String>,
 }
@@ -42,7 +43,7 @@ impl Bundle {
     /// `config.json` in it.
     pub fn load(directory: &Path, config: Option<&Path>) -> Result<Self> {
         let path =
-            std::fs::canonicalize(directory).with_context(|| format!("bundle {directory:?}"))?;
+            resolve::real_path(directory).with_context(|| format!("bundle {directory:?}"))?;
         let file = config.map_or_else(|| path.join("config.json"), Path::to_owned);
         let text = read(&file).with_context(|| format!("{file:?}"))?;
         let (spec, warnings) = parse_spec(&text)?;
@@ -65,7 +66,7 @@ pub fn read(file: &Path) -> Result<Vec<u8>> {
 }
 
 /// Parses the text of a config.json and refuses what the spec has no value for.
-pub fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>)> {
+pub fn parse_spec(text: &[u8]) -> Result<(Box<Spec>, Vec<String>)> {
     let given = scan::scan(text).context("config.json")?;
     let (mut spec, warnings) = parse::<Spec>(text).context("config.json")?;
     check_version(&given, spec.version())?;
@@ -83,7 +84,7 @@ pub fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>)> {
 }
 
 /// Parses the process that `exec --process` names.
-pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
+pub fn parse_process(text: &[u8]) -> Result<(Box<Process>, Vec<String>)> {
     let given = scan::scan_process(text)?;
     let parsed = parse::<Process>(text)?;
     check_given(&given, true, "user")?;
@@ -91,7 +92,7 @@ pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
 }
 
 /// Parses what was stored before, where nothing is to be checked again.
-pub fn parse_stored(text: &[u8]) -> Result<Spec> {
+pub fn parse_stored(text: &[u8]) -> Result<Box<Spec>> {
     let given = scan::scan(text)?;
     let (mut spec, _) = parse::<Spec>(text)?;
     drop_absent_pids(&mut spec, &given);
@@ -159,11 +160,24 @@ fn semver(version: &str) -> Result<(u64, u64, u64)> {
     }
 }
 
-/// serde's reading, then the repairing one where it fails.
-fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<(T, Vec<String>)> {
-    if let Ok(value) = serde_json::from_slice(text) {
-        return Ok((value, Vec::new()));
+/// serde's reading, then the repairing one where it fails. A `Spec` is several
+/// kilobytes, and not to be moved about.
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<(Box<T>, Vec<String>)> {
+    match read_plain(text) {
+        Ok(value) => Ok((value, Vec::new())),
+        Err(_) => repair_and_parse(text),
     }
+}
+
+/// Not inlined, like the next one: what it needs of the stack would be the caller's.
+#[inline(never)]
+fn read_plain<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<Box<T>> {
+    serde_json::from_slice(text)
+}
+
+#[cold]
+#[inline(never)]
+fn repair_and_parse<T: DeserializeOwned>(text: &[u8]) -> Result<(Box<T>, Vec<String>)> {
     let mut value: serde_json::Value = serde_json::from_slice(text)?;
     let warnings = repair::repair(&mut value);
     let parsed = serde_path_to_error::deserialize(value).map_err(|error| {

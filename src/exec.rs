@@ -151,7 +151,7 @@ fn finish(
 }
 
 /// The process that was asked for, and the name of its place.
-fn choose(spec: &Spec, options: &Options) -> Result<(Process, Field)> {
+fn choose(spec: &Spec, options: &Options) -> Result<(Box<Process>, Field)> {
     if let Some(path) = &options.process {
         let text = bundle::read(path).with_context(|| format!("--process: {path:?}"))?;
         let (process, warnings) =
@@ -159,7 +159,7 @@ fn choose(spec: &Spec, options: &Options) -> Result<(Process, Field)> {
         warnings.iter().for_each(log::warn);
         return Ok((process, Field::OWN));
     }
-    let Some(mut process) = spec.process().clone() else {
+    let Some(mut process) = spec.process().clone().map(Box::new) else {
         bail!("process: missing: the container has none to take the rest from")
     };
     process.set_args(Some(options.args.clone()));

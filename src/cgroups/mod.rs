@@ -219,7 +219,7 @@ fn read(path: &Path) -> Result<String> {
 /// are shorter than one buffer.
 fn try_read(path: &Path) -> io::Result<String> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = vec![0; 4096];
+    let mut text = vec![0; 512];
     let mut length = 0;
     loop {
         let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
