@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::apply::{hooks, mounts, namespaces, process, rootfs};
@@ -199,7 +200,7 @@ type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
 impl Making<'_> {
     /// From the intent on disk to a created container.
     fn make(&mut self, bundle: &Bundle, console: Option<OwnedFd>) -> Result<Made> {
-        self.container.save()?;
+        self.container.save_first()?;
         self.container.keep_config(&bundle.text)?;
         let group = &self.plan.cgroup;
         let _kept = cgroups::create(group)?;
@@ -236,7 +237,7 @@ impl Making<'_> {
     fn spawn(&self) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
         let (creator, end) = channel::pair()?;
         let cgroup = spawn::Cgroup::open(&self.plan.cgroup.group)?;
-        let creator_mounts = rootfs::mount_namespace()?;
+        let creator_root = rootfs::root_mount()?;
         // A caller who stays shares a page with init; else `start` will bring one.
         let verdict = self.options.stays.then(Verdict::new).transpose()?;
         let start = match &verdict {
@@ -246,7 +247,7 @@ impl Making<'_> {
         let around = init::Surroundings {
             start,
             hook_state: self.hook_state(),
-            creator_mounts,
+            creator_root,
             preserved: self.options.preserved + self.options.listening,
             new_keyring: self.options.new_keyring,
         };
@@ -342,11 +343,11 @@ impl Making<'_> {
 
     /// A small memory limit kills init after it was ready.
     fn refuse_dead(&self, init: &Spawned) -> Result<()> {
-        let facts = ProcessFacts::read(init.pid.as_raw());
-        if facts.is_none_or(|facts| facts.is_dead) {
-            return Err(self.cause_of_death(init));
+        let mut fds = [PollFd::new(&init.pidfd, PollFlags::IN)];
+        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).context("poll")? {
+            0 => Ok(()),
+            _ => Err(self.cause_of_death(init)),
         }
-        Ok(())
     }
 
     /// Why the init process is gone without a word.

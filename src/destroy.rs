@@ -18,7 +18,7 @@ use crate::apply::{hooks, mounts};
 use crate::cgroups;
 use crate::log;
 use crate::resolve;
-use crate::state::{Container, Status, open_process};
+use crate::state::{CONFIG, Container, RECORD, Status, open_process};
 
 /// How long a killed process may take to end.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -55,7 +55,12 @@ pub fn undo_create(mut container: Container) {
 
 /// Removes a directory whose record was never written: nothing else was made.
 pub fn remove_directory(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
+    // Most hold these alone, and trying is cheaper than looking.
+    for name in [CONFIG, RECORD] {
+        let _ = fs::remove_file(directory.join(name));
+    }
+    let removed = fs::remove_dir(directory).or_else(|_| fs::remove_dir_all(directory));
+    match removed {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.with_context(|| format!("remove {directory:?}")),
     }

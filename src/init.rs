@@ -45,8 +45,8 @@ pub struct Surroundings<'a> {
     pub start: Start<'a>,
     /// What hooks get to read.
     pub hook_state: HookState<'a>,
-    /// The inode of the creator's mount namespace.
-    pub creator_mounts: u64,
+    /// The mount that is the creator's root.
+    pub creator_root: u64,
     /// Descriptors after stdio that the program gets.
     pub preserved: u32,
     /// Whether the program gets a session keyring of its own.
@@ -163,7 +163,7 @@ fn prepare_container<'plan>(
     // After the hooks: they may have made the interfaces that a parameter is about.
     write_sysctls(plan)?;
     rootfs::protect(root, &plan.rootfs)?;
-    rootfs::enter(root, &plan.rootfs, around.creator_mounts)?;
+    rootfs::enter(root, &plan.rootfs, around.creator_root)?;
 
     set_policies(plan)?;
     let confined = plan

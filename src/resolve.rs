@@ -225,6 +225,15 @@ pub fn root(path: &Path) -> rustix::io::Result<OwnedFd> {
     open(path, flags, Mode::empty())
 }
 
+/// The path of a directory of the host from the root, without links. As realpath(3),
+/// but asked of the kernel at once.
+pub fn real_path(path: &Path) -> rustix::io::Result<PathBuf> {
+    use std::os::fd::AsRawFd as _;
+    let directory = root(path)?;
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    Ok(OsString::from_vec(readlinkat(CWD, link, Vec::new())?.into_bytes()).into())
+}
+
 /// Opens a path of the host as a handle.
 pub fn host(path: &Path) -> rustix::io::Result<OwnedFd> {
     openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())

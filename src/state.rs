@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -28,9 +28,10 @@ use crate::plan::hooks::Hook;
 
 /// The version of the record's format.
 pub const VERSION: u32 = 1;
-const RECORD: &str = "state.json";
+/// The file of the record.
+pub const RECORD: &str = "state.json";
 /// The copy of config.json that later operations use.
-const CONFIG: &str = "config.json";
+pub const CONFIG: &str = "config.json";
 /// The limits of the last update.
 const RESOURCES: &str = "resources.json";
 
@@ -262,9 +263,22 @@ fn is_missing(error: &anyhow::Error) -> bool {
     matches!(crate::error::errno(error), Some(libc::ENOENT | libc::ENOTDIR))
 }
 
+/// Makes a file, or empties one, and writes it.
+fn write_file(path: &Path, flags: OFlags, text: &[u8]) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | flags;
+    let write = || -> std::io::Result<()> {
+        let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?;
+        File::from(file).write_all(text)
+    };
+    write().with_context(|| format!("write {path:?}"))
+}
+
 fn read_record(directory: &Path) -> Result<Record> {
     let path = directory.join(RECORD);
     let text = fs::read(&path).with_context(|| format!("{path:?}"))?;
+    if text.is_empty() {
+        return Err(rustix::io::Errno::NOENT).with_context(|| format!("{path:?}"));
+    }
     let record: Record = serde_json::from_slice(&text).with_context(|| format!("{path:?}"))?;
     if record.version != VERSION {
         bail!("{path:?}: version {} of the record, this is {VERSION}", record.version);
@@ -293,6 +307,12 @@ impl Record {
 }
 
 impl Container {
+    /// Writes the record for the first time. Nobody counts on it before it is there:
+    /// an empty one is none.
+    pub fn save_first(&self) -> Result<()> {
+        write_file(&self.directory.join(RECORD), OFlags::EXCL, &serde_json::to_vec(&self.record)?)
+    }
+
     /// Writes the record.
     pub fn save(&self) -> Result<()> {
         self.replace(RECORD, &serde_json::to_vec(&self.record)?)
@@ -302,27 +322,17 @@ impl Container {
     fn replace(&self, name: &str, text: &[u8]) -> Result<()> {
         let path = self.directory.join(name);
         let new = self.directory.join(format!(".{name}.new"));
-        let write = || {
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(text)?;
-            fs::rename(&new, &path)
-        };
-        write().with_context(|| format!("write {path:?}"))
+        write_file(&new, OFlags::TRUNC, text)?;
+        fs::rename(&new, &path).with_context(|| format!("write {path:?}"))
     }
 
     /// Keeps the configuration as it is now for later operations.
     pub fn keep_config(&self, text: &[u8]) -> Result<()> {
-        let path = self.directory.join(CONFIG);
-        fs::write(&path, text).with_context(|| format!("write {path:?}"))
+        write_file(&self.directory.join(CONFIG), OFlags::EXCL, text)
     }
 
     /// The configuration as it was at create.
-    pub fn config(&self) -> Result<oci_spec::runtime::Spec> {
+    pub fn config(&self) -> Result<Box<oci_spec::runtime::Spec>> {
         let path = self.directory.join(CONFIG);
         let text = fs::read(&path).with_context(|| format!("{path:?}"))?;
         crate::bundle::parse_stored(&text).with_context(|| format!("{path:?}"))
@@ -401,9 +411,9 @@ impl Container {
     /// A handle on the init process: None if it has ended.
     pub fn open_init(&self) -> Result<Option<OwnedFd>> {
         let Some(init) = self.record.init else { return Ok(None) };
-        let pidfd = open_process(init)?;
         // Looked at after the handle is taken: it is of this process or of none.
-        Ok(if self.running_init().is_some() { pidfd } else { None })
+        let pidfd = open_process(init)?;
+        Ok(pidfd.filter(|_| self.running_init().is_some()))
     }
 }
 
@@ -472,8 +482,8 @@ pub fn boot_id() -> &'static str {
 
 /// Reads a file of procfs that is one short line, with one read(2).
 fn read_line<'buffer>(path: &str, buffer: &'buffer mut [u8]) -> Option<&'buffer str> {
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
     let length = rustix::io::read(file, &mut *buffer).ok()?;
     std::str::from_utf8(buffer.get(..length)?).ok()
 }

@@ -264,6 +264,8 @@ fn a_recorded_pid_that_is_another_process_now_is_neither_shown_nor_killed() {
         }
         let container = bed.start(&bed.bundle().sh("sleep 100"));
         let record = bed.root().join(&container.id).join("state.json");
+        // Start times are told apart by clock ticks, of a hundredth of a second.
+        std::thread::sleep(std::time::Duration::from_millis(50));
         let mut bystander = std::process::Command::new("/bin/sleep").arg("50").spawn().unwrap();
         let pid = container.pid();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();

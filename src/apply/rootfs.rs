@@ -11,8 +11,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat,
-    unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, StatxFlags, Uid, chmodat, chownat, makedev, mknodat, statat,
+    statx, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -59,7 +59,7 @@ pub fn prepare(rootfs: &Rootfs) -> Result<OwnedFd> {
 /// Makes the mount that `path` lies in private: attached below a shared one, the
 /// container's root would appear in the host too.
 fn make_parent_private(path: &Path) -> Result<()> {
-    let path = path.canonicalize().with_context(|| format!("{path:?}"))?;
+    let path = resolve::real_path(path).with_context(|| format!("{path:?}"))?;
     for ancestor in path.ancestors() {
         let name = CString::new(ancestor.as_os_str().as_bytes())?;
         match change_propagation(&name, libc::MS_PRIVATE) {
@@ -229,13 +229,13 @@ fn empty_file_system() -> Result<OwnedFd> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context("fsmount")
 }
 
-/// Makes `root` the root directory. `creator_namespace` is the inode of the
+/// Makes `root` the root directory. `creator_root` is the inode of the
 /// creator's mount namespace, whose own root must never be taken away.
-pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_namespace: u64) -> Result<()> {
+pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result<()> {
     fchdir(root).context("fchdir").in_field("root.path")?;
     match rootfs.entry {
         Entry::Pivot => {
-            refuse_creators(creator_namespace)?;
+            refuse_creators(creator_root)?;
             let shared = rootfs.propagation & libc::MS_SHARED != 0;
             let old = shared.then(|| resolve::root("/".as_ref())).transpose().context("/")?;
             // The old root ends up on top of the new one, and goes from there.
@@ -250,7 +250,7 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_namespace: u64) -> R
             unmount(".", UnmountFlags::DETACH).context("umount the old root")?;
         }
         Entry::Move => {
-            refuse_creators(creator_namespace)?;
+            refuse_creators(creator_root)?;
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
             move_mount(root, "", CWD, "/", flags).context("move_mount").in_field("root.path")?;
             chroot(".").context("chroot").in_field("root.path")?;
@@ -267,14 +267,16 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_namespace: u64) -> R
 }
 
 /// In the creator's mount namespace this would take the root of the machine away.
-fn refuse_creators(namespace: u64) -> Result<()> {
-    if mount_namespace()? == namespace {
+fn refuse_creators(creator_root: u64) -> Result<()> {
+    if root_mount()? == creator_root {
         bail!("refusing to change the root in the mount namespace of the caller");
     }
     Ok(())
 }
 
-/// The inode of the calling process's mount namespace.
-pub fn mount_namespace() -> Result<u64> {
-    Ok(rustix::fs::stat("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?.st_ino)
+/// The identity of the mount that "/" is in. No two mounts of the machine have the
+/// same, so it tells mount namespaces apart: each has its own.
+pub fn root_mount() -> Result<u64> {
+    let stat = statx(CWD, "/", AtFlags::empty(), StatxFlags::MNT_ID).context("statx /")?;
+    Ok(stat.stx_mnt_id)
 }
