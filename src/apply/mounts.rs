@@ -89,7 +89,8 @@ fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<()> 
     let place = resolve::make(root, &step.target, target).in_field(&destination)?;
     // Found out here: a move that fails costs a wait for every processor.
     if target == Target::File && file_type(&place)? == FileType::Directory {
-        bail!("{destination}: {:?}: is a directory, and the source is none", step.target);
+        // Docker gives its hint, and its exit code, by "not a directory".
+        bail!("{destination}: {:?} is one, but the source is not a directory", step.target);
     }
     change(tree, step).in_field(&step.field)?;
     attach(tree, &place).in_field(&step.field)
