@@ -79,25 +79,28 @@ GO_BUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o
 engines-current: $(ENGINES)/.containerd ## build today's containerd, crictl and critest; two minutes of two processors
 
 $(ENGINES)/.containerd: $(wildcard integration/engines/current/go.* integration/engines/current/stand-in/*)
-	@$(TESTBED)/install.sh engines-current
+	@$(TESTBED)/install.sh go
 	cd integration/engines/current && $(GO_BUILD) -tags 'no_btrfs no_devmapper no_zfs' tool ./stand-in
 	cd integration/engines/current && CGO_ENABLED=0 go test -c -buildvcs=false -trimpath -ldflags '-s -w' \
 		-o $(ENGINES)/critest.test sigs.k8s.io/cri-tools/cmd/critest
 	@touch $@
 
 $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
-	@$(TESTBED)/install.sh engines-current
+	@$(TESTBED)/install.sh go
 	cd integration/engines/current/moby && $(GO_BUILD) -tags 'exclude_graphdriver_btrfs netgo osusergo' tool
 	@touch $@
 
-.PHONY: test-engines-current
-test-engines-current: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/.moby ## today's containerd, Docker and BuildKit, as root
-	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test containerd --test moby
-
 .PHONY: test-engines
-test-engines: $(BUILT) ## Docker, Podman, Buildah, containerd of Debian that call the runtime, as root; four minutes
+test-engines: $(BUILT) $(ENGINES)/.containerd ## Docker, Podman, Buildah, containerd, Kubernetes' tests with the runtime, as root
 	@$(TESTBED)/install.sh engines
-	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test debian
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test debian --test containerd
+
+.PHONY: test-engines-current
+test-engines-current: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/.moby ## the same with today's containerd, Docker and BuildKit
+	@$(TESTBED)/install.sh engines
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test containerd
+	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CARGO) test --locked --no-fail-fast --package engines --test buildkit --test moby
+	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CARGO) test --locked --no-fail-fast --package engines --test debian docker::
 
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root

@@ -7,7 +7,7 @@
 #     install.sh test        for all tests
 #     install.sh bench       for the measurements
 #     install.sh engines     for the container engines of Debian
-#     install.sh engines-current   for engines newer than the system's
+#     install.sh go          for engines newer than the system's
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
 # version we need, goes to testbed/cache, which the Makefile puts in PATH.
@@ -164,18 +164,12 @@ tests() {
     other_target aarch64-unknown-linux-musl
 }
 
-engines_current() {
-    build
-    registry
-    go
-    packages busybox:busybox-static runc:runc containerd:containerd iptables:iptables ip:iproute2
-}
-
 # Nothing is started: the tests have daemons of their own.
 engines() {
     without_daemons packages docker:docker.io dockerd:docker.io docker-compose:docker-compose iptables:iptables \
         podman:podman buildah:buildah conmon:conmon containerd:containerd catatonit:catatonit ip:iproute2 \
-        slirp4netns:slirp4netns newuidmap:uidmap /usr/lib/podman/netavark:netavark runc:runc
+        slirp4netns:slirp4netns newuidmap:uidmap /usr/lib/podman/netavark:netavark runc:runc \
+        /usr/lib/cni/bridge:containernetworking-plugins
     tests
 }
 
@@ -205,7 +199,7 @@ registry) registry ;;
 test) tests ;;
 bench) bench ;;
 engines) engines ;;
-engines-current) engines_current ;;
+go) go ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
     exit 2

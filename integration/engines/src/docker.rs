@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use integration::runtime;
+use integration::{Kind, runtime};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -38,6 +38,10 @@ impl<'place> Docker<'place> {
             "insecure-registries": ["127.0.0.1:5000"],
             "registry-mirrors": ["http://127.0.0.1:5000"],
         });
+        if runtime().kind != Kind::Ferrun {
+            // Newer daemons ask for one, and runc 1.1 does not know it.
+            config["features"] = json!({"time-namespaces": false});
+        }
         let more = more.as_object().into_iter().flatten();
         config
             .as_object_mut()

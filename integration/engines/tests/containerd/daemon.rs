@@ -33,7 +33,7 @@ pub struct Containerd<'place> {
 #[track_caller]
 pub fn with_containerd(test: impl Fn(&Containerd<'_>) + Sync) {
     for release in [Release::Debian, Release::Current] {
-        with_daemon(release, false, &test);
+        with_daemon(release, false, |daemon| test(daemon));
     }
 }
 

@@ -99,7 +99,7 @@ fn merge(into: &mut Value, more: &Value) {
 
 fn with_both(test: impl Fn(&Containerd<'_>) + Sync) {
     for release in [Release::Debian, Release::Current] {
-        with_pods(release, &test);
+        with_pods(release, |daemon| test(daemon));
     }
 }
 
