@@ -17,6 +17,7 @@ mod inventory;
 mod place;
 
 pub mod docker;
+pub mod podman;
 
 pub use answer::{Answer, Session};
 pub use inventory::Inventory;
@@ -39,6 +40,11 @@ pub fn missing(programs: &[&str]) -> Vec<String> {
     let found =
         |name: &str| path.split(':').any(|directory| Path::new(directory).join(name).exists());
     programs.iter().filter(|name| !found(name)).map(|name| (*name).to_owned()).collect()
+}
+
+/// Whether engines are newer than Debian 12's: those of `$ENGINES`.
+pub fn is_current() -> bool {
+    std::env::var_os("ENGINES").is_some()
 }
 
 /// Where the programs of a place are looked for: those of the machine, and before them

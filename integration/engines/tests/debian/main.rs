@@ -1,5 +1,7 @@
 //! The engines that Debian 12 has, with the runtime under test.
 
+mod buildah;
 mod compose;
 mod docker;
 mod leaks;
+mod podman;
