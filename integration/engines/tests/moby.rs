@@ -4,14 +4,14 @@
 use std::fs;
 
 use engines::docker::{Docker, PROGRAMS};
-use engines::{in_place, runtime_name};
+use engines::{in_place, is_current, runtime_name};
 use integration::{Kind, runtime};
 use serde_json::{Value, json};
 
 /// Runs a test with a daemon of these lines in its configuration.
 fn with_docker(more: Value, test: impl Fn(&Docker<'_>) + Sync) {
     in_place(&PROGRAMS, |place| {
-        if std::env::var_os("ENGINES").is_none() {
+        if !is_current() {
             return place.bed.skip("the engines are Debian's (make test-engines-current)");
         }
         let docker = Docker::start(place, &more);

@@ -136,15 +136,14 @@ fn what_is_run_in_a_running_container() {
         let line = docker.place.on_terminal("docker exec -it one sh -c 'echo at work; sleep 99'");
         line.shows("at work").types("\x03").ends(130);
 
-        // Newer daemons say so on stdout, and exit with what `docker run` does.
-        let code = if is_current() { 127 } else { 126 };
-        docker
-            .sh("docker exec one no-such-program >&2")
-            .fails(code, "executable file not found in $PATH");
-        docker.sh("docker exec one /etc/passwd").fails(126, "permission denied");
-        docker.sh("docker exec one /etc").exits(126);
-        docker.sh("docker exec -w /nowhere one pwd").fails(126, "/nowhere");
-        docker.sh("docker exec -u stranger one id").fails(126, "stranger");
+        // Newer daemons have the client say so on stdout, and exit as for `docker run`.
+        let (missing, unknown) = if is_current() { (127, 1) } else { (126, 126) };
+        let exec = |line: &str| docker.sh(&format!("docker exec {line} >&2"));
+        exec("one no-such-program").fails(missing, "executable file not found in $PATH");
+        exec("one /etc/passwd").fails(126, "permission denied");
+        exec("one /etc").exits(126);
+        exec("-w /nowhere one pwd").fails(missing, "/nowhere");
+        exec("-u stranger one id").fails(unknown, "stranger");
         docker.sh("docker exec one id -u").prints("0");
     });
 }
