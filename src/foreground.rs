@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::WaitOptions;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::spawn::Spawned;
@@ -96,21 +96,18 @@ impl Watch {
 }
 
 /// Reaps every child that has ended. Returns the exit code of the one that is
-/// waited for.
+/// waited for. By rustix, since nix has no name for a real-time signal.
 fn reap(process: Pid) -> Result<Option<i32>> {
     let mut ended = None;
     loop {
-        let (pid, code) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => (pid, code),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
-            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return Ok(ended),
-            Ok(_) => continue,
-            // A child that was killed by a real-time signal has a status without a name.
-            Err(nix::errno::Errno::EINVAL) => continue,
-            Err(errno) => return Err(errno).context("waitpid"),
+        let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(reaped)) => reaped,
+            Ok(None) | Err(Errno::CHILD) => return Ok(ended),
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno).context("wait"),
         };
-        if pid == process {
-            ended = Some(code);
+        if pid.as_raw_nonzero().get() == process.as_raw() {
+            ended = status.exit_status().or(status.terminating_signal().map(|number| 128 + number));
         }
     }
 }

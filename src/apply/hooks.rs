@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
 
 use super::process::Confined;
 use crate::error::InField as _;
@@ -103,6 +102,16 @@ fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result
     }
 }
 
+/// The end of a hook, whatever it was. By rustix, since nix has no name for a real-time
+/// signal.
+fn waited(pid: nix::unistd::Pid) -> Result<WaitStatus> {
+    let pid = Pid::from_raw(pid.as_raw());
+    rustix::io::retry_on_intr(|| waitpid(pid, WaitOptions::empty()))
+        .context("waitpid")?
+        .map(|(_, status)| status)
+        .context("waitpid: nothing to tell")
+}
+
 /// Feeds the state to a hook that was started, waits for it, and says how it failed.
 fn supervise(
     hook: &Hook,
@@ -121,14 +130,17 @@ fn supervise(
         let _ = killpg(pid, Signal::SIGKILL);
     }
     // Waits for the hook itself, not for what it left running with its output open.
-    let status = waitpid(pid, None).context("waitpid")?;
+    let status = waited(pid)?;
     keep(output, &mut said);
-    let reason = match (in_time?, status) {
-        (true, WaitStatus::Exited(_, 0)) => return Ok(()),
-        (true, WaitStatus::Exited(_, code)) => format!("exit status {code}"),
-        (true, WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
-        (true, other) => format!("{other:?}"),
-        (false, _) => format!("timed out after {} s", hook.timeout.unwrap_or_default().as_secs()),
+    let reason = match (in_time?, status.exit_status(), status.terminating_signal()) {
+        (true, Some(0), _) => return Ok(()),
+        (true, Some(code), _) => format!("exit status {code}"),
+        (true, None, Some(number)) => match Signal::try_from(number) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+        (true, None, None) => format!("{status:?}"),
+        (false, ..) => format!("timed out after {} s", hook.timeout.unwrap_or_default().as_secs()),
     };
     let said = String::from_utf8_lossy(&said);
     let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
