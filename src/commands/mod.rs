@@ -26,6 +26,7 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use crate::cli::path_of;
+use crate::host::Host;
 use crate::state::Store;
 
 /// What holds for every verb.
@@ -71,10 +72,15 @@ impl Global {
     }
 }
 
-/// /run/ferrun, or below the runtime directory of an ordinary user.
+/// /run/ferrun, or below the runtime directory of an ordinary user. He may be root in a
+/// user namespace of his own, as under Podman; root who has entered one calls himself so.
 fn default_root() -> PathBuf {
-    let ordinary = !rustix::process::geteuid().is_root();
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| ordinary && !dir.is_empty()) {
+    let ordinary = || {
+        let caller = Host::gather_without_cgroups();
+        let is_called_root = std::env::var_os("USER").is_some_and(|user| user == "root");
+        caller.uid != 0 || (caller.in_user_namespace && !is_called_root)
+    };
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty() && ordinary()) {
         Some(directory) => PathBuf::from(directory).join("ferrun"),
         None => PathBuf::from("/run/ferrun"),
     }
