@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::apply::{hooks, mounts, namespaces, process, rootfs};
@@ -80,6 +79,8 @@ pub struct Created {
     pub verdict: Option<Verdict>,
     /// The master side of the terminal, where the caller serves it.
     pub master: Option<OwnedFd>,
+    /// Whether a filter may forbid init to become the program.
+    pub is_filtered: bool,
 }
 
 /// Creates the container `id`. Where that fails nothing is left of it.
@@ -109,7 +110,9 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     let mut making = Making { plan: &plan, host: &host, options, container };
     match making.make(&bundle, console) {
         Ok((init, channel, verdict, master)) => {
-            Ok(Created { container: making.container, init, channel, verdict, master })
+            let is_filtered = plan.process.as_ref().is_some_and(|process| process.filter.is_some());
+            let container = making.container;
+            Ok(Created { container, init, channel, verdict, master, is_filtered })
         }
         Err(error) => {
             destroy::undo_create(making.container);
@@ -343,11 +346,10 @@ impl Making<'_> {
 
     /// A small memory limit kills init after it was ready.
     fn refuse_dead(&self, init: &Spawned) -> Result<()> {
-        let mut fds = [PollFd::new(&init.pidfd, PollFlags::IN)];
-        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).context("poll")? {
-            0 => Ok(()),
-            _ => Err(self.cause_of_death(init)),
+        if init.has_ended()? {
+            return Err(self.cause_of_death(init));
         }
+        Ok(())
     }
 
     /// Why the init process is gone without a word.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid as ProcessPid, WaitId, WaitIdOptions, waitid};
 
 use crate::apply::namespaces::{Excursion, Opened, explain_clone, open_joined, write_time_offsets};
@@ -25,6 +26,15 @@ pub struct Spawned {
     pub pid: Pid,
     /// A handle on it.
     pub pidfd: OwnedFd,
+}
+
+impl Spawned {
+    /// Whether the process has ended, reaped or not.
+    pub fn has_ended(&self) -> Result<bool> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        Ok(poll(&mut fds, Some(&now)).context("poll")? > 0)
+    }
 }
 
 /// The container's cgroup, as a new process enters it: the directory of version 2

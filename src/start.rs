@@ -9,7 +9,7 @@ use crate::destroy::destroy;
 use crate::gate::{self, Verdict};
 use crate::log;
 use crate::seccomp_agent;
-use crate::state::{Container, Operation, Status};
+use crate::state::{Container, Operation, ProcessFacts, Status};
 
 /// Runs the program of a container that another process created.
 pub fn start(container: &Container) -> Result<()> {
@@ -18,7 +18,8 @@ pub fn start(container: &Container) -> Result<()> {
         bail!("process: missing: there is no program to start");
     }
     let (channel, verdict) = gate::open(container.open_directory()?)?;
-    let started = await_program(container, &channel, &verdict);
+    let started =
+        await_program(container, &channel, &verdict).and_then(|()| refuse_unexecuted(container));
     // Two may start at once: then init ran the program for the other one.
     let is_running = || container.running_init().is_some_and(|init| init.has_executed);
     if started.is_err() && verdict.is_open() && is_running() {
@@ -33,7 +34,11 @@ pub fn start_created(created: &Created) -> Result<()> {
     let started = created
         .channel
         .send(&ToInit::Start)
-        .and_then(|()| await_program(&created.container, &created.channel, verdict));
+        .and_then(|()| await_program(&created.container, &created.channel, verdict))
+        .and_then(|()| match created.is_filtered {
+            true => refuse_unexecuted(&created.container),
+            false => Ok(()),
+        });
     finish(&created.container, started)
 }
 
@@ -51,6 +56,18 @@ fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict)
             Some((other, _)) => bail!("{other:?} where the program was due"),
         }
     }
+}
+
+/// A filter may kill init at execve(2) itself, which init announces and cannot take
+/// back. The kernel takes the flag off before it closes the channel, and remembers it
+/// as long as nobody has reaped init.
+fn refuse_unexecuted(container: &Container) -> Result<()> {
+    let init = container.record.init.context("the container has no init process")?;
+    let now = ProcessFacts::read(init.pid).filter(|facts| facts.id() == init);
+    if now.is_some_and(|facts| !facts.has_executed) {
+        bail!("linux.seccomp: the init process was killed before the program could run");
+    }
+    Ok(())
 }
 
 /// After the program runs, or does not: hooks, or the end of the container

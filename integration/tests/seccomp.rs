@@ -162,15 +162,22 @@ fn a_filter_that_refuses_execve_is_told_by_start() {
 }
 
 #[test]
-fn a_program_that_the_filter_kills_at_its_execve_is_one_that_a_signal_killed() {
+fn a_program_that_the_filter_kills_at_its_execve_did_not_start() {
     as_root(|bed| {
+        if bed.is_peer("runc 1.1 takes it for a failing start") {
+            return;
+        }
         for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD"] {
             let bundle = bed.bundle().with("/linux/seccomp", json!({"defaultAction": action}));
             let output = bed.run(&bundle);
-            assert_eq!(output.code, 128 + 31, "{action}, SIGSYS: {output}");
+            assert!(output.failure(1).contains("linux.seccomp"), "{action}: {output}");
+            // The init of a created container may have been reaped by now.
             let container = bed.create(&bundle);
-            container.call("start");
-            assert_eq!(container.ended(), "", "{action}");
+            if container.call("start").code == 0 {
+                assert_eq!(container.ended(), "", "{action}");
+            } else {
+                bed.assert_nothing_left();
+            }
         }
     });
 }
