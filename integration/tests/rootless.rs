@@ -37,6 +37,26 @@ fn the_default_bundle_runs_everywhere() {
     });
 }
 
+/// As in a container that masks a part of its own /proc: the kernel then lets no new one
+/// be mounted, which would show what is masked.
+#[test]
+fn below_a_masked_proc_the_container_gets_the_callers() {
+    use nix::mount::{MsFlags, mount, umount};
+    as_user(|bed| {
+        if bed.is_peer("runc 1.1 fails there") {
+            return;
+        }
+        let masked = "/proc/irq";
+        mount(None::<&str>, masked, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let output =
+            bed.run(&bed.bundle().sh("ls /proc/irq; stat -f -c %T /proc; cat /proc/self/comm"));
+        umount(masked).unwrap();
+        assert_eq!(output.stdout.trim(), "proc\ncat", "{output}");
+        assert_eq!(output.code, 0);
+        assert!(output.stderr.contains("the container sees the caller's /proc"), "{output}");
+    });
+}
+
 #[test]
 fn the_default_bundle_asks_for_a_terminal() {
     as_both(|bed| {
@@ -204,6 +224,9 @@ const SCRIPT: &str = "id -u; cat /etc/hosts 2>/dev/null; ls -d /proc/self /dev/n
 #[test]
 fn bundles_of_docker_podman_buildah_buildkit_and_containerd_run() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 fails at hooks") {
+            return;
+        }
         for (name, text) in [
             ("docker-20.10-default", include_str!("../data/docker-20.10-default.json")),
             ("docker-29-default", include_str!("../data/docker-29-default.json")),

@@ -6,14 +6,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, statat, symlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstatfs, statat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::error::InField as _;
+use crate::error::{InField as _, errno};
+use crate::log;
 use crate::plan::mounts::{Bind, FileSystem, MountKind, MountStep, Opener};
 use crate::resolve::{self, Parents, Target};
 use crate::sys::mount::{MountAttributes, context_message, mount_setattr};
@@ -32,7 +33,12 @@ pub fn apply(
     match &step.kind {
         MountKind::New(file_system) => {
             let target = directory(root, step, file_system)?;
-            let mount = new_mount(root, &target, step, file_system)?;
+            let mount = match new_mount(root, &target, step, file_system) {
+                Err(error) if errno(&error) == Some(libc::EPERM) => {
+                    callers(file_system, step).ok_or(error)?
+                }
+                mount => mount?,
+            };
             change(&mount, step).in_field(&step.field)?;
             attach(&mount, &target).in_field(&step.field)
         }
@@ -211,6 +217,28 @@ fn new_mount(
         copy_up(&from, &mount).context("tmpcopyup").in_field(&step.field)?;
     }
     Ok(mount)
+}
+
+/// The caller's own proc or sysfs with what is mounted on it, attached nowhere. In a
+/// container that hides a part of its own the kernel lets nobody mount a whole one
+/// (mount_too_revealing of fs/namespace.c), nor where the namespace that it would show
+/// belongs to others.
+fn callers(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
+    /// PROC_SUPER_MAGIC and SYSFS_MAGIC of linux/magic.h.
+    const PLACES: [(&str, &str, rustix::fs::FsWord); 2] =
+        [("proc", "/proc", 0x9fa0), ("sysfs", "/sys", 0x6265_6572)];
+    /// The inode of the root of both.
+    const ROOT: u64 = 1;
+    let (_, place, magic) = PLACES.iter().find(|(fstype, ..)| file_system.fstype == *fstype)?;
+    let found = resolve::host(place.as_ref()).ok()?;
+    let is_whole = fstatfs(&found).is_ok_and(|stat| stat.f_type == *magic)
+        && statat(&found, "", AtFlags::EMPTY_PATH).is_ok_and(|stat| stat.st_ino == ROOT);
+    let tree = is_whole.then(|| clone_tree(&found, true))?.ok()?;
+    log::warn(format!(
+        "{}: no new {} may be mounted here: the container sees the caller's {place}",
+        step.field, file_system.fstype
+    ));
+    Some(tree)
 }
 
 /// Copies what is in the directory `from` into the directory `to`, both given by
