@@ -15,6 +15,7 @@
 mod answer;
 mod inventory;
 mod place;
+mod recorder;
 
 pub mod docker;
 pub mod podman;
@@ -22,6 +23,7 @@ pub mod podman;
 pub use answer::{Answer, Session};
 pub use inventory::Inventory;
 pub use place::{Place, in_place};
+pub use recorder::{Recorded, Recorder, form};
 
 use std::path::{Path, PathBuf};
 

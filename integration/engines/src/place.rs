@@ -29,7 +29,7 @@ use crate::{Answer, Inventory, Session, missing, own_file, path};
 /// How long a line may take. The machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The cgroups that engines make where they are not told another one.
-const USUAL_GROUPS: [&str; 4] = ["docker", "libpod_parent", "buildah", "k8s.io"];
+const USUAL_GROUPS: [&str; 3] = ["docker", "libpod_parent", "buildah"];
 /// How much of a daemon's log is shown when its test fails.
 const LINES: usize = 60;
 

@@ -17,8 +17,12 @@ const USER: u32 = 23_456;
 /// Writes the configuration of `docs/engines.md`, with the registry of the place as the
 /// whole of Docker Hub.
 pub fn configure(place: &Place<'_>) {
+    configure_with(place, &runtime().for_others(&place.bed.directory));
+}
+
+/// Writes it with `program` as the runtime.
+pub fn configure_with(place: &Place<'_>, program: &Path) {
     let name = runtime_name();
-    let program = runtime().for_others(&place.bed.directory);
     place.write(
         "/etc/containers/containers.conf",
         &format!(
