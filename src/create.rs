@@ -31,6 +31,7 @@ use crate::plan::cgroup::Stage;
 use crate::plan::mounts::MappedIds;
 use crate::plan::rootfs::{Entry, Rootfs};
 use crate::resolve;
+use crate::sd_notify;
 use crate::spawn::{self, Spawned};
 use crate::state::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
 use crate::time;
@@ -86,7 +87,8 @@ pub struct Created {
 /// Creates the container `id`. Where that fails nothing is left of it.
 pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     crate::state::check_id(id)?;
-    let bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
+    let mut bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
+    sd_notify::add_to(&mut bundle.spec, &store.directory(id)?);
     let host = if options.without_cgroups {
         Host::gather_without_cgroups()
     } else {
@@ -205,6 +207,7 @@ impl Making<'_> {
     fn make(&mut self, bundle: &Bundle, console: Option<OwnedFd>) -> Result<Made> {
         self.container.save_first()?;
         self.container.keep_config(&bundle.text)?;
+        sd_notify::make_directory(&self.container)?;
         let group = &self.plan.cgroup;
         let _kept = cgroups::create(group)?;
         if let Some(uid) = self.plan.cgroup_owner {

@@ -24,6 +24,7 @@ pub mod log;
 pub mod own_executable;
 pub mod plan;
 pub mod resolve;
+pub mod sd_notify;
 pub mod seccomp_agent;
 pub mod spawn;
 pub mod start;

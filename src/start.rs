@@ -8,6 +8,7 @@ use crate::create::Created;
 use crate::destroy::destroy;
 use crate::gate::{self, Verdict};
 use crate::log;
+use crate::sd_notify::Relay;
 use crate::seccomp_agent;
 use crate::state::{Container, Operation, ProcessFacts, Status};
 
@@ -17,6 +18,7 @@ pub fn start(container: &Container) -> Result<()> {
     if !container.record.has_process {
         bail!("process: missing: there is no program to start");
     }
+    let relay = Relay::listen(container)?;
     let (channel, verdict) = gate::open(container.open_directory()?)?;
     let started =
         await_program(container, &channel, &verdict).and_then(|()| refuse_unexecuted(container));
@@ -25,7 +27,11 @@ pub fn start(container: &Container) -> Result<()> {
     if started.is_err() && verdict.is_open() && is_running() {
         bail!(gate::ALREADY_OPEN);
     }
-    finish(container, started)
+    finish(container, started)?;
+    if let (Some(relay), Some(init)) = (relay, container.open_init()?) {
+        relay.serve(init, container.record.init.map(|init| init.pid))?;
+    }
+    Ok(())
 }
 
 /// Runs the program of a container that this process created.

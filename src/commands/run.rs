@@ -1,12 +1,13 @@
 //! `run`: create and start, and unless detached wait for the end and delete.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ArgMatches;
 
 use super::{Global, create::options};
 use crate::cli::id_of;
 use crate::create::{self, Options};
 use crate::foreground::Watch;
+use crate::sd_notify::Relay;
 use crate::{destroy, start};
 
 /// Runs the verb. The exit code is the program's, unless detached.
@@ -18,8 +19,25 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let options = Options { stays: true, serves_terminal, ..given };
     let watch = if detach { None } else { Some(Watch::new(!matches.get_flag("no-subreaper"))?) };
     let mut created = create::create(&global.store, id_of(matches), &options)?;
+    let relay = match Relay::listen(&created.container) {
+        Ok(relay) => relay,
+        Err(error) => {
+            destroy::undo_create(created.container);
+            return Err(error);
+        }
+    };
     start::start_created(&created)?;
-    let Some(watch) = watch else { return Ok(0) };
+    let Some(watch) = watch else {
+        if let Some(relay) = relay {
+            relay.serve(&created.init.pidfd, Some(created.init.pid.as_raw()))?;
+        }
+        return Ok(0);
+    };
+    if let Some(relay) = relay {
+        // Ends with the program, or with this process.
+        let init = created.init.pidfd.try_clone().context("dup")?;
+        std::thread::spawn(move || relay.serve(init, None));
+    }
     let code = watch.serve(&created.init, created.master.take())?;
     if !keep {
         destroy::destroy(&created.container)?;
