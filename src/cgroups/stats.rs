@@ -39,6 +39,10 @@ struct CpuUsage {
     total: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     percpu: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    percpu_kernel: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    percpu_user: Vec<u64>,
     kernel: u64,
     user: u64,
 }
@@ -215,13 +219,31 @@ fn pressure(line: &str) -> Pressure {
     pressure
 }
 
+/// The files of a cpuset of version 1 that hold one number.
+const CPUSET_NUMBERS: [&str; 9] = [
+    "cpu_exclusive",
+    "mem_exclusive",
+    "mem_hardwall",
+    "memory_migrate",
+    "memory_pressure",
+    "memory_spread_page",
+    "memory_spread_slab",
+    "sched_load_balance",
+    "sched_relax_domain_level",
+];
+
 fn read_v1(stats: &mut Stats, directory: &Directory, files: Files<'_>) {
     for controller in &directory.controllers {
         match controller.as_str() {
             "cpuacct" => {
                 stats.cpu.usage.total = files.number("cpuacct.usage");
-                let percpu = files.text("cpuacct.usage_percpu").unwrap_or_default();
-                stats.cpu.usage.percpu = percpu.split_whitespace().map(number).collect();
+                let numbers = |name: &str| {
+                    let text = files.text(name).unwrap_or_default();
+                    text.split_whitespace().map(number).collect()
+                };
+                stats.cpu.usage.percpu = numbers("cpuacct.usage_percpu");
+                stats.cpu.usage.percpu_kernel = numbers("cpuacct.usage_percpu_sys");
+                stats.cpu.usage.percpu_user = numbers("cpuacct.usage_percpu_user");
                 stats.cpu.usage.kernel = files.number("cpuacct.usage_sys");
                 stats.cpu.usage.user = files.number("cpuacct.usage_user");
             }
@@ -232,6 +254,12 @@ fn read_v1(stats: &mut Stats, directory: &Directory, files: Files<'_>) {
             "cpuset" => {
                 stats.cpuset.insert("cpus", list(&files.text("cpuset.cpus").unwrap_or_default()));
                 stats.cpuset.insert("mems", list(&files.text("cpuset.mems").unwrap_or_default()));
+                for name in CPUSET_NUMBERS {
+                    // One of them, the level, may be -1: what is asked for is the kernel's choice.
+                    let text = files.text(&format!("cpuset.{name}")).unwrap_or_default();
+                    let number: i64 = text.trim().parse().unwrap_or_default();
+                    stats.cpuset.insert(name, number.into());
+                }
             }
             "memory" => {
                 stats.memory.raw = files.table("memory.stat");
