@@ -12,6 +12,9 @@ NAMED = $(if $(findstring /,$(RUNTIME)),$(abspath $(RUNTIME)),$(shell command -v
 TESTED = $(if $(RUNTIME),$(or $(NAMED),$(RUNTIME)),$(CURDIR)/bin/ferrun)
 BUILT = $(if $(RUNTIME),,bin/ferrun)
 
+# What `ferrun --version` says.
+export FERRUN_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+
 WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 SOURCES := $(shell find src seccomp/src -type f) $(WORKSPACE) seccomp/Cargo.toml
 IMAGE_TOOL_SOURCES := $(shell find image-tool/src -type f) $(WORKSPACE) image-tool/Cargo.toml

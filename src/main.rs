@@ -12,6 +12,9 @@ use ferrun::{bundle, cli, error, log, own_executable};
 #[global_allocator]
 static ARENA: Arena = Arena::new();
 
+/// The commit of the sources, where the build was told (`make` does). Docker shows it.
+const COMMIT: Option<&str> = option_env!("FERRUN_COMMIT");
+
 /// What runc exits with for a command that it does not know.
 const UNKNOWN_COMMAND: i32 = 3;
 /// What runc's `exec` exits with where the program did not come to run.
@@ -36,7 +39,8 @@ fn main() {
         Err(error) => exit(usage(&error)),
     };
     if matches.get_flag("version") {
-        println!("ferrun version {}\nspec: {}", env!("CARGO_PKG_VERSION"), bundle::OCI_VERSION);
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown"));
+        println!("ferrun version {version}\ncommit: {commit}\nspec: {}", bundle::OCI_VERSION);
         return;
     }
     let Some((verb, arguments)) = matches.subcommand() else {
