@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -249,14 +250,20 @@ impl Bed {
         self.caller != Caller::Root
     }
 
-    /// Whether the runtime is another one than ferrun. Then what follows is left
-    /// out, for the reason given.
+    /// Whether the runtime is one that differs: those that the reason names, or all but
+    /// ferrun where it names none. Then what follows is left out.
     pub fn is_peer(&self, reason: &str) -> bool {
-        let peer = runtime().kind != Kind::Ferrun;
-        if peer {
+        let named = |name: &str| reason.contains(name);
+        let differs = match runtime().kind {
+            Kind::Ferrun => false,
+            Kind::Runc => named("runc") || !named("crun"),
+            Kind::Crun => named("crun") || !named("runc"),
+            Kind::Other => true,
+        };
+        if differs {
             self.skip(reason);
         }
-        peer
+        differs
     }
 
     /// Says that this, or the rest of it, was not tested here.
@@ -437,6 +444,11 @@ impl Bed {
     /// Removes everything. Returns what should not have been there.
     fn clear(&self) -> Vec<String> {
         let mut complaints = self.complaints.take();
+        // The delete of others does not wait for the end of what it has killed.
+        let patience = if runtime().kind == Kind::Ferrun { 0 } else { 100 };
+        for _ in (0..patience).take_while(|_| !self.is_clear()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let left = leftovers::find(self);
         complaints.extend(left.iter().map(ToString::to_string));
         for id in ids(&self.root()) {

@@ -70,6 +70,9 @@ fn devices_of_each_type_are_made_with_mode_and_owner() {
 #[test]
 fn an_ordinary_users_container_has_the_hosts_devices_bound() {
     integration::as_user(|bed| {
+        if bed.is_peer("crun 1.8 fails at its mount namespace") {
+            return;
+        }
         let bundle = bed
             .bundle()
             .with(
@@ -135,6 +138,9 @@ fn opening(bundle: Bundle) -> Bundle {
 #[test]
 fn without_rules_the_default_devices_alone_can_be_used() {
     in_views(|bed| {
+        if bed.is_peer("crun 1.8 allows all devices unless a rule denies them") {
+            return;
+        }
         let output = bed.run(&opening(bed.bundle()));
         let lines: Vec<_> = output.success().lines().collect();
         assert_eq!(
@@ -148,6 +154,9 @@ fn without_rules_the_default_devices_alone_can_be_used() {
 #[test]
 fn rules_allow_and_deny_by_type_number_and_access() {
     in_views(|bed| {
+        if bed.is_peer("crun 1.8 allows all devices unless a rule denies them") {
+            return;
+        }
         let rules = |list: serde_json::Value| {
             let output = bed.run(&opening(bed.bundle()).with("/linux/resources/devices", list));
             let lines = output.success().lines();

@@ -25,7 +25,7 @@ fn it_runs_a_program_and_gives_its_exit_code() {
 #[test]
 fn a_program_that_cannot_be_run_is_told_in_the_words_that_engines_look_for() {
     as_root(|bed| {
-        if bed.is_peer("crun 1.8 has other words and codes") {
+        if bed.is_peer("runc starts with a time stamp, crun 1.8 has other words and codes") {
             return;
         }
         let bundle = bed.bundle().sh(WAIT);
@@ -99,6 +99,9 @@ fn it_follows_init_where_the_container_has_groups_of_its_own() {
 #[test]
 fn it_has_the_containers_user_environment_and_directory() {
     as_both(|bed| {
+        if bed.is_peer("crun 1.8 takes user 0 and / where exec names none") {
+            return;
+        }
         let mut bundle = bed
             .bundle()
             .with("/process/env", json!(["PATH=/bin", "HOME=/h", "FROM=config"]))
@@ -130,10 +133,15 @@ fn options_replace_what_the_config_says() {
         assert_eq!(exec(&["--user", "5:6"], "id -u; id -g"), "5\n6");
         assert_eq!(exec(&["--cwd", "/etc"], "pwd"), "/etc");
         assert_eq!(exec(&["--cwd=/etc"], "pwd"), "/etc");
-        assert_eq!(exec(&["--env", "A=1", "-e", "B=2 3"], "echo $A $B $HOME"), "1 2 3 /root");
+        assert_eq!(exec(&["-e", "A=1", "-e", "B=2 3"], "echo $A $B"), "1 2 3");
         assert_eq!(exec(&["--env", "HOME=/other"], "echo $HOME"), "/other");
-        if !bed.is_peer("crun has no --additional-gids, and Go's one dash is runc's and ours") {
+        if !bed.is_peer("runc and crun take no value there") {
             assert_eq!(exec(&["-u5:6"], "id -u; id -g"), "5\n6");
+        }
+        if !bed.is_peer(
+            "crun sets no HOME, has no --additional-gids, and Go's one dash is not its own",
+        ) {
+            assert_eq!(exec(&["-e", "A=1"], "echo $A $HOME"), "1 /root");
             assert_eq!(exec(&["-cwd", "/etc", "-env", "A=4"], "pwd; echo $A"), "/etc\n4");
             assert_eq!(exec(&["--user", "5:6", "-g", "7", "-g", "8"], "id -G"), "6 7 8");
         }
@@ -171,7 +179,9 @@ fn odd_user_ids_are_refused() {
 #[test]
 fn every_restriction_of_the_config_holds() {
     as_both(|bed| {
-        if bed.is_peer("runc 1.1 raises the soft limit of descriptors") {
+        if bed.is_peer(
+            "runc 1.1 raises the soft limit of descriptors, crun 1.8 drops limits and no_new_privs",
+        ) {
             return;
         }
         let bundle = bed
@@ -203,6 +213,9 @@ fn every_restriction_of_the_config_holds() {
 #[test]
 fn capabilities_can_be_added() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 takes them instead of the config's") {
+            return;
+        }
         let container = bed.start(&bed.bundle().sh(WAIT));
         let script = "grep CapEff /proc/self/status | cut -f2";
         for options in [["--cap", "CAP_CHOWN"], ["-c", "CAP_CHOWN"]] {
@@ -302,6 +315,9 @@ fn a_created_container_can_be_entered_too() {
 #[test]
 fn it_has_a_terminal_if_asked_for() {
     as_both(|bed| {
+        if bed.is_rootless() && bed.is_peer("crun 1.8 fails to enter a user namespace at times") {
+            return;
+        }
         let container = bed.start(&bed.bundle().sh(WAIT));
         let (mut terminal, other) = Terminal::open();
         terminal.resize(91, 17);
@@ -355,6 +371,9 @@ fn nothing_of_the_helper_is_seen_inside() {
 #[test]
 fn it_joins_a_group_below_the_container_s_if_asked_to() {
     in_views(|bed| {
+        if bed.is_peer("crun 1.8 knows no tree by its name") {
+            return;
+        }
         let bundle = bed.bundle().sh(WAIT);
         let container = bed.start(&bundle);
         let groups = || fs::read_to_string(format!("/proc/{}/cgroup", container.pid())).unwrap();

@@ -100,6 +100,9 @@ fn a_small_stack_is_enough() {
 #[test]
 fn no_verb_needs_stdio() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 fails at create") {
+            return;
+        }
         let bundle = bed.bundle().sh("sleep 100");
         let id = bed.id();
         let container = Container::create(bed, &id, bed.create_call(&bundle, &id).without_stdio());
@@ -150,7 +153,7 @@ fn no_verb_needs_a_working_directory() {
 #[test]
 fn a_root_that_vanishes_before_start_is_an_error() {
     as_root(|bed| {
-        if bed.is_peer("runc does not hear of a failing execve") {
+        if bed.is_peer("runc and crun do not hear of a failing execve") {
             return;
         }
         let bundle = bed.bundle().args(["/bin/true"]);

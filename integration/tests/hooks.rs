@@ -41,6 +41,9 @@ fn lines(log: &Path) -> Vec<String> {
 #[test]
 fn the_six_kinds_are_called_in_order() {
     as_both(|bed| {
+        if bed.is_peer("crun 1.8 dies when a hook does not read its stdin") {
+            return;
+        }
         let (bundle, log) = logged(bed, &KINDS, &|kind| format!("echo {kind} >> LOG"));
         let bundle = bundle
             .with("/hooks/prestart/-", hook(&format!("echo second >> {}", log.display())))
@@ -66,6 +69,9 @@ fn the_six_kinds_are_called_in_order() {
 #[test]
 fn each_hook_finds_the_state_on_stdin() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 gives / as the bundle inside") {
+            return;
+        }
         let (bundle, log) = logged(bed, &KINDS, &|_| "tr -d '\\n' >> LOG; echo >> LOG".to_owned());
         let bundle =
             bundle.with("/annotations", json!({"a.b": "c"})).sh("sleep 100").save().clone();
@@ -169,6 +175,9 @@ fn a_hook_need_not_read_its_stdin() {
 #[test]
 fn hooks_find_no_signal_blocked_or_ignored() {
     as_both(|bed| {
+        if bed.is_peer("crun 1.8 holds all signals back") {
+            return;
+        }
         let found = bed.make_directory("found", 0o777);
         let mut bundle = bed.bundle().mount("/found", "bind", found.to_str().unwrap(), &["bind"]);
         for kind in KINDS {
@@ -254,7 +263,7 @@ fn a_failing_hook_of_start_ends_the_container() {
 #[test]
 fn a_failing_poststop_hook_is_a_warning_and_the_next_one_is_called() {
     as_root(|bed| {
-        if bed.is_peer("runc 1.1 does not call the next one") {
+        if bed.is_peer("runc 1.1 does not call the next one, crun 1.8 does not warn") {
             return;
         }
         let log = bed.write("log", "");
@@ -389,7 +398,7 @@ fn hooks_of_create_find_the_devices_in_their_places() {
 #[test]
 fn a_hook_may_ask_for_the_state() {
     as_root(|bed| {
-        if bed.is_peer("runc 1.1 cannot say anything during create") {
+        if bed.is_peer("runc 1.1 and crun 1.8 cannot say anything during create") {
             return;
         }
         let id = bed.id();

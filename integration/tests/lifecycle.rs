@@ -77,6 +77,9 @@ fn run_passes_signals_on_to_the_program() {
 #[test]
 fn run_kills_what_the_program_leaves_where_it_has_no_pid_namespace() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 waits for it") {
+            return;
+        }
         let bundle = bed.bundle().without_namespace("pid").sh("sleep 98 & echo left");
         assert_eq!(bed.run(&bundle).success(), "left");
         bed.assert_nothing_left();
@@ -144,7 +147,7 @@ fn a_detached_run_returns_while_the_program_runs() {
 #[test]
 fn a_kept_container_stays_until_it_is_deleted() {
     as_root(|bed| {
-        if bed.is_peer("runc 1.1 knows no --keep on run of this kind") {
+        if bed.is_peer("runc 1.1 and crun 1.8 know no --keep on run") {
             return;
         }
         let id = bed.id();
@@ -160,6 +163,9 @@ fn a_kept_container_stays_until_it_is_deleted() {
 #[test]
 fn each_operation_is_allowed_in_its_states_alone() {
     as_root(|bed| {
+        if bed.is_peer("crun's words are its own") {
+            return;
+        }
         let container =
             bed.create(&bed.bundle().sh("trap 'exit 0' TERM; while :; do sleep 0.02; done"));
         let refused = |verb: &[&str], code: i32, words: &str| {
@@ -201,6 +207,9 @@ fn a_created_container_can_be_deleted_at_once() {
 #[test]
 fn a_running_container_is_deleted_by_force_with_all_its_processes() {
     everywhere(|bed| {
+        if bed.view == View::V2 && bed.is_peer("runc 1.1 may leave a cgroup of version 2 behind") {
+            return;
+        }
         let mut bundle = bed.bundle().sh("sleep 97 & sleep 96 & echo up; wait");
         if !bed.is_rootless() {
             // Then nothing but the cgroup tells which processes are its own.
@@ -210,9 +219,6 @@ fn a_running_container_is_deleted_by_force_with_all_its_processes() {
         container.prints("up");
         container.call("delete").failure(1);
         container.delete();
-        if bed.view == View::V2 && bed.is_peer("runc 1.1 may leave a cgroup of version 2 behind") {
-            return;
-        }
         bed.assert_nothing_left();
     });
 }
@@ -220,6 +226,9 @@ fn a_running_container_is_deleted_by_force_with_all_its_processes() {
 #[test]
 fn kill_takes_names_and_numbers() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 takes an unknown name for no signal, and says nothing") {
+            return;
+        }
         for signal in ["TERM", "SIGTERM", "15", "term"] {
             if signal == "term" && bed.is_peer("crun takes upper case only") {
                 continue;
@@ -384,6 +393,9 @@ fn a_config_without_a_process_can_be_created_but_not_started() {
 #[test]
 fn odd_callers_are_served_too() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 hangs where its caller ignores SIGCHLD") {
+            return;
+        }
         let bundle = bed.bundle().sh("umask; trap; ls /proc/self/fd | wc -l");
         let usual = bed.run(&bundle).success().to_owned();
         assert_eq!(bed.run_call(&bundle).umask(0o777).output().success(), usual, "umask");

@@ -93,7 +93,7 @@ fn an_agent_lets_a_call_be_carried_out() {
 #[test]
 fn a_created_container_sends_its_listener_when_it_is_started() {
     as_both(|bed| {
-        if bed.is_peer("runc loads the filter during create") {
+        if bed.is_peer("runc and crun load the filter during create") {
             return;
         }
         for bundle in both_ways(&bundle(bed)) {
@@ -133,7 +133,9 @@ fn annotations_are_part_of_the_state_and_absent_metadata_is_not() {
 #[test]
 fn each_process_of_exec_has_a_listener_of_its_own() {
     as_both(|bed| {
-        if bed.is_peer("runc cannot fetch the listener of an ordinary user's exec") {
+        if bed
+            .is_peer("runc cannot fetch the listener of an ordinary user's exec, crun tells no pid")
+        {
             return;
         }
         for bundle in both_ways(&bundle(bed)) {
@@ -162,6 +164,9 @@ fn each_process_of_exec_has_a_listener_of_its_own() {
 #[test]
 fn the_calls_of_the_handing_over_may_be_notified_themselves() {
     as_both(|bed| {
+        if bed.is_rootless() && bed.is_peer("crun 1.8 fails to enter a user namespace at times") {
+            return;
+        }
         if bed.is_peer("runc refuses write, and waits for ever on others") {
             return;
         }
@@ -219,7 +224,7 @@ fn an_agent_may_refuse_the_program_itself() {
 #[test]
 fn without_an_agent_start_fails_and_nothing_is_left() {
     as_both(|bed| {
-        if bed.is_peer("runc loads the filter during create") {
+        if bed.is_peer("runc and crun load the filter during create") {
             return;
         }
         let agent = Agent::listen(bed, all_may_be);
@@ -348,7 +353,7 @@ fn nobody_of_the_runtime_is_needed_afterwards() {
         container.sh("touch /tmp/go").success();
         container.prints(REFUSED);
         // Of the program, of exec --detach and of exec.
-        assert_eq!(agent.states().len(), 3);
+        eventually("all have an agent", || agent.states().len() == 3);
     });
 }
 
@@ -371,7 +376,7 @@ fn a_notifying_filter_without_a_place_to_send_it_is_refused() {
 #[test]
 fn an_ordinary_user_has_an_agent_of_his_own() {
     integration::as_user(|bed| {
-        if bed.is_peer("runc loads the filter during create") {
+        if bed.is_peer("runc and crun load the filter during create") {
             return;
         }
         assert!(matches!(bed.caller, Caller::User(_)));

@@ -127,6 +127,9 @@ fn the_number_of_processes_is_limited() {
         let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; echo never";
         let output = bed.run(&bundle.sh(script));
         assert!(output.code != 0 && output.stderr.contains("can't fork"), "{output}");
+        if bed.is_peer("crun 1.8 writes -1 as it is") {
+            return;
+        }
         let bundle = bed.bundle().with("/linux/resources/pids/limit", -1);
         assert_files(bed, &bundle, &[("pids.max", "max")]);
         // Engines write this for no limit.
@@ -163,6 +166,9 @@ fn block_devices_are_throttled() {
                 ("blkio.throttle.write_iops_device", &line(400)),
             ],
         );
+        if bed.is_peer("crun 1.8 knows no weight of bfq") {
+            return;
+        }
         let weight = bed.bundle().with("/linux/resources/blockIO/weight", 400);
         assert_files(bed, &weight, &[("blkio.bfq.weight", "400")]);
     });

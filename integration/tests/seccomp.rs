@@ -109,6 +109,9 @@ fn a_profile_that_denies_all_but_a_list_lets_programs_run() {
 #[test]
 fn exec_is_filtered_too() {
     as_both(|bed| {
+        if bed.is_rootless() && bed.is_peer("crun 1.8 fails to enter a user namespace at times") {
+            return;
+        }
         let bundle = bed
             .bundle()
             .with("/linux/seccomp", filter(&["mkdir", "mkdirat"], "SCMP_ACT_ERRNO", Some(95)))
@@ -164,7 +167,7 @@ fn a_filter_that_refuses_execve_is_told_by_start() {
 #[test]
 fn a_program_that_the_filter_kills_at_its_execve_did_not_start() {
     as_root(|bed| {
-        if bed.is_peer("runc 1.1 takes it for a failing start") {
+        if bed.is_peer("they have other words") {
             return;
         }
         for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD"] {

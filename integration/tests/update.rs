@@ -49,6 +49,9 @@ fn assert_file(bed: &Bed, bundle: &Bundle, name: &str, expected: &str) {
 #[test]
 fn each_flag_changes_its_file() {
     with_version_1(|bed| {
+        if bed.is_peer("crun 1.8 takes numbers without a suffix alone") {
+            return;
+        }
         let bundle = limited(bed);
         let container = bed.start(&bundle);
         let mut rows = vec![
@@ -220,6 +223,9 @@ fn an_object_is_read_from_a_file_or_from_stdin() {
 #[test]
 fn what_is_not_named_stays_as_it_was() {
     with_version_1(|bed| {
+        if bed.is_peer("crun 1.8 takes 0 for a limit") {
+            return;
+        }
         let bundle = limited(bed);
         let container = bed.start(&bundle);
         let rest = [
@@ -251,6 +257,9 @@ fn what_is_not_named_stays_as_it_was() {
 #[test]
 fn rules_for_devices_are_left_alone() {
     with_version_1(|bed| {
+        if bed.is_peer("crun 1.8 takes them for all rules") {
+            return;
+        }
         let bundle = limited(bed).with(
             "/linux/resources/devices",
             json!([{"allow": false, "access": "rwm"},
@@ -299,6 +308,9 @@ fn rules_for_devices_take_the_place_of_those_before() {
 #[test]
 fn a_created_and_a_paused_container_can_be_changed() {
     with_version_1(|bed| {
+        if bed.is_peer("crun 1.8 changes a stopped container too") {
+            return;
+        }
         let bundle = limited(bed);
         let container = bed.create(&bundle);
         update(bed, &container, &["--pids-limit", "30"]).success();
