@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::{Bed, Caller};
+use crate::{Bed, Caller, copy_program};
 
 /// The programs that tests use, all of them links to busybox.
 const PROGRAMS: &[&str] = &[
@@ -42,7 +42,8 @@ impl Bundle {
         fs::set_permissions(&tmp, std::os::unix::fs::PermissionsExt::from_mode(0o1777))
             .expect("its mode");
         let busybox = rootfs.join("bin/busybox");
-        fs::copy("/bin/busybox", busybox).expect("/bin/busybox (package busybox-static)");
+        // Of package busybox-static.
+        copy_program(Path::new("/bin/busybox"), &busybox);
         for name in PROGRAMS {
             symlink("busybox", rootfs.join("bin").join(name)).expect("a link to busybox");
         }

@@ -22,7 +22,21 @@ pub use call::{Call, Output, Running};
 pub use container::Container;
 pub use runtime::{Kind, Runtime, runtime};
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// Copies a program, by another process: a child that a test makes meanwhile would inherit
+/// a descriptor of ours that is open for writing, and nobody could execute the copy.
+///
+/// # Panics
+/// If that cannot be done.
+#[track_caller]
+pub fn copy_program(from: &Path, to: &Path) {
+    let mut install = Command::new("install");
+    let status = install.args(["-m", "0755"]).args([from, to]).status().expect("install(1)");
+    assert!(status.success(), "{from:?} cannot be copied to {to:?}");
+}
 
 /// Asks again and again until the answer is yes.
 ///

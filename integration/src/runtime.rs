@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::View;
+use crate::{View, copy_program};
 
 /// A runtime by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,14 +71,7 @@ impl Runtime {
         }
         let copy = directory.join("runtime");
         if !copy.exists() {
-            // By another process: a child that a test makes meanwhile would inherit a descriptor
-            // of ours that is open for writing, and nobody could execute the copy.
-            let install = std::process::Command::new("install")
-                .args(["-m", "0755"])
-                .args([&self.program, &copy])
-                .status()
-                .expect("install(1)");
-            assert!(install.success(), "a copy of the runtime");
+            copy_program(&self.program, &copy);
         }
         copy
     }
