@@ -19,9 +19,7 @@ impl Inventory {
         for (_, command) in processes() {
             found.insert(format!("process {command}"));
         }
-        let mounts = read("/proc/thread-self/mountinfo");
-        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        found.extend(points.map(|point| format!("mount {point}")));
+        found.extend(mounts().iter().map(|point| format!("mount {point}")));
         // Docker makes it for the first container without a network of its own, and keeps it.
         found.remove("mount /run/docker/netns/default");
         let sockets = read("/proc/thread-self/net/unix");
@@ -53,6 +51,12 @@ impl Inventory {
     pub fn since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
     }
+}
+
+/// The mount points in the calling thread's mount namespace.
+pub(crate) fn mounts() -> Vec<String> {
+    let table = read("/proc/thread-self/mountinfo");
+    table.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect()
 }
 
 /// The processes in the calling thread's mount or network namespace, with their command

@@ -23,13 +23,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 
-use crate::inventory::processes;
+use crate::inventory::{mounts, processes};
 use crate::{Answer, Inventory, Session, missing, own_file, path};
 
 /// How long a line may take. The machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The cgroups that engines make where they are not told another one.
 const USUAL_GROUPS: [&str; 3] = ["docker", "libpod_parent", "buildah"];
+/// What engines mount for themselves and leave.
+const USUAL_MOUNTS: [&str; 3] =
+    ["/var/lib/containers/storage/overlay", "/var/lib/docker", "/run/netns"];
 /// How much of a daemon's log is shown when its test fails.
 const LINES: usize = 60;
 
@@ -44,7 +47,8 @@ pub struct Place<'bed> {
     user: Option<u32>,
     daemons: RefCell<Vec<Daemon>>,
     steps: Rc<Cell<u32>>,
-    strangers: Vec<PathBuf>,
+    /// Mounts and cgroups that were there before.
+    strangers: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -102,7 +106,7 @@ impl<'bed> Place<'bed> {
     fn enter(bed: &'bed Bed) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         let (daemons, steps) = Default::default();
-        let place = Self { bed, user: None, daemons, steps, strangers: usual_groups() };
+        let mut place = Self { bed, user: None, daemons, steps, strangers: Vec::new() };
         // Also hides that the machine has systemd, if it has: engines would ask it for cgroups.
         mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .expect("/run");
@@ -124,6 +128,7 @@ impl<'bed> Place<'bed> {
         }
         place.open_tun();
         place.sh("ip link set lo up").output.success();
+        place.strangers = standing();
         place
     }
 
@@ -296,6 +301,18 @@ impl<'bed> Place<'bed> {
         text.trim().to_owned()
     }
 
+    /// Removes a cgroup below the bed's own that an engine keeps for later containers.
+    #[track_caller]
+    pub fn remove_group(&self, name: &str) {
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+            let group = hierarchy.path().join(&self.bed.name).join(name);
+            // What has been in it may still be ending.
+            integration::eventually("the cgroup can be removed", || {
+                !group.exists() || fs::remove_dir(&group).is_ok()
+            });
+        }
+    }
+
     /// Ends all that runs here and undoes all mounts. Returns what should not have been there.
     fn leave(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -314,8 +331,7 @@ impl<'bed> Place<'bed> {
             left.push(format!("process {pid}: {command}"));
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        let strays = usual_groups().into_iter().filter(|path| !self.strangers.contains(path));
-        left.extend(strays.map(|path| format!("cgroup {}", path.display())));
+        left.extend(standing().into_iter().filter(|line| !self.strangers.contains(line)));
         for point in ["/run", "/var/lib", "/var/tmp", "/etc", "/dev/net/tun"] {
             // With all that is mounted below.
             let _ = umount2(point, MntFlags::MNT_DETACH);
@@ -324,11 +340,14 @@ impl<'bed> Place<'bed> {
     }
 }
 
-/// The cgroups of engines that are outside of the bed's own.
-fn usual_groups() -> Vec<PathBuf> {
+/// The mounts, and the cgroups of engines that are outside of the bed's own.
+fn standing() -> Vec<String> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    let all = hierarchies.flat_map(|entry| USUAL_GROUPS.map(|name| entry.path().join(name)));
-    all.filter(|path| path.exists()).collect()
+    let groups = hierarchies.flat_map(|entry| USUAL_GROUPS.map(|name| entry.path().join(name)));
+    let groups = groups.filter(|path| path.exists());
+    let mounts = mounts().into_iter().filter(|point| !USUAL_MOUNTS.contains(&&**point));
+    let groups = groups.map(|path| format!("cgroup {}", path.display()));
+    groups.chain(mounts.map(|point| format!("mount {point}"))).collect()
 }
 
 fn read_number(path: &str) -> u32 {

@@ -113,7 +113,7 @@ fn record(place: &Place<'_>, program: &Path) -> Vec<Recorded> {
         place.sh(&line.replace("GROUP", &group));
     }
     recorder.title("");
-    place.sh(&format!("rmdir /sys/fs/cgroup/*/{}/conmon", place.bed.name));
+    place.remove_group("conmon");
     recorder.calls()
 }
 
@@ -156,8 +156,8 @@ fn differences(place: &str, expected: &Value, found: &Value, into: &mut Vec<Stri
 /// The last entry of a log that is an error, as containerd's shim reads it, or else the
 /// last line.
 fn error(call: &Recorded) -> String {
-    let entries = call.log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let last = entries.filter(|entry| entry["level"] == "error").last();
+    let mut entries = call.log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let last = entries.rfind(|entry| entry["level"] == "error");
     let text = last.map(|entry| entry["msg"].as_str().unwrap_or_default().to_owned());
     text.unwrap_or_else(|| call.log.lines().last().unwrap_or_default().to_owned()).to_lowercase()
 }

@@ -42,7 +42,7 @@ fn as_root(test: impl Fn(&Podman<'_>) + Sync) {
         podman.sh("podman pod rm --all --force && podman rm --all --force -t 1").succeeds();
         place.claim_nothing_since(&before);
         // Podman keeps its monitors in a group of their own.
-        place.sh(&format!("rmdir /sys/fs/cgroup/*/{}/conmon", place.bed.name));
+        place.remove_group("conmon");
     });
 }
 
@@ -201,7 +201,7 @@ fn root_has_pods() {
         podman.sh("podman ps -aq").prints("");
         // Podman does not know the hierarchies without a controller, in which runtimes make the
         // pod's group as well.
-        podman.sh(&format!("rmdir /sys/fs/cgroup/*/{}/{id}", podman.place.bed.name));
+        podman.place.remove_group(&id);
     });
 }
 
