@@ -12,7 +12,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType as Kind, Pr
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::apply::process::OomScoreAdj;
+use crate::apply::process::{InitialAffinity, OomScoreAdj};
 use crate::bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
@@ -99,7 +99,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     };
     let verdict = Verdict::new()?;
     // Inside, whoever may trace others must not see what the new process still holds.
-    let _inherited = OomScoreAdj::take(Some(&plan))?;
+    let _inherited = (OomScoreAdj::take(Some(&plan))?, InitialAffinity::take(&plan)?);
     hide()?;
     let spawn = |group: &Group| -> Result<(Spawned, CreatorEnd)> {
         let cgroup = spawn::Cgroup::open(group)?;
@@ -154,9 +154,13 @@ fn finish(
 fn choose(spec: &Spec, options: &Options) -> Result<(Box<Process>, Field)> {
     if let Some(path) = &options.process {
         let text = bundle::read(path).with_context(|| format!("--process: {path:?}"))?;
-        let (process, warnings) =
+        let (mut process, warnings) =
             bundle::parse_process(&text).with_context(|| format!("--process: {path:?}"))?;
         warnings.iter().for_each(log::warn);
+        if process.exec_cpu_affinity().is_none() {
+            let of_container = spec.process().as_ref();
+            process.set_exec_cpu_affinity(of_container.and_then(|p| p.exec_cpu_affinity().clone()));
+        }
         return Ok((process, Field::OWN));
     }
     let Some(mut process) = spec.process().clone().map(Box::new) else {

@@ -91,6 +91,7 @@ pub fn additional(
     let ran = (|| {
         stay_with(&creator)?;
         join(&remaining)?;
+        process::set_final_affinity(plan)?;
         if let Some(root) = root {
             rustix::process::fchdir(root).context("fchdir")?;
             rustix::process::chroot(".").context("chroot")?;

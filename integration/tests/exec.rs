@@ -445,3 +445,40 @@ fn a_paused_container_is_waited_for_if_asked_to() {
         assert_eq!(container.call("ps").success().lines().count(), 2);
     });
 }
+
+#[test]
+fn processors_of_an_added_process_are_those_of_the_config_or_its_own() {
+    as_both(|bed| {
+        if std::thread::available_parallelism().unwrap().get() < 2 {
+            return bed.skip("this machine has one processor");
+        }
+        if bed.is_peer("runc 1.1 and crun 1.8 do not know execCPUAffinity") {
+            return;
+        }
+        let allowed = ["/bin/grep", "Cpus_allowed_list", "/proc/self/status"];
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let own = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+        let own = own.unwrap().to_owned();
+        let of = |affinity: serde_json::Value| {
+            let bundle = bed.bundle().with("/process/execCPUAffinity", affinity);
+            let container =
+                bed.start(&bundle.sh("grep Cpus_allowed_list /proc/self/status; sleep 100"));
+            // Not those of its first process.
+            container.prints(&own);
+            container.exec(&allowed).success().split_whitespace().last().unwrap().to_owned()
+        };
+        assert_eq!(of(json!({"initial": "0", "final": "1"})), "1");
+        assert_eq!(of(json!({"initial": "1"})), "1");
+        assert_eq!(of(json!({"final": "0"})), "0");
+        assert_eq!(of(json!({"initial": "", "final": ""})), own);
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let process = json!({"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": allowed,
+            "execCPUAffinity": {"final": "1"}});
+        let path = bed.write("process.json", &process.to_string());
+        let call = container.exec_call(&["--process", path.to_str().unwrap()], &[]);
+        assert!(call.output().success().ends_with('1'));
+        let wrong = bed.bundle().with("/process/execCPUAffinity", json!({"final": "7000"}));
+        let output = bed.run(&wrong.sh("true"));
+        assert!(output.failure(1).contains("process.execCPUAffinity.final"), "{output}");
+    });
+}

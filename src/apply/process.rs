@@ -21,8 +21,9 @@ use nix::sys::resource::{Resource, setrlimit};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, open, statat};
 use rustix::process::chdir;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets as ThreadSets, capabilities, clear_ambient_capability_set,
-    configure_capability_in_ambient_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets as ThreadSets, CpuSet, capabilities,
+    clear_ambient_capability_set, configure_capability_in_ambient_set, sched_getaffinity,
+    sched_setaffinity, set_capabilities, set_keep_capabilities, set_no_new_privs,
 };
 
 use crate::channel::{FromInit, InitEnd, ToInit};
@@ -89,6 +90,53 @@ impl Drop for OomScoreAdj {
             log::warn(format!("set the own oom_score_adj back: {error}"));
         }
     }
+}
+
+/// The processors that a process is to inherit, taken on by its parent for the time of
+/// the clone. Dropping it sets those before back.
+#[derive(Debug, Default)]
+pub struct InitialAffinity {
+    before: Option<CpuSet>,
+}
+
+impl InitialAffinity {
+    /// Takes those of the plan on, if it has any.
+    pub fn take(plan: &ProcessPlan) -> Result<Self> {
+        let Some(mask) = &plan.exec_affinity.initial else { return Ok(Self::default()) };
+        let before = sched_getaffinity(None).context("sched_getaffinity")?;
+        set_affinity(plan, mask, "initial")?;
+        Ok(Self { before: Some(before) })
+    }
+}
+
+impl Drop for InitialAffinity {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before
+            && let Err(error) = sched_setaffinity(None, before)
+        {
+            log::warn(format!("set the own processors back: {error}"));
+        }
+    }
+}
+
+/// Takes on the processors that the process is to have in the container's cgroup.
+pub fn set_final_affinity(plan: &ProcessPlan) -> Result<()> {
+    match &plan.exec_affinity.last {
+        Some(mask) => set_affinity(plan, mask, "final"),
+        None => Ok(()),
+    }
+}
+
+fn set_affinity(plan: &ProcessPlan, mask: &[u64], property: &str) -> Result<()> {
+    let mut set = CpuSet::new();
+    for (word, bits) in mask.iter().enumerate() {
+        for bit in (0..64).filter(|bit| bits & 1 << bit != 0) {
+            set.set(word * 64 + bit);
+        }
+    }
+    sched_setaffinity(None, &set)
+        .context("sched_setaffinity")
+        .in_field(plan.field.of(&format!("execCPUAffinity.{property}")))
 }
 
 /// Takes the user, the groups, the limits and the capabilities of the program on,

@@ -209,7 +209,7 @@ fn memory_policy(spec: &Spec) -> Result<Option<(u32, Vec<u64>)>> {
 }
 
 /// A list of numbers such as `0-3,7` as a bit mask, lowest first.
-fn bit_mask(list: &str) -> Result<Vec<u64>> {
+pub(crate) fn bit_mask(list: &str) -> Result<Vec<u64>> {
     const HIGHEST: usize = 1023;
     let mut mask: Vec<u64> = Vec::new();
     for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {

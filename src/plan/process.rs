@@ -13,6 +13,7 @@ use oci_spec::runtime::{
     PosixRlimitType, Process, Scheduler,
 };
 
+use super::bit_mask;
 use crate::error::InField as _;
 use crate::sys::process::SchedulerAttributes;
 
@@ -45,6 +46,18 @@ pub struct ProcessPlan {
     pub scheduler: Option<SchedulerAttributes>,
     /// The seccomp filter.
     pub filter: Option<Filter>,
+    /// The processors of a process that `exec` adds.
+    pub exec_affinity: ExecAffinity,
+}
+
+/// Processors as bit masks, lowest first; None leaves what is
+/// (config.md#linux-process, execCPUAffinity).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecAffinity {
+    /// Before the process joins the container's cgroup.
+    pub initial: Option<Vec<u64>>,
+    /// After that.
+    pub last: Option<Vec<u64>>,
 }
 
 /// The place of the process in the configuration, for errors.
@@ -156,6 +169,7 @@ impl ProcessPlan {
             io_priority: io_priority(process, field)?,
             scheduler: process.scheduler().as_ref().map(scheduler),
             filter,
+            exec_affinity: exec_affinity(process, field)?,
         })
     }
 
@@ -193,10 +207,21 @@ fn refuse_unsupported(process: &Process, field: Field) -> Result<()> {
     if let Some(label) = given(process.selinux_label()) {
         bail!("{}: {label:?}: SELinux is not supported yet", field.of("selinuxLabel"));
     }
-    if process.exec_cpu_affinity().is_some() {
-        bail!("{}: is not supported yet", field.of("execCPUAffinity"));
-    }
     Ok(())
+}
+
+fn exec_affinity(process: &Process, field: Field) -> Result<ExecAffinity> {
+    let Some(given) = process.exec_cpu_affinity() else { return Ok(ExecAffinity::default()) };
+    let mask = |property: &str, list: &Option<String>| match list.as_deref() {
+        None | Some("") => Ok(None),
+        Some(list) => {
+            bit_mask(list).in_field(field.of(&format!("execCPUAffinity.{property}"))).map(Some)
+        }
+    };
+    Ok(ExecAffinity {
+        initial: mask("initial", given.initial())?,
+        last: mask("final", given.cpu_affinity_final())?,
+    })
 }
 
 fn terminal(process: &Process) -> Terminal {
@@ -395,6 +420,20 @@ mod tests {
         ] {
             assert_eq!(plan(json).unwrap().terminal, expected, "{json}");
         }
+    }
+
+    #[test]
+    fn lists_of_processors_become_masks() {
+        let planned = plan(r#","execCPUAffinity":{"initial":"0-1,3"}"#).unwrap();
+        let expected = ExecAffinity { initial: Some(vec![0b1011]), last: None };
+        assert_eq!(planned.exec_affinity, expected);
+        let planned = plan(r#","execCPUAffinity":{"final":"64"}"#).unwrap();
+        assert_eq!(planned.exec_affinity.last, Some(vec![0, 1]));
+        let error = plan(r#","execCPUAffinity":{"final":"5000"}"#).unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            r#"process.execCPUAffinity.final: "5000": not a range up to 1023"#
+        );
     }
 
     #[test]
