@@ -11,6 +11,8 @@ pub const MANIFEST_BYTES: u64 = 4 << 20;
 pub const CONFIG_BYTES: u64 = 4 << 20;
 /// The reply of a token server, in bytes.
 pub const TOKEN_BYTES: u64 = 1 << 20;
+/// The reply of a credential helper, in bytes.
+pub const HELPER_BYTES: u64 = 1 << 20;
 /// The part of an error reply that is read for its message, in bytes.
 pub const ERROR_BYTES: u64 = 16 << 10;
 /// Redirects followed for one request.
@@ -42,3 +44,5 @@ pub const ANSWER: Duration = Duration::from_secs(30);
 pub const PACE: Duration = Duration::from_secs(30);
 /// See [`PACE`].
 pub const PACE_BYTES: u64 = 30 << 10;
+/// How long a credential helper may take, which may have to ask its user.
+pub const HELPER: Duration = Duration::from_secs(120);

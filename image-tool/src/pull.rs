@@ -17,7 +17,8 @@ use crate::pipe;
 use crate::platform::Platform;
 use crate::progress::{Outcome, Progress};
 use crate::reference::Reference;
-use crate::registry::auth::{self, Credentials};
+use crate::registry::auth::Credentials;
+use crate::registry::login;
 use crate::rootfs::Rootfs;
 use crate::source::Source;
 use crate::target::Target;
@@ -94,7 +95,7 @@ fn unpack(
 
 fn credentials(arguments: &Pull) -> Result<Option<Credentials>> {
     let Reference::Registry(image) = &arguments.reference else { return Ok(None) };
-    let Some(given) = &arguments.creds else { return auth::stored(&image.domain) };
+    let Some(given) = &arguments.creds else { return login::stored(&image.domain) };
     if let Some((user, password)) = given.split_once(':') {
         return Credentials::new(user, password).map(Some);
     }

@@ -155,14 +155,19 @@ impl Http {
         if request.from_byte > 0 {
             get = get.header(header::RANGE, format!("bytes={}-", request.from_byte));
         }
-        get.call().map_err(|error| match error {
-            ureq::Error::HostNotFound => anyhow!("{}: no such host", origin.host),
-            ureq::Error::Io(error) => match resolver_words(&error) {
-                Some(words) => anyhow!("{}: no such host ({words})", origin.host),
-                None => anyhow!(error).context(without_query(url)),
-            },
-            error => anyhow!(error).context(without_query(url)),
-        })
+        get.call().map_err(|error| explain(error, url, origin))
+    }
+
+    /// Posts a form, which may hold secrets: redirects are not followed.
+    pub fn post_form(&self, url: &Uri, form: String) -> Result<Response<Body>> {
+        let origin = Origin::of(url)?;
+        let mut post = self.agent(&origin)?.post(url);
+        if is_loopback(&origin.host) {
+            post = post.config().proxy(None).build();
+        }
+        post.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .send(form)
+            .map_err(|error| explain(error, url, &origin))
     }
 
     fn agent(&self, origin: &Origin) -> Result<&Agent> {
@@ -172,6 +177,17 @@ impl Http {
         }
         let agent = agent(secure)?;
         Ok(cell.get_or_init(|| agent))
+    }
+}
+
+fn explain(error: ureq::Error, url: &Uri, origin: &Origin) -> anyhow::Error {
+    match error {
+        ureq::Error::HostNotFound => anyhow!("{}: no such host", origin.host),
+        ureq::Error::Io(error) => match resolver_words(&error) {
+            Some(words) => anyhow!("{}: no such host ({words})", origin.host),
+            None => anyhow!(error).context(without_query(url)),
+        },
+        error => anyhow!(error).context(without_query(url)),
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod auth;
 mod challenge;
 mod http;
+pub mod login;
 
 use std::io::{self, Read};
 use std::thread;

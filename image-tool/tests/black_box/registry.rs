@@ -104,7 +104,7 @@ fn indexes_nested_without_end_are_given_up() {
 
 /// A registry that wants a token, and the server that gives it to `user:pass`
 /// or to nobody in particular.
-fn token_registry(image: Image, basic: Option<&'static str>) -> (Server, Server) {
+pub fn token_registry(image: Image, basic: Option<&'static str>) -> (Server, Server) {
     let tokens = Server::start(move |request| {
         let wanted = basic.map(|login| format!("Basic {}", STANDARD.encode(login)));
         if request.header("authorization") != wanted.as_deref() {

@@ -1,7 +1,7 @@
 //! An HTTP server that answers as a test tells it, also where no server would.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,9 +12,11 @@ use crate::image::{Image, MANIFEST, digest};
 /// A request, as far as tests look at it.
 #[derive(Debug, Clone)]
 pub struct Request {
+    pub method: String,
     pub path: String,
     /// With names in lower case.
     pub headers: BTreeMap<String, String>,
+    pub body: String,
 }
 
 impl Request {
@@ -138,16 +140,21 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Request>>, answer: &dyn Fn(&Reques
 fn read_request(lines: &mut BufReader<&TcpStream>) -> Option<Request> {
     let mut line = String::new();
     lines.read_line(&mut line).ok().filter(|count| *count > 0)?;
-    let path = line.split(' ').nth(1)?.to_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
     let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
         lines.read_line(&mut line).ok()?;
         match line.trim_end().split_once(": ") {
             Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
-            None => return Some(Request { path, headers }),
+            None => break,
         };
     }
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    lines.read_exact(&mut body).ok()?;
+    Some(Request { method, path, headers, body: String::from_utf8(body).unwrap() })
 }
 
 /// Nothing if the connection is of no more use.
