@@ -90,13 +90,10 @@ def count(output):
             skipped += int(suite[3])
         elif line.startswith("skip: "):
             reasons.append(line)  # counted by the suite already
-        elif found := re.search(r"\bSKIP: .*", line):
-            # A case of a test, in a view or for a caller that this machine has not.
-            skipped += 1
-            reasons.append(found[0])
-        elif found := re.search(r"\bskipped: .*", line):
-            # A whole test, which cargo counts as passed.
-            passed -= 1
+        elif found := re.search(r"\bSKIP: (\S+ \(.+?\): )?.*", line):
+            # Of a case, in a view or for a caller that this machine has not, the rest
+            # of the test was run. A whole test is one that cargo counts as passed.
+            passed -= found[1] is None
             skipped += 1
             reasons.append(found[0])
     return passed, failed, skipped, list(dict.fromkeys(reasons))

@@ -23,8 +23,8 @@ class Counting(unittest.TestCase):
         self.assertEqual(self.counts("test_a (x.Y.test_a) ... FAIL\ntest_b (x.Y.test_b) ... ERROR\n"), (0, 2, 0))
 
     def test_a_case_left_out_is_skipped_and_a_test_left_out_has_not_passed(self):
-        self.assertEqual(self.counts("test a ... SKIP: a: V2: no pids controller\n"), (0, 0, 1))
-        self.assertEqual(self.counts("skipped: a: needs root\ntest result: ok. 3 passed; 0 failed; 0 ignored;"),
+        self.assertEqual(self.counts("test a ... SKIP: a (V2, Root): no pids controller\n"), (0, 0, 1))
+        self.assertEqual(self.counts("SKIP: a: needs root (uid 0)\ntest result: ok. 3 passed; 0 failed; 0 ignored;"),
                          (2, 0, 1))
 
     def test_the_suites_reasons_are_shown_and_not_counted_again(self):

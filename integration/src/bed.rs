@@ -127,12 +127,12 @@ fn run<F: Fn(&Bed) + Sync>(places: &[(View, Caller)], test: F) {
     for &(view, caller) in places {
         eprintln!("{name}: {view:?}, {caller:?}");
         if let Err(reason) = can_be(view, caller) {
-            skip(name, &format!("{view:?}, {caller:?}: {reason}"));
+            skip(name, &format!("{view:?}, {caller:?}"), reason);
             continue;
         }
         let in_thread = || match prepare(view) {
             Ok(()) => run_here(Bed::new(name, view, caller), &test),
-            Err(reason) => skip(name, &format!("{view:?}: {reason}")),
+            Err(reason) => skip(name, &format!("{view:?}"), &reason),
         };
         // A thread of its own has mounts and a working directory of its own.
         let ended = std::thread::scope(|scope| scope.spawn(in_thread).join());
@@ -190,10 +190,10 @@ fn first_use() -> u32 {
     *FIRST_USE.get_or_init(now)
 }
 
-/// Says that something was not tested. The harness of cargo keeps what `println!`
+/// Says that a case of a test was not tested. The harness of cargo keeps what `println!`
 /// prints to itself, so this goes to stderr another way.
-fn skip(name: &str, reason: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIP: {name}: {reason}");
+fn skip(name: &str, case: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIP: {name} ({case}): {reason}");
 }
 
 /// What a test has to itself.
@@ -268,7 +268,7 @@ impl Bed {
 
     /// Says that this, or the rest of it, was not tested here.
     pub fn skip(&self, reason: &str) {
-        skip(&self.test, &format!("{:?}, {:?}: {reason}", self.view, self.caller));
+        skip(&self.test, &format!("{:?}, {:?}", self.view, self.caller), reason);
     }
 
     /// Makes a directory that belongs to the caller.

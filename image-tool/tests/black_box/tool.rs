@@ -96,7 +96,7 @@ pub fn is_root() -> bool {
 /// of a test that passes.
 pub fn report_skip(reason: std::fmt::Arguments<'_>) {
     let thread = std::thread::current();
-    let line = format!("skipped: {}: {reason}\n", thread.name().unwrap_or_default());
+    let line = format!("SKIP: {}: {reason}\n", thread.name().unwrap_or_default());
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
