@@ -203,6 +203,19 @@ fn a_hard_link_to_a_link_is_not_followed_and_not_written_through() {
 }
 
 #[test]
+fn a_hard_link_to_a_link_is_another_name_of_the_link() {
+    let outside = Outside::new();
+    let file = format!("{}/file", outside.path());
+    let layer = Layer::new().symlink("link", &file).hard_link("hard", "link");
+    let layout = Image::new([layer]).layout(&outside.join("layout"));
+    let root = pull_well(&outside.scratch, &layout, &[]);
+    outside.check();
+    assert_eq!(fs::read_link(root.join("hard")).unwrap(), Path::new(&file));
+    let names = ["hard", "link"].map(|name| fs::symlink_metadata(root.join(name)).unwrap().ino());
+    assert_eq!(names[0], names[1]);
+}
+
+#[test]
 fn magic_links_of_the_kernel_lead_nowhere() {
     let layer =
         Layer::new().symlink("link", "/proc/self/root").file("link/tmp/image-tool-escape", "x");
