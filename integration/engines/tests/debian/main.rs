@@ -5,4 +5,5 @@ mod buildah;
 mod compose;
 mod docker;
 mod leaks;
+mod options;
 mod podman;

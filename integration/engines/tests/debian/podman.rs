@@ -252,3 +252,98 @@ fn a_user_has_a_network() {
         podman.sh("podman pod rm -f -t 1 pod").succeeds();
     });
 }
+
+#[test]
+fn root_asks_for_what_few_know() {
+    as_root(|podman| {
+        let bed = podman.place.bed;
+        let root = bed.bundle().rootfs();
+        podman
+            .run(&format!("--rm --rootfs {} /bin/busybox echo from a directory", root.display()))
+            .prints("from a directory");
+        podman
+            .run("--rm --userns auto alpine cat /proc/self/uid_map")
+            .fails(125, "not find enough available IDs");
+        podman.place.write("/etc/subuid", "containers:1000000:1000000\n");
+        podman.place.write("/etc/subgid", "containers:1000000:1000000\n");
+        podman
+            .run("--rm --userns auto alpine sh -c 'id -u; cat /proc/self/uid_map'")
+            .mentions("10000");
+        podman.run("--rm --pid host alpine ps -o args").mentions("docker-registry");
+        podman.run("--rm --ipc host --uts host --network host alpine hostname").succeeds();
+        podman.run("--rm --cgroupns host alpine grep -c libpod /proc/self/cgroup").succeeds();
+        podman.run("--rm --preserve-fds 1 alpine sh -c 'cat <&3' 3< /etc/hostname").succeeds();
+        podman
+            .run("--rm --mount type=tmpfs,destination=/scratch,tmpfs-size=1m alpine df -k /scratch")
+            .mentions("1024");
+        podman.run("--rm -v volume:/data alpine sh -c 'echo kept > /data/file'").succeeds();
+        podman.run("--rm -v volume:/data:ro alpine cat /data/file").prints("kept");
+        podman
+            .run("--rm --security-opt seccomp=unconfined alpine grep Seccomp: /proc/1/status")
+            .prints("Seccomp:\t0");
+        podman
+            .run("--rm --ulimit nofile=100:200 --ulimit nproc=500:500 --cpus 0.5 --pids-limit 50 alpine sh -c 'ulimit -n'")
+            .prints("100");
+        podman.run("-d --name one alpine sleep 1000").succeeds();
+        podman
+            .sh("podman exec --privileged one grep CapEff /proc/self/status")
+            .lacks("00000000a80425fb");
+        podman.sh("podman exec -d one touch /later").succeeds();
+        podman.place.eventually("the detached program has run", || {
+            podman.sh("podman exec one ls /later").output.code == 0
+        });
+        podman.run("--rm --pid container:one alpine ps -o pid,args").mentions("1 sleep 1000");
+        podman.sh("podman container checkpoint one").exits(125);
+        podman.sh("podman exec one echo alive").prints("alive");
+    });
+}
+
+#[test]
+fn a_user_asks_for_this_and_that() {
+    as_user(|podman| {
+        let run = |line: &str| podman.run(&format!("--rm --network none {line}"));
+        run("--read-only --cap-drop all --security-opt no-new-privileges alpine \
+             sh -c 'touch /file; grep -E \"^(CapEff|NoNewPrivs)\" /proc/1/status'")
+        .prints("CapEff:\t0000000000000000\nNoNewPrivs:\t1");
+        run("alpine grep -E '^Seccomp:' /proc/1/status").prints("Seccomp:\t2");
+        run("--privileged alpine sh -c 'mount -t tmpfs none /mnt && echo mounted'")
+            .prints("mounted");
+        run("--init alpine ps -o args").mentions("podman-init");
+        run("--tmpfs /scratch alpine sh -c 'touch /scratch/file && echo written'")
+            .prints("written");
+        run("-v volume:/data alpine sh -c 'echo kept > /data/file'").succeeds();
+        run("-v volume:/data:ro alpine cat /data/file").prints("kept");
+        podman.sh("mkdir ~/data && echo mine > ~/data/file").succeeds();
+        run("-v ~/data:/data alpine sh -c 'cat /data/file; stat -c %u /data/file'")
+            .prints("mine\n0");
+        run(
+            "-v ~/data:/data --userns keep-id alpine sh -c 'touch /data/new; stat -c %u /data/new'",
+        )
+        .prints("23456");
+        podman.sh("stat -c %u ~/data/new").prints("23456");
+        run("--hostname box alpine hostname").prints("box");
+        run("--pid host alpine ps -o args").mentions("docker-registry");
+        run("--ulimit nofile=100:200 alpine sh -c 'ulimit -n'").prints("100");
+        run("--group-add keep-groups alpine id -u").prints("0");
+        run("-e WORD=given --workdir /tmp alpine sh -c 'echo $WORD $PWD'").prints("given /tmp");
+        run("--uidmap 0:1:1000 alpine cat /proc/self/uid_map").mentions("1       1000");
+        run("--sysctl net.ipv4.ip_forward=1 alpine cat /proc/sys/net/ipv4/ip_forward").prints("1");
+        podman.sh("podman run --rm --network host alpine ls /sys/class/net").mentions("lo");
+
+        // To keep layers Buildah wants the image's history, which ours have not.
+        let context = "~/context";
+        podman.sh(&format!("mkdir {context} && printf 'FROM alpine\\nRUN id -u > /built\\nRUN echo two >> /built\\n' \
+                            > {context}/Dockerfile && podman build -q --layers=false --network none -t built {context}")).succeeds();
+        run("built cat /built").prints("0\ntwo");
+        podman
+            .sh("podman create --name one --network none alpine sleep 1000 && podman start one")
+            .succeeds();
+        podman.sh("podman exec -u 1000 one id -u").prints("1000");
+        podman.sh("podman exec one no-such-program").fails(127, "no-such-program");
+        podman.sh("podman cp one:/etc/alpine-release - | tar -xO").mentions("3.");
+        podman.sh("podman logs one").prints("");
+        podman
+            .sh("podman inspect --format '{{.State.Running}} {{.OCIRuntime}}' one")
+            .prints(&format!("true {}", runtime_name()));
+    });
+}
