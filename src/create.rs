@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use crate::apply::{hooks, mounts, namespaces, process, rootfs};
+use crate::apply::net_devices::{Destination, Found};
+use crate::apply::{hooks, mounts, namespaces, net_devices, process, rootfs};
 use crate::bundle::Bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
@@ -217,10 +218,11 @@ impl Making<'_> {
         if let Some(devices) = &group.devices {
             cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
         }
-        let (init, channel, verdict) = self.spawn()?;
+        let devices = net_devices::find(&self.plan.net_devices)?;
+        let (init, channel, verdict) = self.spawn(&devices)?;
         let facts = ProcessFacts::read(init.pid.as_raw()).context("the init process is gone")?;
         self.container.record.init = Some(facts.id());
-        self.place(&init, &channel)?;
+        self.place(&init, &channel, &devices)?;
         self.open_trees(&init, &channel)?;
         let master = self.converse(&channel, &init, console)?;
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
@@ -240,7 +242,7 @@ impl Making<'_> {
         warnings.iter().for_each(log::warn);
     }
 
-    fn spawn(&self) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
+    fn spawn(&self, devices: &[Found]) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
         let (creator, end) = channel::pair()?;
         let cgroup = spawn::Cgroup::open(&self.plan.cgroup.group)?;
         let creator_root = rootfs::root_mount()?;
@@ -256,6 +258,7 @@ impl Making<'_> {
             creator_root,
             preserved: self.options.preserved + self.options.listening,
             new_keyring: self.options.new_keyring,
+            net_devices: devices,
         };
         let plan = self.plan;
         let _inherited = process::OomScoreAdj::take(plan.process.as_ref())?;
@@ -277,10 +280,18 @@ impl Making<'_> {
         namespaces.id_maps.is_some() && (ordinary || !namespaces.time_offsets.is_empty())
     }
 
-    /// Gives init its ids, and puts its pid on disk.
-    fn place(&self, init: &Spawned, channel: &CreatorEnd) -> Result<()> {
+    /// Gives init its ids and its network interfaces, and puts its pid on disk.
+    fn place(&self, init: &Spawned, channel: &CreatorEnd, devices: &[Found]) -> Result<()> {
         if let Some(maps) = &self.plan.namespaces.id_maps {
             namespaces::write_id_maps(init.pid, maps, self.host.uid, self.host.gid)?;
+        }
+        if !devices.is_empty() {
+            let joined = &self.plan.namespaces.joined;
+            let destination = match joined.iter().find(|join| join.kind == Kind::Network) {
+                Some(join) => Destination::Namespace(namespaces::open_joined(join)?),
+                None => Destination::Process(init.pid),
+            };
+            net_devices::move_to(&destination, devices)?;
         }
         self.container.save()?;
         // Where init has died over something, it has said so, and that is read next.

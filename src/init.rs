@@ -14,8 +14,9 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 
+use crate::apply::net_devices::Found;
 use crate::apply::process::Confined;
-use crate::apply::{hooks, namespaces, process, rootfs};
+use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
 use crate::channel::{Failure, FromInit, InitEnd, ToInit};
 use crate::console;
 use crate::create::hide;
@@ -51,6 +52,8 @@ pub struct Surroundings<'a> {
     pub preserved: u32,
     /// Whether the program gets a session keyring of its own.
     pub new_keyring: bool,
+    /// The network interfaces that the creator moves here.
+    pub net_devices: &'a [Found],
 }
 
 /// The init process of a container. Returns only where it has failed and said so.
@@ -127,7 +130,8 @@ fn prepare_container<'plan>(
     join(&remaining)?;
     let new_user = plan.namespaces.is_new(Kind::User);
     let mut placed = false;
-    if new_user || plan.rootfs.opened_by_creator().next().is_some() {
+    let needs_creator = plan.rootfs.opened_by_creator().next().is_some();
+    if new_user || needs_creator || !around.net_devices.is_empty() {
         creator.expect(&ToInit::Placed)?;
         placed = true;
     }
@@ -144,6 +148,7 @@ fn prepare_container<'plan>(
     if plan.namespaces.is_new(Kind::Network) {
         raise_loopback()?;
     }
+    net_devices::set_up(around.net_devices)?;
 
     let root = rootfs::prepare(&plan.rootfs)?;
     let root = root.as_fd();

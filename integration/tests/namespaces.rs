@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use integration::{Bundle, as_both, as_root, in_views};
+use integration::{Bed, Bundle, as_both, as_root, in_views};
 use serde_json::json;
 
 const KINDS: [(&str, &str); 7] = [
@@ -328,5 +328,74 @@ fn the_loopback_interface_of_a_new_network_is_up() {
                       cat /proc/net/route | wc -l; cat /proc/net/fib_trie | grep -c 127.0.0.1";
         let output = bed.run(&bed.bundle().sh(script));
         assert!(!output.stdout.ends_with("\n0\n"), "127.0.0.1 is routed to: {output}");
+    });
+}
+
+/// In a network namespace of the test's own, an interface with an address and an MTU.
+fn with_interface(bed: &Bed, name: &str) {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    for line in [
+        format!("link add name {name} type veth"),
+        format!("addr add 10.98.7.6/24 dev {name}"),
+        format!("addr add fd98::1/64 dev {name}"),
+        format!("link set {name} mtu 1400 address 02:00:00:00:00:98"),
+    ] {
+        let call = bed.program(Path::new("/bin/busybox")).arg("ip");
+        call.args(line.split(' ')).output().success();
+    }
+}
+
+#[test]
+fn an_interface_of_the_host_is_moved_with_its_addresses() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 do not know netDevices") {
+            return;
+        }
+        with_interface(bed, "host0");
+        let show = "ip -o addr show dev $0; ip -o link show dev $0";
+        let bundle = bed
+            .bundle()
+            .with("/linux/netDevices", json!({"host0": {"name": "inside0"}}))
+            .args(["/bin/sh", "-c", show, "inside0"]);
+        let output = bed.run(&bundle);
+        for part in ["10.98.7.6/24", "fd98::1/64", "mtu 1400", "02:00:00:00:00:98", "UP"] {
+            assert!(output.success().contains(part), "{part}: {output}");
+        }
+        let call = bed.program(Path::new("/bin/busybox")).args(["ip", "link", "show", "host0"]);
+        assert!(call.output().code != 0, "it is the container's");
+        // By its own name, into a namespace that is joined.
+        with_interface(bed, "host1");
+        let holder = Holder::new(&["--net"]);
+        let bundle = bed
+            .bundle()
+            .with_namespace("network", Some(&holder.path("net")))
+            .with("/linux/netDevices", json!({"host1": {}}))
+            .args(["/bin/sh", "-c", show, "host1"]);
+        assert!(bed.run(&bundle).success().contains("10.98.7.6/24"));
+    });
+}
+
+#[test]
+fn an_interface_that_is_not_there_or_whose_name_is_taken_is_named() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 do not know netDevices") {
+            return;
+        }
+        with_interface(bed, "host2");
+        // It has the network with that interface, which the test then leaves for another.
+        let holder = Holder::new(&["--uts"]);
+        with_interface(bed, "host2");
+        for (devices, field, namespace) in [
+            (json!({"nosuch": {}}), "linux.netDevices.nosuch", None),
+            (json!({"host2": {"name": "lo"}}), "linux.netDevices.host2", None),
+            (json!({"host2": {}}), "linux.netDevices.host2", Some(holder.path("net"))),
+        ] {
+            let bundle = bed.bundle().with_namespace("network", namespace.as_deref());
+            let output = bed.run(&bundle.with("/linux/netDevices", devices));
+            assert!(output.failure(1).contains(field), "{output}");
+            bed.assert_nothing_left();
+        }
+        let call = bed.program(Path::new("/bin/busybox")).args(["ip", "link", "show", "host2"]);
+        call.output().success();
     });
 }

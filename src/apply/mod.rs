@@ -4,5 +4,6 @@
 pub mod hooks;
 pub mod mounts;
 pub mod namespaces;
+pub mod net_devices;
 pub mod process;
 pub mod rootfs;

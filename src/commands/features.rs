@@ -48,7 +48,7 @@ fn features() -> serde_json::Value {
                 "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"]
             },
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false}
+            "netDevices": {"enabled": true}
         },
         "annotations": {"org.ferrun.version": env!("CARGO_PKG_VERSION")},
         "potentiallyUnsafeConfigAnnotations": []

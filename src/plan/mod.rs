@@ -11,6 +11,7 @@ pub mod devices;
 pub mod hooks;
 pub mod mounts;
 pub mod namespaces;
+pub mod net_devices;
 pub mod options;
 pub mod process;
 pub mod rootfs;
@@ -25,6 +26,7 @@ use self::cgroup::{Access, CgroupPlan};
 use self::hooks::Hooks;
 use self::mounts::{MountKind, Surroundings};
 use self::namespaces::Namespaces;
+use self::net_devices::{NetDevice, plan_net_devices};
 use self::process::{Field, ProcessPlan};
 use self::rootfs::{Rootfs, plan_rootfs};
 use self::sysctls::{Sysctl, plan_sysctls};
@@ -43,6 +45,8 @@ pub struct Plan {
     pub cgroup_owner: Option<u32>,
     /// Its file system.
     pub rootfs: Rootfs,
+    /// The host's network interfaces that become its own.
+    pub net_devices: Vec<NetDevice>,
     /// Its host name, in a uts namespace of its own.
     pub hostname: Option<String>,
     /// Its domain name, likewise.
@@ -113,6 +117,7 @@ impl Plan {
         let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         Ok(Self {
             sysctls: plan_sysctls(linux, &namespaces)?,
+            net_devices: plan_net_devices(linux, &namespaces, host.uid == 0)?,
             namespaces,
             cgroup,
             cgroup_owner,
@@ -160,9 +165,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<()> {
     }
     if linux.intel_rdt().is_some() {
         bail!("linux.intelRdt: is not supported yet");
-    }
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        bail!("linux.netDevices: is not supported yet");
     }
     Ok(())
 }
@@ -260,7 +262,6 @@ mod tests {
         for (linux, reason) in [
             (r#""mountLabel":"l""#, r#"linux.mountLabel: "l": SELinux is not supported yet"#),
             (r#""intelRdt":{}"#, "linux.intelRdt: is not supported yet"),
-            (r#""netDevices":{"eth0":{}}"#, "linux.netDevices: is not supported yet"),
             (
                 r#""personality":{"domain":"LINUX","flags":["X"]}"#,
                 r#"linux.personality.flags: "X": unknown"#,
