@@ -74,6 +74,7 @@ mutants: ## take each protection out and see its test fail, as root; five minute
 .PHONY: test-full
 test-full: test mutants ## all tests, also those that take many minutes, and the mutants
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration -- --ignored
+	$(CARGO) test --locked --release --package image-tool -- --ignored
 
 ENGINES := $(TESTBED)/cache/engines/bin
 GO_BUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o $(ENGINES)/
@@ -94,8 +95,13 @@ $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
 	@touch $@
 
 .PHONY: test-engines
-test-engines: $(BUILT) $(ENGINES)/.containerd ## Docker, Podman, Buildah, containerd, Kubernetes' tests with the runtime, as root
+test-engines: ## Docker, Podman, Buildah, containerd, Kubernetes' tests with the runtime, as root
 	@$(TESTBED)/install.sh engines
+	@$(MAKE) --no-print-directory $(BUILT) $(ENGINES)/.containerd
+	@$(TESTBED)/run_tests.py engines
+
+.PHONY: engines
+engines: $(BUILT) $(ENGINES)/.containerd
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test debian --test containerd
 
 .PHONY: test-engines-current

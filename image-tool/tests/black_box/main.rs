@@ -14,6 +14,7 @@ mod errors;
 mod extraction;
 mod hostile;
 mod image;
+mod large;
 mod login;
 mod registry;
 mod rootless;
