@@ -31,8 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The cgroups that engines make where they are not told another one.
 const USUAL_GROUPS: [&str; 3] = ["docker", "libpod_parent", "buildah"];
 /// What engines mount for themselves and leave.
-const USUAL_MOUNTS: [&str; 3] =
-    ["/var/lib/containers/storage/overlay", "/var/lib/docker", "/run/netns"];
+const USUAL_MOUNTS: [&str; 5] = [
+    "/run/docker/netns/default",
+    "/run/netns",
+    "/var/lib/containers/storage/overlay",
+    "/var/lib/docker",
+    "/var/lib/docker/100000.100000",
+];
 /// How much of a daemon's log is shown when its test fails.
 const LINES: usize = 60;
 
