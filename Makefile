@@ -94,6 +94,13 @@ $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
 	cd integration/engines/current/moby && $(GO_BUILD) -tags 'exclude_graphdriver_btrfs netgo osusergo' tool
 	@touch $@
 
+$(ENGINES)/.kubernetes: $(wildcard integration/engines/current/kubernetes/go.*)
+	@$(TESTBED)/install.sh go
+	cd integration/engines/current/kubernetes && $(GO_BUILD) $(addprefix k8s.io/kubernetes/cmd/, \
+		kube-apiserver kube-controller-manager kube-scheduler kubectl kubelet)
+	cd integration/engines/current/kubernetes && $(GO_BUILD)etcd go.etcd.io/etcd/server/v3
+	@touch $@
+
 .PHONY: test-engines
 test-engines: ## Docker, Podman, Buildah, containerd, Kubernetes' tests with the runtime, as root
 	@$(TESTBED)/install.sh engines
@@ -105,9 +112,9 @@ engines: $(BUILT) $(ENGINES)/.containerd
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test debian --test containerd
 
 .PHONY: test-engines-current
-test-engines-current: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/.moby ## the same with today's containerd, Docker and BuildKit
+test-engines-current: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/.moby $(ENGINES)/.kubernetes ## today's Docker, BuildKit and Kubernetes
 	@$(TESTBED)/install.sh engines
-	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test containerd
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test containerd -- --include-ignored
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CARGO) test --locked --no-fail-fast --package engines --test buildkit --test moby
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CARGO) test --locked --no-fail-fast --package engines --test debian docker::
 

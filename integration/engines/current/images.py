@@ -6,6 +6,11 @@ stand-in/ under the name of the original.
 
     images.py STAND-IN
 
+With a program and a directory instead it makes an OCI layout there of what
+packaging/kubernetes/Containerfile describes.
+
+    images.py FERRUN LAYOUT
+
 Needs docker-registry.
 """
 
@@ -31,7 +36,14 @@ GROUPS = b"default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"
 
 
 def main():
-    stand_in = pathlib.Path(sys.argv[1]).read_bytes()
+    program = pathlib.Path(sys.argv[1]).read_bytes()
+    if len(sys.argv) == 3:
+        alpine().derive(pathlib.Path(sys.argv[2]), ["0.1.0"], archive({"ferrun": (0o755, program)}), {})
+    else:
+        print(storage_with(program))
+
+
+def storage_with(stand_in):
     sources = [pathlib.Path(__file__), HERE.parent / "images.py", TESTBED / "alpine.py"]
     made_of = hashlib.sha256(stand_in + b"".join(path.read_bytes() for path in sources)).hexdigest()
     storage = CACHE / f"kubernetes-{made_of[:16]}"
@@ -45,39 +57,43 @@ def main():
         with tempfile.TemporaryDirectory(dir=CACHE, prefix=".kubernetes-") as work:
             fill(pathlib.Path(work), stand_in)
             (pathlib.Path(work) / "storage").rename(storage)
-    print(storage)
+    return storage
+
+
+def alpine():
+    return Image(pathlib.Path(run(TESTBED / "alpine.py").decode().strip()))
 
 
 def fill(work, stand_in):
-    alpine = Image(pathlib.Path(run(TESTBED / "alpine.py").decode().strip()))
+    base = alpine()
     server, address = registry.start(work)
     try:
-        for number, (name, tags, files, config) in enumerate(catalogue(alpine, stand_in)):
+        for number, (name, tags, files, config) in enumerate(catalogue(base, stand_in)):
             layout = work / str(number)
-            alpine.derive(layout, tags, archive(files), config)
+            base.derive(layout, tags, archive(files), config)
             registry.push(layout, address, name)
     finally:
         server.terminate()
         server.wait()
 
 
-def catalogue(alpine, stand_in):
+def catalogue(base, stand_in):
     """Each image: its name and tags, what is added to Alpine, and how it is configured."""
     program = (0o755, stand_in)
     # critest hides /bin/ls and calls a shell: a file of its own, not a link to the shell.
-    yield f"{END_TO_END}/busybox", ["1.29-2"], {"bin/ls": (0o755, alpine.read("bin/busybox"))}, {}
+    yield f"{END_TO_END}/busybox", ["1.29-2"], {"bin/ls": (0o755, base.read("bin/busybox"))}, {}
     # It looks for these words in the command line of the container's first process.
     nginx = lambda port: {"Cmd": ["nginx", f":{port}", "master process"]}
     yield f"{END_TO_END}/nginx", ["1.14-2"], {"usr/sbin/nginx": program}, nginx(80)
     yield f"{STAGING}/hostnet-nginx-amd64", ["latest"], {"usr/sbin/nginx": program}, nginx(12003)
     yield f"{END_TO_END}/httpd", ["2.4.39-4"], {"usr/sbin/httpd": program}, {"Cmd": ["httpd", ":80"]}
     yield f"{END_TO_END}/nonewprivs", ["1.3"], {"nonewprivs": (0o4755, stand_in)}, {"Cmd": ["/nonewprivs"]}
-    yield "pause", ["3.6", "3.10.2"], {"pause": program}, {"Cmd": ["/pause"]}
+    yield "pause", ["3.6", "3.10", "3.10.2"], {"pause": program}, {"Cmd": ["/pause"]}
     # Not one more tag: critest counts the tags of this one.
     yield "pause", ["3.9"], {"pause": program}, {"Cmd": ["/pause"], "Labels": {"version": "3.9"}}
     users = {
-        "etc/passwd": (0o644, alpine.read("etc/passwd") + USER),
-        "etc/group": (0o644, alpine.read("etc/group") + GROUPS),
+        "etc/passwd": (0o644, base.read("etc/passwd") + USER),
+        "etc/group": (0o644, base.read("etc/group") + GROUPS),
     }
     yield f"{STAGING}/test-image-predefined-group", ["latest"], users, {"User": "1000"}
     for name, user in {
@@ -151,6 +167,7 @@ class Image:
             "layers": [kept, added],
         }))
         tagged = [manifest | {"annotations": {"org.opencontainers.image.ref.name": tag}} for tag in tags]
+        (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         (layout / "index.json").write_bytes(as_json({"schemaVersion": 2, "manifests": tagged}))
 
 

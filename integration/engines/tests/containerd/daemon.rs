@@ -66,7 +66,7 @@ fn with_daemon(release: Release, has_pods: bool, test: impl Fn(&Containerd<'_>) 
 }
 
 /// Where the programs are that `current/` is the source of.
-fn built() -> PathBuf {
+pub fn built() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testbed/cache/engines/bin")
 }
 

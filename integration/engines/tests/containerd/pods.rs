@@ -87,8 +87,9 @@ impl<'test> Pod<'test> {
 }
 
 /// Puts `more` into an object, and into the objects in it.
-fn merge(into: &mut Value, more: &Value) {
+pub fn merge(into: &mut Value, more: &Value) {
     match (into, more) {
+        (_, Value::Null) => {}
         (Value::Object(into), Value::Object(more)) => {
             for (key, value) in more {
                 merge(into.entry(key.clone()).or_insert(Value::Null), value);
