@@ -83,15 +83,6 @@ fn in_new_user_namespace(bundle: Bundle) -> Bundle {
         .with("/linux/gidMappings", all)
 }
 
-/// The same with a joined namespace. A procfs can be mounted by those alone who have rights
-/// over its pid namespace: with a foreign one there is that of the caller, as under engines.
-fn with_foreign(bundle: Bundle, kind: &str, path: &Path) -> Bundle {
-    let bundle = bundle.with_namespace(kind, Some(path));
-    let proc = json!({"destination": "/proc", "type": "bind", "source": "/proc",
-                      "options": ["rbind"]});
-    if kind == "pid" { bundle.with("/mounts/0", proc) } else { bundle }
-}
-
 /// The init process and what exec brings are in the namespaces of these files' processes.
 #[track_caller]
 fn assert_joined(container: &Container<'_>, files: &[(&str, PathBuf)], when: &str) {
@@ -122,7 +113,7 @@ fn each_is_joined_beside_a_new_user_namespace() {
         for (kind, file, flag) in KINDS {
             let holder = Holder::new(&[flag]);
             let bundle = in_new_user_namespace(bed.bundle());
-            let bundle = with_foreign(bundle, kind, &holder.path(file));
+            let bundle = bundle.with_namespace(kind, Some(&holder.path(file)));
             let container = bed.start(&bundle.sh("sleep 100"));
             let pid = container.pid().to_string();
             assert_ne!(namespace(&pid, "user"), namespace("self", "user"), "{kind}");
@@ -154,15 +145,15 @@ fn each_is_new_or_joined_beside_a_joined_user_namespace() {
         for (kind, file, _) in KINDS {
             let bundle = bed.bundle().with_namespace("user", Some(&own.path("user")));
             let user = ("user", namespace(&own.pid, "user"));
-            // What belongs to the user namespace, and what belongs to the caller's.
-            let joined = [
-                (&own, bundle.clone().with_namespace(kind, Some(&own.path(file)))),
-                (&foreign, with_foreign(bundle.clone(), kind, &foreign.path(file))),
-            ];
-            for (holder, bundle) in joined {
+            // What belongs to the user namespace, and what belongs to the caller's. A procfs
+            // of foreign processes cannot be mounted: then there is the caller's.
+            for holder in [&own, &foreign] {
+                let bundle = bundle.clone().with_namespace(kind, Some(&holder.path(file)));
                 let container = bed.start(&bundle.sh("sleep 100"));
                 let joined = [user.clone(), (file, namespace(&holder.pid, file))];
                 assert_joined(&container, &joined, kind);
+                let warned = container.warnings.contains("the container sees the caller's /proc");
+                assert_eq!(warned, kind == "pid" && holder.pid == foreign.pid, "{kind}");
             }
             let container = bed.start(&bundle.with_namespace(kind, None).sh("sleep 100"));
             let pid = container.pid().to_string();

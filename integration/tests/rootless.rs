@@ -313,3 +313,36 @@ fn a_bundle_of_rootless_podman_runs() {
         bed.assert_nothing_left();
     });
 }
+
+/// A container that hides a part of its /proc, as all engines' do, and one inside of it
+/// that belongs to an ordinary user there.
+#[test]
+fn a_container_runs_inside_a_container() {
+    as_both(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 fail at /proc") {
+            return;
+        }
+        // The outer one's ordinary user, and the root of a user namespace that has one id.
+        let id = if bed.is_rootless() { 0 } else { 1000 };
+        let inner = bed.bundle();
+        let config = integration::config(Caller::User(id), "/none");
+        let script = "ls /proc/irq; cat /proc/keys; stat -f -c %T /proc; echo inside; sleep 0.1";
+        let inner = Bundle { config, ..inner }.sh(script).save().clone();
+        let runtime = bed.make_directory("runtime", 0o755);
+        integration::copy_program(&integration::runtime().program, &runtime.join("ferrun"));
+        let outer = bed
+            .bundle()
+            .mount("/inner", "bind", inner.path.to_str().unwrap(), &["rbind"])
+            .mount("/opt", "bind", runtime.to_str().unwrap(), &["bind", "ro"])
+            .with("/process/user", json!({"uid": id, "gid": id}))
+            // Without it nobody may map root of his user namespace (user_namespaces(7)).
+            .capable(&["CAP_SETFCAP"])
+            .with("/linux/maskedPaths", json!(["/proc/irq", "/proc/keys"]))
+            .with("/linux/readonlyPaths", json!(["/proc/sys"]))
+            .args(["/opt/ferrun", "--root", "/tmp/root", "run", "--bundle", "/inner", "x"]);
+        let output = bed.run(&outer);
+        assert_eq!(output.stdout, "proc\ninside\n", "{output}");
+        assert!(output.stderr.contains("the container sees the caller's /proc"), "{output}");
+        bed.assert_nothing_left();
+    });
+}
