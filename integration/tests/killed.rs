@@ -275,6 +275,14 @@ fn a_recorded_pid_that_is_another_process_now_is_neither_shown_nor_killed() {
         value["init"]["pid"] = json!(bystander.id());
         std::fs::write(&record, value.to_string()).unwrap();
         assert_eq!(container.status(), "stopped");
+        let listed = bed.runtime(["list"]);
+        let line = listed.success().lines().find(|line| line.starts_with(&container.id)).unwrap();
+        assert_eq!(line.split_whitespace().nth(1), Some("0"), "{listed}");
+        assert!(!bed.runtime(["ps", &container.id]).stdout.contains("sleep"));
+        container.exec(&["/bin/true"]).failure(255);
+        for options in [&["KILL"][..], &["--all", "KILL"]] {
+            bed.call().args(["kill", &container.id]).args(options).output();
+        }
         bed.runtime(["kill", &container.id, "KILL"]).failure(1);
         container.delete();
         assert!(matches!(bystander.try_wait(), Ok(None)), "the bystander lives");
