@@ -33,6 +33,7 @@ use crate::plan::mounts::MappedIds;
 use crate::plan::rootfs::{Entry, Rootfs};
 use crate::resolve;
 use crate::sd_notify;
+use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
 use crate::state::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
 use crate::time;
@@ -105,6 +106,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
         }
         process.announce_sockets(options.listening);
     }
+    security_module::refuse_missing(plan.process.as_ref(), plan.rootfs.label.as_deref())?;
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
     let console = connect_console(&plan, options)?;
 
@@ -252,12 +254,14 @@ impl Making<'_> {
             Some(verdict) => init::Start::Creator(verdict),
             None => init::Start::Gate(gate::make(self.container.open_directory()?)?),
         };
+        let attributes = Attributes::open(self.plan.process.as_ref())?;
         let around = init::Surroundings {
             start,
             hook_state: self.hook_state(),
             creator_root,
             preserved: self.options.preserved + self.options.listening,
             new_keyring: self.options.new_keyring,
+            attributes: attributes.as_ref(),
             net_devices: devices,
         };
         let plan = self.plan;

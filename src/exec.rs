@@ -27,6 +27,7 @@ use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{clone_flag, proc_name};
 use crate::plan::process::{Field, ProcessPlan};
 use crate::seccomp_agent;
+use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
 use crate::state::Container;
 
@@ -75,6 +76,8 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let (process, field) = choose(&spec, options)?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let mut plan = ProcessPlan::plan(&process, seccomp, field)?;
+    security_module::refuse_missing(Some(&plan), None)?;
+    let attributes = Attributes::open(Some(&plan))?;
     if options.serves_terminal {
         plan.take_size_of_caller(foreground::own_size());
     }
@@ -106,7 +109,8 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         let (creator, end) = channel::pair()?;
         let target = target.try_clone().context("dup")?;
         let spawned = spawn::beside(target, flags, &cgroup, &creator, end, |end, remaining| {
-            init::additional(&plan, options.preserved, root.as_ref(), remaining, end, &verdict)
+            let (preserved, attributes) = (options.preserved, attributes.as_ref());
+            init::additional(&plan, preserved, attributes, root.as_ref(), remaining, end, &verdict)
         })?;
         Ok((spawned, creator))
     };

@@ -25,6 +25,7 @@ use crate::gate::{self, Verdict};
 use crate::hook_state::HookState;
 use crate::plan::Plan;
 use crate::plan::process::ProcessPlan;
+use crate::security_module::Attributes;
 use crate::spawn::Remaining;
 use crate::state::Status;
 use crate::sys;
@@ -52,6 +53,8 @@ pub struct Surroundings<'a> {
     pub preserved: u32,
     /// Whether the program gets a session keyring of its own.
     pub new_keyring: bool,
+    /// The way to the program's labels, where it has any.
+    pub attributes: Option<&'a Attributes>,
     /// The network interfaces that the creator moves here.
     pub net_devices: &'a [Found],
 }
@@ -86,6 +89,7 @@ pub fn container(
 pub fn additional(
     plan: &ProcessPlan,
     preserved: u32,
+    attributes: Option<&Attributes>,
     root: Option<&OwnedFd>,
     remaining: Remaining<'_>,
     creator: InitEnd,
@@ -102,7 +106,7 @@ pub fn additional(
         become_root_inside(remaining.joined_user_namespace)?;
         nix::unistd::setsid().context("setsid")?;
         take_terminal(plan, &creator, None)?;
-        let confined = process::confine(plan, false, preserved)?;
+        let confined = process::confine(plan, false, preserved, attributes)?;
         stay_with(&creator)?;
         kernel::set_parent_death_signal(0).context("prctl")?;
         finish(confined, verdict, &creator)
@@ -142,7 +146,11 @@ fn prepare_container<'plan>(
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if around.new_keyring {
-        join_keyring(around.hook_state.id);
+        let join = || join_keyring(around.hook_state.id);
+        match (around.attributes, &plan.process) {
+            (Some(attributes), Some(process)) => attributes.label_keys(process, join)?,
+            _ => join(),
+        }
     }
     set_names(plan)?;
     if plan.namespaces.is_new(Kind::Network) {
@@ -175,7 +183,7 @@ fn prepare_container<'plan>(
     let confined = plan
         .process
         .as_ref()
-        .map(|process| process::confine(process, new_user, around.preserved))
+        .map(|process| process::confine(process, new_user, around.preserved, around.attributes))
         .transpose()?;
     // Changes of ids have cleared it.
     stay_with(creator)?;

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod resolve;
 pub mod sd_notify;
 pub mod seccomp_agent;
+pub mod security_module;
 pub mod spawn;
 pub mod start;
 pub mod state;

@@ -40,7 +40,11 @@ pub fn apply(
                 mount => mount?,
             };
             change(&mount, step).in_field(&step.field)?;
-            attach(&mount, &target).in_field(&step.field)
+            attach(&mount, &target).in_field(&step.field)?;
+            match &file_system.root_label {
+                Some(label) => label_root(&mount, label).in_field("linux.mountLabel"),
+                None => Ok(()),
+            }
         }
         MountKind::Bind(bind) => {
             let tree = match bind.opener {
@@ -156,6 +160,15 @@ fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Res
         }
     }
     resolve::make(&root, &step.target, Target::Directory).in_field(&destination)
+}
+
+fn label_root(mount: &OwnedFd, label: &str) -> Result<()> {
+    use std::os::fd::AsRawFd as _;
+    // The handle of a mount takes no attributes itself.
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(path, "security.selinux", label.as_bytes(), flags)
+        .with_context(|| format!("{label:?}: setxattr"))
 }
 
 /// Makes a file system of its own, attached nowhere.

@@ -31,6 +31,7 @@ use crate::error::InField as _;
 use crate::gate::Verdict;
 use crate::log;
 use crate::plan::process::{CapabilitySets, ProcessPlan, Rlimit, User};
+use crate::security_module::Attributes;
 use crate::sys;
 use crate::sys::process as kernel;
 
@@ -145,6 +146,7 @@ pub fn confine<'plan>(
     plan: &'plan ProcessPlan,
     new_user_namespace: bool,
     preserved: u32,
+    attributes: Option<&Attributes>,
 ) -> Result<Confined<'plan>> {
     if let Some((class, priority)) = plan.io_priority {
         kernel::set_io_priority(class, priority)
@@ -155,6 +157,10 @@ pub fn confine<'plan>(
         kernel::set_scheduler(scheduler)
             .context("sched_setattr")
             .in_field(plan.field.of("scheduler"))?;
+    }
+    // While root still is, whom a module may ask for more than a user.
+    if let Some(attributes) = attributes {
+        attributes.label_program(plan)?;
     }
     let descriptors = set_rlimits(&plan.rlimits)?;
     let (uid, _) = (plan.user.uid, plan.user.gid);

@@ -17,7 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsmount, fsopen, move_mount, unmount,
+    fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
@@ -148,7 +148,8 @@ pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs) -> Result<()> {
     for (field, path) in &rootfs.closed {
         close(root, path).with_context(|| format!("{path:?}")).in_field(field)?;
     }
-    let mut covers = Covers::default();
+    let label = rootfs.label.as_deref();
+    let mut covers = Covers { label, ..Covers::default() };
     for (field, path) in &rootfs.masked {
         mask(root, path, &mut covers).with_context(|| format!("{path:?}")).in_field(field)?;
     }
@@ -172,14 +173,16 @@ fn close(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
 
 /// What masked paths are covered with, made for the first one that needs it.
 #[derive(Debug, Default)]
-struct Covers {
+struct Covers<'a> {
+    /// The SELinux label of the empty file system.
+    label: Option<&'a str>,
     /// The host's /dev/null, for files.
     null: Option<OwnedFd>,
     /// An empty file system, which all directories share.
     empty: Option<OwnedFd>,
 }
 
-fn mask(root: BorrowedFd<'_>, path: &Path, covers: &mut Covers) -> Result<()> {
+fn mask(root: BorrowedFd<'_>, path: &Path, covers: &mut Covers<'_>) -> Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
     let stat = statat(&target, "", AtFlags::EMPTY_PATH).context("fstat")?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -192,7 +195,7 @@ fn mask(root: BorrowedFd<'_>, path: &Path, covers: &mut Covers) -> Result<()> {
     match &covers.empty {
         Some(mounted) => attach(clone_tree(mounted, false)?, target),
         None => {
-            let mount = empty_file_system()?;
+            let mount = empty_file_system(covers.label)?;
             attach(&mount, target)?;
             covers.empty = Some(mount);
             Ok(())
@@ -219,8 +222,11 @@ pub fn null_device() -> Result<OwnedFd> {
     Ok(null)
 }
 
-fn empty_file_system() -> Result<OwnedFd> {
+fn empty_file_system(label: Option<&str>) -> Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen \"tmpfs\"")?;
+    if let Some(label) = label {
+        fsconfig_set_string(&context, "context", label).context("label \"tmpfs\"")?;
+    }
     fsconfig_create(&context).context("mount \"tmpfs\"")?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -37,8 +37,8 @@ fn features() -> serde_json::Value {
                 "knownFlags": ferrun_seccomp::FLAGS,
                 "supportedFlags": ferrun_seccomp::FLAGS,
             },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "memoryPolicy": {
                 "modes": [

@@ -160,9 +160,6 @@ fn cgroup_owner(
 /// What is not there yet must not be passed over in silence.
 fn refuse_unsupported(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
-    if let Some(label) = linux.mount_label().as_ref().filter(|label| !label.is_empty()) {
-        bail!("linux.mountLabel: {label:?}: SELinux is not supported yet");
-    }
     if linux.intel_rdt().is_some() {
         bail!("linux.intelRdt: is not supported yet");
     }
@@ -260,7 +257,6 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_its_field() {
         for (linux, reason) in [
-            (r#""mountLabel":"l""#, r#"linux.mountLabel: "l": SELinux is not supported yet"#),
             (r#""intelRdt":{}"#, "linux.intelRdt: is not supported yet"),
             (
                 r#""personality":{"domain":"LINUX","flags":["X"]}"#,

@@ -28,6 +28,19 @@ pub struct MountStep {
     pub propagation: Vec<(u64, bool)>,
 }
 
+impl MountStep {
+    /// Gives a new file system an SELinux label, where its type takes one: those of the
+    /// kernel have labels of their own.
+    pub fn label(&mut self, label: &str) {
+        let MountKind::New(new) = &mut self.kind else { return };
+        match new.fstype.as_str() {
+            "proc" | "sysfs" | "cgroup" | "cgroup2" => {}
+            "mqueue" => new.root_label = Some(label.to_owned()),
+            _ => new.data.push(("context".to_owned(), Some(label.to_owned()))),
+        }
+    }
+}
+
 /// What a step mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountKind {
@@ -88,6 +101,8 @@ pub struct FileSystem {
     pub inherits_mode: bool,
     /// A tmpfs that takes a copy of what it covers.
     pub copies_up: bool,
+    /// The SELinux label of its root, where it takes none as a whole.
+    pub root_label: Option<String>,
 }
 
 /// What the steps depend on besides the entry itself.
@@ -240,6 +255,7 @@ fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSy
         switches,
         data,
         copies_up,
+        root_label: None,
     }
 }
 

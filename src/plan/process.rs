@@ -46,6 +46,10 @@ pub struct ProcessPlan {
     pub scheduler: Option<SchedulerAttributes>,
     /// The seccomp filter.
     pub filter: Option<Filter>,
+    /// The AppArmor profile.
+    pub apparmor_profile: Option<String>,
+    /// The SELinux label.
+    pub selinux_label: Option<String>,
     /// The processors of a process that `exec` adds.
     pub exec_affinity: ExecAffinity,
 }
@@ -146,7 +150,6 @@ impl ProcessPlan {
         if !cwd.is_absolute() {
             bail!("{}: {cwd:?}: not absolute", field.of("cwd"));
         }
-        refuse_unsupported(process, field)?;
         let filter = seccomp
             .map(|profile| ferrun_seccomp::compile(profile, ferrun_seccomp::Arch::native()))
             .transpose()
@@ -169,6 +172,8 @@ impl ProcessPlan {
             io_priority: io_priority(process, field)?,
             scheduler: process.scheduler().as_ref().map(scheduler),
             filter,
+            apparmor_profile: label("apparmorProfile", process.apparmor_profile(), field)?,
+            selinux_label: label("selinuxLabel", process.selinux_label(), field)?,
             exec_affinity: exec_affinity(process, field)?,
         })
     }
@@ -198,16 +203,14 @@ impl ProcessPlan {
     }
 }
 
-/// Kernel features that are not there yet must not be passed over in silence.
-fn refuse_unsupported(process: &Process, field: Field) -> Result<()> {
-    let given = |text: &Option<String>| text.as_ref().filter(|text| !text.is_empty()).cloned();
-    if let Some(profile) = given(process.apparmor_profile()) {
-        bail!("{}: {profile:?}: AppArmor is not supported yet", field.of("apparmorProfile"));
+/// A label of a security module; an empty one is none. The kernel reads it to the first
+/// line feed or NUL.
+fn label(property: &str, text: &Option<String>, field: Field) -> Result<Option<String>> {
+    let text = text.as_ref().filter(|text| !text.is_empty());
+    if let Some(text) = text.filter(|text| text.contains(['\n', '\0'])) {
+        bail!("{}: {text:?}: more than one line", field.of(property));
     }
-    if let Some(label) = given(process.selinux_label()) {
-        bail!("{}: {label:?}: SELinux is not supported yet", field.of("selinuxLabel"));
-    }
-    Ok(())
+    Ok(text.cloned())
 }
 
 fn exec_affinity(process: &Process, field: Field) -> Result<ExecAffinity> {
@@ -467,8 +470,8 @@ mod tests {
                 "process.ioPriority.priority: 9: not between 0 and 7",
             ),
             (
-                r#","apparmorProfile":"p""#,
-                r#"process.apparmorProfile: "p": AppArmor is not supported yet"#,
+                r#","apparmorProfile":"p\n""#,
+                r#"process.apparmorProfile: "p\n": more than one line"#,
             ),
         ] {
             assert_eq!(plan(json).unwrap_err().to_string(), reason, "{json}");

@@ -24,6 +24,8 @@ pub struct Rootfs {
     pub final_propagation: Option<u64>,
     /// What is mounted, in order.
     pub mounts: Vec<MountStep>,
+    /// The SELinux label of the file systems that are made for the container.
+    pub label: Option<String>,
     /// Device nodes; empty where /dev is the host's.
     pub devices: Vec<Device>,
     /// Symbolic links and their texts.
@@ -84,8 +86,13 @@ pub fn plan_rootfs(
     around: &Surroundings<'_>,
 ) -> Result<(Rootfs, Vec<String>)> {
     let Some(root) = spec.root() else { bail!("root.path: missing") };
-    let (mounts, warnings) = plan_mounts(spec.mounts().as_deref().unwrap_or_default(), around)?;
+    let (mut mounts, warnings) = plan_mounts(spec.mounts().as_deref().unwrap_or_default(), around)?;
     let linux = spec.linux().as_ref();
+    let label = linux.and_then(|linux| linux.mount_label().clone());
+    let label = label.filter(|label| !label.is_empty());
+    if let Some(label) = &label {
+        mounts.iter_mut().for_each(|mount| mount.label(label));
+    }
     let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let (devices, links) = if dev_is_bound(&mounts) {
         (Vec::new(), Vec::new())
@@ -117,6 +124,7 @@ pub fn plan_rootfs(
         propagation: final_propagation.unwrap_or(libc::MS_SLAVE) | libc::MS_REC,
         final_propagation,
         mounts,
+        label,
         devices,
         links,
         masked: paths("maskedPaths", linux.and_then(|linux| linux.masked_paths().as_ref()))?,
@@ -173,6 +181,29 @@ mod tests {
         assert_eq!(planned.propagation, libc::MS_SLAVE | libc::MS_REC);
         assert_eq!(planned.final_propagation, None);
         assert_eq!(planned.devices.len(), 6);
+    }
+
+    #[test]
+    fn new_file_systems_take_the_label_unless_they_have_their_own() {
+        let planned = plan(
+            r#"{"root":{"path":"r"},"mounts":[
+                {"destination":"/proc","type":"proc"},{"destination":"/tmp","type":"tmpfs"},
+                {"destination":"/dev/mqueue","type":"mqueue"},
+                {"destination":"/data","source":"/d","options":["bind"]}],
+                "linux":{"mountLabel":"u:r:t:s0"}}"#,
+        )
+        .unwrap();
+        let labels = |step: &MountStep| match &step.kind {
+            crate::plan::mounts::MountKind::New(new) => {
+                let context = new.data.iter().find(|(key, _)| key == "context");
+                (context.and_then(|(_, value)| value.clone()), new.root_label.clone())
+            }
+            _ => (None, None),
+        };
+        let label = || Some("u:r:t:s0".to_owned());
+        let found: Vec<_> = planned.mounts.iter().map(labels).collect();
+        assert_eq!(found, [(None, None), (label(), None), (None, label()), (None, None)]);
+        assert_eq!(planned.label, label());
     }
 
     #[test]

@@ -1,0 +1,128 @@
+//! AppArmor profiles and SELinux labels: looked for before anything is made, and given
+//! to the program just before it runs.
+//!
+//! A label that the kernel cannot apply is refused, never passed over. It is written to
+//! /proc/self/attr of the procfs that the caller sees: the container's /proc may be
+//! anything, and swallow it.
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{CWD, FsWord, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2, statfs};
+use rustix::io::Errno;
+
+use crate::error::InField as _;
+use crate::plan::process::ProcessPlan;
+
+/// Whether the kernel enforces AppArmor profiles.
+fn has_apparmor() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|text| text.starts_with(b"Y"))
+}
+
+/// Whether the kernel has an SELinux policy.
+fn has_selinux() -> bool {
+    /// SELINUX_MAGIC of linux/magic.h.
+    const MAGIC: FsWord = 0xf97c_ff8c;
+    statfs("/sys/fs/selinux").is_ok_and(|stat| stat.f_type == MAGIC)
+}
+
+/// Refuses what this kernel cannot apply.
+pub fn refuse_missing(process: Option<&ProcessPlan>, mount_label: Option<&str>) -> Result<()> {
+    if let Some(process) = process {
+        if let Some(profile) = process.apparmor_profile.as_ref().filter(|_| !has_apparmor()) {
+            let field = process.field.of("apparmorProfile");
+            bail!("{field}: {profile:?}: this kernel has no AppArmor, or it is switched off");
+        }
+        if let Some(label) = process.selinux_label.as_ref().filter(|_| !has_selinux()) {
+            let field = process.field.of("selinuxLabel");
+            bail!("{field}: {label:?}: this kernel has no SELinux, or it is switched off");
+        }
+    }
+    if let Some(label) = mount_label.filter(|_| !has_selinux()) {
+        bail!("linux.mountLabel: {label:?}: this kernel has no SELinux, or it is switched off");
+    }
+    Ok(())
+}
+
+/// The caller's procfs, to be opened before the container's files are entered.
+#[derive(Debug)]
+pub struct Attributes {
+    proc: OwnedFd,
+}
+
+impl Attributes {
+    /// Opens it where the process has a label.
+    pub fn open(process: Option<&ProcessPlan>) -> Result<Option<Self>> {
+        /// PROC_SUPER_MAGIC of linux/magic.h.
+        const MAGIC: FsWord = 0x9fa0;
+        let is_labelled = |process: &ProcessPlan| {
+            process.apparmor_profile.is_some() || process.selinux_label.is_some()
+        };
+        if !process.is_some_and(is_labelled) {
+            return Ok(None);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = openat(CWD, "/proc", flags, Mode::empty()).context("/proc")?;
+        if fstatfs(&proc).context("statfs /proc")?.f_type != MAGIC {
+            bail!("/proc: is no procfs");
+        }
+        Ok(Some(Self { proc }))
+    }
+
+    /// Lets the next execve(2) of this process enter its profile or label.
+    pub fn label_program(&self, plan: &ProcessPlan) -> Result<()> {
+        if let Some(profile) = &plan.apparmor_profile {
+            self.write(&["apparmor/exec", "exec"], &format!("exec {profile}"))
+                .with_context(|| format!("{profile:?}"))
+                .in_field(plan.field.of("apparmorProfile"))?;
+        }
+        if let Some(label) = &plan.selinux_label {
+            self.write(&["exec"], label)
+                .with_context(|| format!("{label:?}"))
+                .in_field(plan.field.of("selinuxLabel"))?;
+        }
+        Ok(())
+    }
+
+    /// Labels what `make` makes of keys as the program itself (attr/keycreate).
+    pub fn label_keys(&self, plan: &ProcessPlan, make: impl FnOnce()) -> Result<()> {
+        let Some(label) = &plan.selinux_label else {
+            make();
+            return Ok(());
+        };
+        let write = |text: &str| {
+            self.write(&["keycreate"], text)
+                .with_context(|| format!("{label:?}"))
+                .in_field(plan.field.of("selinuxLabel"))
+        };
+        write(label)?;
+        make();
+        write("")
+    }
+
+    /// Writes to the first of these files that there is; the kernel takes a label whole.
+    fn write(&self, names: &[&str], text: &str) -> Result<()> {
+        for name in names {
+            let path = format!("self/attr/{name}");
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            // A mount over it would not be the kernel's file.
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+            match openat2(&self.proc, path.as_str(), flags, Mode::empty(), resolve) {
+                Err(Errno::NOENT) => {}
+                file => {
+                    let file = file.with_context(|| format!("open `/proc/{path}`"))?;
+                    return match rustix::io::write(file, text.as_bytes()) {
+                        Err(Errno::NOENT) => {
+                            bail!("write `/proc/{path}`: there is no such profile")
+                        }
+                        written => {
+                            written.with_context(|| format!("write `/proc/{path}`")).map(drop)
+                        }
+                    };
+                }
+            }
+        }
+        bail!("/proc/self/attr: has no {}", names.join(" and no "))
+    }
+}
