@@ -334,6 +334,24 @@ fn delete(step: u32) {
     });
 }
 
+fn pause_resume_and_kill(step: u32) {
+    in_both_versions(|bed| {
+        let bundle = bundle(bed);
+        for verb in ["pause", "resume", "kill"] {
+            go_through(bed, &format!("{verb}, Caller"), step, false, |id, blow| {
+                let container = Container::create(bed, id, bed.create_call(&bundle, id));
+                container.start();
+                if verb == "resume" {
+                    container.call("pause").success();
+                }
+                let ended = hit(bed.call().args([verb, id]), Victim::Caller, blow);
+                std::mem::forget(container);
+                ended
+            });
+        }
+    });
+}
+
 const SOME: u32 = 10;
 const ALL: u32 = 1;
 
@@ -365,6 +383,11 @@ fn exec_can_be_killed_at_some_stops() {
 #[test]
 fn delete_can_be_killed_at_some_stops() {
     delete(SOME);
+}
+
+#[test]
+fn pause_resume_and_kill_can_be_killed_at_some_stops() {
+    pause_resume_and_kill(SOME);
 }
 
 #[test]
@@ -401,4 +424,10 @@ fn exec_can_be_killed_at_every_stop() {
 #[ignore = "takes minutes"]
 fn delete_can_be_killed_at_every_stop() {
     delete(ALL);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn pause_resume_and_kill_can_be_killed_at_every_stop() {
+    pause_resume_and_kill(ALL);
 }
