@@ -304,6 +304,42 @@ fn kubernetes_tells_what_became_of_containers() {
 
 #[test]
 #[ignore = "Kubernetes takes minutes to build (make test-engines-current)"]
+fn a_deployment_grows_is_renewed_and_shrinks() {
+    with_cluster(|cluster| {
+        let labels = json!({"app": "web"});
+        cluster.apply(&json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "web"},
+            "spec": {
+                "replicas": 2,
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "terminationGracePeriodSeconds": 1,
+                        "containers": [{
+                            "name": "web", "image": SERVER,
+                            "readinessProbe": {"httpGet": {"port": 80}, "periodSeconds": 1},
+                        }],
+                    },
+                },
+            },
+        }));
+        let web = "deployment web";
+        cluster.becomes(web, ".status.readyReplicas", "2");
+        cluster.kubectl("scale deployment web --replicas=16").succeeds();
+        cluster.becomes(web, ".status.readyReplicas", "16");
+        cluster.kubectl("set env deployment web WORD=given").succeeds();
+        cluster.kubectl("rollout status deployment web --timeout=100s").succeeds();
+        cluster.kubectl("exec deployment/web -- printenv WORD").prints("given");
+        cluster.kubectl("scale deployment web --replicas=0").succeeds();
+        cluster.kubectl("wait --for=delete pod --selector app=web --timeout=100s").succeeds();
+    });
+}
+
+#[test]
+#[ignore = "Kubernetes takes minutes to build (make test-engines-current)"]
 fn a_daemon_set_installs_the_runtime_on_a_node() {
     with_cluster(|cluster| {
         let place = cluster.daemon.place;
