@@ -112,11 +112,19 @@ engines: $(BUILT) $(ENGINES)/.containerd
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test debian --test containerd
 
 .PHONY: test-engines-current
-test-engines-current: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/.moby $(ENGINES)/.kubernetes ## today's Docker, BuildKit and Kubernetes
+test-engines-current: ## today's containerd, Docker, BuildKit and Kubernetes with the runtime, as root; builds them
 	@$(TESTBED)/install.sh engines
-	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package engines --test containerd -- --include-ignored
-	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CARGO) test --locked --no-fail-fast --package engines --test buildkit --test moby
-	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CARGO) test --locked --no-fail-fast --package engines --test debian docker::
+	@$(MAKE) --no-print-directory $(BUILT) $(addprefix $(ENGINES)/., containerd moby kubernetes)
+	@$(TESTBED)/run_tests.py current-containerd current-buildkit current-docker
+
+CURRENT := $(CARGO) test --locked --no-fail-fast --package engines
+.PHONY: current-containerd current-buildkit current-docker
+current-containerd:
+	RUNTIME=$(TESTED) $(CURRENT) --test containerd -- --include-ignored
+current-buildkit:
+	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test buildkit --test moby
+current-docker:
+	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test debian -- docker:: leaks::
 
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
