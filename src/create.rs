@@ -372,10 +372,8 @@ impl Making<'_> {
 
     /// Why the init process is gone without a word.
     fn cause_of_death(&self, init: &Spawned) -> anyhow::Error {
-        if cgroups::oom_kills(&self.plan.cgroup.group).unwrap_or(0) > 0 {
-            return anyhow::anyhow!(
-                "linux.resources.memory.limit: too small: the init process was killed for want of memory"
-            );
+        if let Some(reason) = cgroups::want_of_memory(&self.plan.cgroup.group) {
+            return reason;
         }
         match nix::sys::wait::waitpid(init.pid, None) {
             Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => {

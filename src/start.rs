@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 
 use crate::apply::hooks;
+use crate::cgroups;
 use crate::channel::{CreatorEnd, FromInit, ToInit};
 use crate::create::Created;
 use crate::destroy::destroy;
@@ -52,7 +53,13 @@ pub fn start_created(created: &Created) -> Result<()> {
 fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict) -> Result<()> {
     loop {
         match channel.receive()? {
-            None => return verdict.read(),
+            None => {
+                let died_early = verdict.is_open();
+                return verdict.read().map_err(|error| match died_early {
+                    true => cgroups::want_of_memory(&container.record.group).unwrap_or(error),
+                    false => error,
+                });
+            }
             Some((FromInit::Listener, Some(listener))) => {
                 let init = container.record.init.context("the container has no init process")?;
                 seccomp_agent::hand_over(container, init.pid, &listener)?;

@@ -422,7 +422,8 @@ pub fn open_process(process: ProcessId) -> Result<Option<OwnedFd>> {
     let Some(pid) = Pid::from_raw(process.pid) else { return Ok(None) };
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
-        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        // Kernels to 6.12 say INVAL of a process that is just being reaped.
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
         Err(errno) => return Err(errno).context("pidfd_open"),
     };
     let same = ProcessFacts::read(process.pid).is_some_and(|now| now.started == process.started);

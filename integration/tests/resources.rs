@@ -232,13 +232,16 @@ fn a_limit_that_cannot_be_kept_is_refused_by_name() {
         };
         match bed.view {
             View::V2 => {
-                refused(
-                    "/linux/resources/memory/limit",
-                    json!(67108864),
-                    "linux.resources.memory.limit",
-                );
-                refused("/linux/resources/cpu/shares", json!(77), "linux.resources.cpu.shares");
-                refused("/linux/resources/pids/limit", json!(9), "linux.resources.pids.limit");
+                let there = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+                for (controller, property, limit) in
+                    [("memory", "limit", 67108864), ("cpu", "shares", 77), ("pids", "limit", 9)]
+                {
+                    if !there.split_whitespace().any(|name| name == controller) {
+                        let pointer = format!("/linux/resources/{controller}/{property}");
+                        let field = format!("linux.resources.{controller}.{property}");
+                        refused(&pointer, json!(limit), &field);
+                    }
+                }
                 refused(
                     "/linux/resources/unified",
                     json!({"no.such.file": "1"}),

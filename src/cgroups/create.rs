@@ -155,7 +155,11 @@ fn enable_controllers(plan: &CgroupPlan, directory: &Directory) -> Result<()> {
         let all: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
         // One that is refused takes the others with it, so they are tried one by one then.
         if !all.is_empty() && try_write(&control, &all.join(" ")).is_err() {
-            for name in names {
+            // Above a group with processes only what has to be: it would become a threaded
+            // one, below which no process can be (cgroup-v2.rst, "Threads").
+            let is_populated = !read(&parent.join("cgroup.procs"))?.trim().is_empty();
+            let is_needed = |name: &str| needed().any(|setting| setting.controller == name);
+            for name in names.into_iter().filter(|name| !is_populated || is_needed(name)) {
                 let refusal = write(&control, &format!("+{name}"));
                 refusals.extend(refusal.err().map(|refusal| (name, refusal)));
             }

@@ -166,7 +166,8 @@ pub fn signal_all(group: &Group, signal: Signal) -> Result<()> {
         let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { continue };
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => handles.push((number, handle)),
-            Err(Errno::SRCH) => {}
+            // Kernels to 6.12 say INVAL of a process that is just being reaped.
+            Err(Errno::SRCH | Errno::INVAL) => {}
             Err(error) => return Err(error).with_context(|| format!("pidfd_open {number}")),
         }
     }

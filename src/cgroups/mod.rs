@@ -116,6 +116,13 @@ pub fn group_of(group: &Group, member: u32) -> Result<Group> {
     Ok(Group { directories: group.directories.iter().map(now).collect::<Result<_>>()? })
 }
 
+/// Why an init process is gone that its memory limit left no room for, if that is so.
+pub fn want_of_memory(group: &Group) -> Option<anyhow::Error> {
+    const REASON: &str =
+        "linux.resources.memory.limit: too small: the init process was killed for want of memory";
+    (oom_kills(group).unwrap_or(0) > 0).then(|| anyhow::anyhow!(REASON))
+}
+
 /// One line of /proc/PID/cgroup.
 struct Membership<'a> {
     /// Empty for version 2.
