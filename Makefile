@@ -124,7 +124,7 @@ current-containerd:
 current-buildkit:
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test buildkit --test moby
 current-docker:
-	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test debian -- docker:: leaks::
+	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test debian -- docker:: options:: compose:: leaks::
 
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
