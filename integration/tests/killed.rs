@@ -158,6 +158,9 @@ fn children(pid: Pid) -> usize {
 #[test]
 fn a_killed_foreground_run_can_be_deleted() {
     as_both(|bed| {
+        if bed.is_rootless() && bed.is_peer("crun 1.8 may leave the process without a cgroup") {
+            return;
+        }
         let bundle = bed.bundle().sh("echo up; sleep 100");
         let running = bed.run_call(&bundle).spawn();
         eventually("the program runs", || running.printed().contains("up"));

@@ -78,6 +78,9 @@ fn a_foreground_run_passes_on_that_the_program_is_ready_and_nothing_else() {
 #[test]
 fn a_program_that_ends_without_a_word_does_not_hold_start_up() {
     as_both(|bed| {
+        if bed.is_peer("under runc 1.1 it may for ever") {
+            return;
+        }
         let manager = Manager::listen(bed);
         let bundle = bed.bundle().sh("exit 0");
         let call = bed.call().args(["run", "--detach", "--bundle"]).arg(&bundle.save().path);
