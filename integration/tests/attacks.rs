@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use integration::{Bed, Container, as_both, as_root, as_user, copy_program, in_views, runtime};
+use integration::{
+    Bed, Caller, Container, as_both, as_root, as_user, copy_program, in_views, runtime,
+};
 use serde_json::json;
 
 #[test]
@@ -21,7 +23,7 @@ fn an_init_process_that_waits_is_opaque() {
         // The kernel gives what belongs to a non-dumpable process to root.
         assert_eq!((owner("environ"), owner("fd")), (0, 0));
         container.start();
-        assert_eq!(Some(owner("environ")), bed.user());
+        assert_eq!(Caller::User(owner("environ")), bed.caller);
     });
 }
 
