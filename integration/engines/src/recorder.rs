@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use integration::Bed;
 
@@ -67,6 +68,20 @@ impl Recorder {
     /// What is typed next.
     pub fn title(&self, title: &str) {
         fs::write(&self.title, title).expect("a title");
+    }
+
+    /// Waits until no call has come for a while: some engines go on after they have answered.
+    pub fn settle(&self) {
+        let mut before = usize::MAX;
+        loop {
+            let entries = fs::read_dir(&self.calls).into_iter().flatten().flatten();
+            let (ended, begun) = (self.calls().len(), entries.count());
+            if ended == begun && begun == before {
+                return;
+            }
+            before = begun;
+            std::thread::sleep(Duration::from_millis(300));
+        }
     }
 
     /// All calls so far, the earliest first.

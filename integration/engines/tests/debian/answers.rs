@@ -40,7 +40,8 @@ fn record(place: &Place<'_>, program: &Path) -> Vec<Recorded> {
     let docker = Docker::start_with(place, &recorder.program, &json!({}));
     let types = |line: &str| {
         recorder.title(line);
-        docker.sh(line)
+        docker.sh(line);
+        recorder.settle();
     };
     types("docker run --rm alpine echo hello");
     types("docker run --rm alpine sh -c 'exit 7'");
@@ -103,14 +104,14 @@ fn record(place: &Place<'_>, program: &Path) -> Vec<Recorded> {
         "podman pause two",
         "podman unpause two",
         "podman update --memory 96m two",
-        "podman kill two",
-        "podman rm -f two",
+        "podman kill two && podman rm -f two",
         "podman run --rm GROUP alpine no-such-program",
         "podman run --rm GROUP alpine /etc/passwd",
     ] {
         recorder.title(line);
         let group = format!("--network none --cgroup-parent /{}", place.bed.name);
         place.sh(&line.replace("GROUP", &group));
+        recorder.settle();
     }
     recorder.title("");
     place.remove_group("conmon");
@@ -118,13 +119,16 @@ fn record(place: &Place<'_>, program: &Path) -> Vec<Recorded> {
 }
 
 /// The calls of each line, in an order that does not depend on which of two processes
-/// came first.
+/// came first, nor on whether both have cleaned up.
 fn by_title(calls: &[Recorded]) -> Calls<'_> {
     let mut sorted = Calls::new();
     for call in calls.iter().filter(|call| !call.title.is_empty()) {
         sorted.entry(&call.title).or_default().push(call);
     }
-    sorted.values_mut().for_each(|calls| calls.sort_by_key(|call| call.form()));
+    for calls in sorted.values_mut() {
+        calls.sort_by_key(|call| call.form());
+        calls.dedup_by(|one, other| one.verb() == "delete" && one.form() == other.form());
+    }
     sorted
 }
 
