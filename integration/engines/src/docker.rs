@@ -6,10 +6,22 @@ use integration::{Kind, runtime};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{Answer, Place, runtime_name};
+use crate::{Answer, Place, in_place, runtime_name};
 
 /// What a test of Docker needs to be installed.
 pub const PROGRAMS: [&str; 4] = ["dockerd", "docker", "containerd", "iptables"];
+
+/// Runs a test with a daemon that has `more` in its configuration. It leaves nothing of
+/// its containers.
+pub fn with_docker(more: &Value, test: impl Fn(&Docker<'_>) + Sync) {
+    in_place(&PROGRAMS, |place| {
+        let docker = Docker::start(place, more);
+        let before = place.inventory();
+        test(&docker);
+        docker.clear();
+        place.claim_nothing_since(&before);
+    });
+}
 
 /// A daemon at work.
 #[derive(Debug)]

@@ -2,31 +2,15 @@
 
 use std::fs;
 
-use engines::docker::{Docker, PROGRAMS};
+use engines::docker::{Docker, PROGRAMS, with_docker};
 use engines::{in_place, is_current, runtime_name};
 use integration::runtime;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
-
-/// Runs a test with a daemon, and leaves nothing of its containers.
-fn with_docker(test: impl Fn(&Docker<'_>) + Sync) {
-    with_docker_and(json!({}), test);
-}
-
-/// The same with these lines in the daemon's configuration.
-fn with_docker_and(more: Value, test: impl Fn(&Docker<'_>) + Sync) {
-    in_place(&PROGRAMS, |place| {
-        let docker = Docker::start(place, &more);
-        let before = place.inventory();
-        test(&docker);
-        docker.clear();
-        place.claim_nothing_since(&before);
-    });
-}
+use serde_json::json;
 
 #[test]
 fn the_tutorial_of_hello_world_and_alpine() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         docker.sh("docker pull alpine").mentions("Downloaded newer image for alpine:latest");
         docker.sh("docker images").mentions("alpine");
         docker.sh("docker run hello-world").mentions("Hello from a container");
@@ -62,7 +46,7 @@ fn the_tutorial_of_hello_world_and_alpine() {
 
 #[test]
 fn the_tutorial_of_containers_that_stay() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         // Isolation: a file of one is not in another one of the same image, and stays in its own.
         docker
             .sh("docker run --name isolated alpine sh -c 'echo mine > hello.txt; ls'")
@@ -105,7 +89,7 @@ fn the_tutorial_of_containers_that_stay() {
 
 #[test]
 fn what_is_run_in_a_running_container() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         docker.sh("docker run -d --name one -e WORD=given alpine sleep 1000").succeeds();
         docker
             .sh("docker exec one sh -c 'echo out; echo error >&2; exit 5'")
@@ -150,7 +134,7 @@ fn what_is_run_in_a_running_container() {
 
 #[test]
 fn a_running_container_is_watched_and_changed() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         let id =
             docker.sh("docker run -d --name one -m 64m alpine sh -c 'echo began; exec sleep 1000'");
         let id = id.succeeds().text().to_owned();
@@ -214,7 +198,7 @@ fn a_running_container_is_watched_and_changed() {
 
 #[test]
 fn policies_and_checks() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         docker.sh("docker run -d --name thrice --restart on-failure:2 alpine sh -c 'echo try; exit 3'")
             .succeeds();
         docker.sh("docker run -d --name always --restart always alpine sleep 1000").succeeds();
@@ -249,7 +233,7 @@ fn policies_and_checks() {
 
 #[test]
 fn what_confines_a_container() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         let run = |options: &str, script: &str| {
             docker.sh(&format!("docker run --rm {options} alpine sh -c '{script}'"))
         };
@@ -304,7 +288,7 @@ fn what_confines_a_container() {
 
 #[test]
 fn privileged_containers() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         let runc = "runc fails where it may not grant a capability: unable to apply caps";
         if docker.place.lacks_capabilities() && docker.place.bed.is_peer(runc) {
             return;
@@ -329,7 +313,7 @@ fn privileged_containers() {
 
 #[test]
 fn what_cannot_be_run() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         docker
             .sh("docker run --rm alpine no-such-program")
             .fails(127, "exec: \"no-such-program\": executable file not found in $PATH");
@@ -381,7 +365,7 @@ fn users_are_mapped() {
 
 #[test]
 fn images_are_built() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         let place = docker.place;
         let context = place.bed.make_directory("context", 0o755);
         let context = context.display();
@@ -406,7 +390,7 @@ fn images_are_built() {
 
 #[test]
 fn a_daemon_comes_back() {
-    with_docker_and(json!({"live-restore": true}), |docker| {
+    with_docker(&json!({"live-restore": true}), |docker| {
         docker.sh("docker run -d --name kept alpine sh -c 'sleep 3; exec sleep 1000'").succeeds();
         let pid = docker.inspect("kept", ".State.Pid");
         docker.restart(Signal::SIGTERM);
@@ -417,7 +401,7 @@ fn a_daemon_comes_back() {
         docker.sh("docker exec kept echo still there").prints("still there");
         docker.sh("docker stop -t 1 kept").prints("kept");
     });
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         docker.sh("docker run -d --name again --restart always alpine sleep 1000").succeeds();
         let pid = docker.inspect("again", ".State.Pid");
         docker.restart(Signal::SIGKILL);

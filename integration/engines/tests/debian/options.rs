@@ -1,22 +1,12 @@
 //! Options that few know and somebody uses: what they ask for is what the program finds.
 
-use engines::docker::{Docker, PROGRAMS};
-use engines::{in_place, is_current};
+use engines::docker::with_docker;
+use engines::is_current;
 use serde_json::json;
-
-fn with_docker(test: impl Fn(&Docker<'_>) + Sync) {
-    in_place(&PROGRAMS, |place| {
-        let docker = Docker::start(place, &json!({}));
-        let before = place.inventory();
-        test(&docker);
-        docker.clear();
-        place.claim_nothing_since(&before);
-    });
-}
 
 #[test]
 fn resources() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         let options = "--memory 64m --memory-reservation 32m --memory-swappiness 10 --kernel-memory 0 \
              --cpu-period 50000 --cpu-quota 20000 --cpu-shares 300 --cpuset-cpus 0 --cpuset-mems 0 \
              --pids-limit 44 --oom-kill-disable --oom-score-adj 500 \
@@ -61,7 +51,7 @@ fn resources() {
 
 #[test]
 fn mounts() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         let run = |options: &str, script: &str| {
             docker.sh(&format!("docker run --rm {options} alpine sh -c '{script}'"))
         };
@@ -117,7 +107,7 @@ fn mounts() {
 
 #[test]
 fn security() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         let run = |options: &str, script: &str| {
             docker.sh(&format!("docker run --rm {options} alpine sh -c '{script}'"))
         };
@@ -166,7 +156,7 @@ fn security() {
 
 #[test]
 fn signals_and_outputs() {
-    with_docker(|docker| {
+    with_docker(&json!({}), |docker| {
         docker.sh("docker run -d --name one --stop-signal USR1 alpine \
                    sh -c 'trap \"echo heard; exit 9\" USR1; echo ready; while :; do sleep 0.1; done'").succeeds();
         docker
