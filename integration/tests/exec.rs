@@ -483,3 +483,20 @@ fn processors_of_an_added_process_are_those_of_the_config_or_its_own() {
         assert!(output.failure(1).contains("process.execCPUAffinity.final"), "{output}");
     });
 }
+
+#[test]
+fn it_passes_signals_on_and_gives_the_exit_code() {
+    as_both(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let script = "trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.02; done";
+        let running = container.exec_call(&[], &["/bin/sh", "-c", script]).spawn();
+        eventually("the program is ready", || running.printed().contains("ready"));
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        let output = running.wait();
+        assert_eq!((output.code, output.stdout.as_str()), (9, "ready\ngot it\n"), "{output}");
+        for (signal, code) in [("TERM", 143), ("35", 163)] {
+            assert_eq!(container.sh(&format!("kill -{signal} $$")).code, code, "{signal}");
+        }
+        assert_eq!(container.status(), "running");
+    });
+}
