@@ -51,9 +51,14 @@ impl Home {
     }
 
     fn pull(&self, registry: &Server) -> Output {
+        self.pull_as(registry, &[])
+    }
+
+    fn pull_as(&self, registry: &Server, options: &[&str]) -> Output {
         let path = format!("{}:/usr/bin:/bin", self.0.join("bin").display());
         let mut command = image_tool(self.0.path());
-        command.env("PATH", path).args(["pull", &registry.reference(), "bundle"]).output().unwrap()
+        command.env("PATH", path).args(["pull", &registry.reference(), "bundle"]);
+        command.args(options).output().unwrap()
     }
 
     #[track_caller]
@@ -85,6 +90,14 @@ fn a_helper_is_asked_for_the_registry_and_shown_nothing_else() {
         home.pull_well(&registry);
         assert_eq!(home.asked(), format!("{name} get {address}\n"));
     }
+}
+
+#[test]
+fn credentials_of_the_command_line_come_first() {
+    let (registry, _tokens) = token_registry(simple(), Some("me:pass"));
+    let home = Home::new(&json!({"credsStore": "x"})).keeping("x", "other", "secret");
+    assert!(home.pull_as(&registry, &["--creds=me:pass"]).status.success());
+    assert_eq!(home.asked(), "", "the helper is not even asked");
 }
 
 #[test]
