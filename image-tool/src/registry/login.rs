@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -174,6 +175,17 @@ fn run_helper(program: &str, server: &str) -> Result<(ExitStatus, Vec<u8>)> {
             io::ErrorKind::NotFound => anyhow::anyhow!("not in $PATH"),
             _ => error.into(),
         })?;
+    let answer = converse(&mut child, server);
+    if answer.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    answer
+}
+
+fn converse(child: &mut Child, server: &str) -> Result<(ExitStatus, Vec<u8>)> {
+    let deadline = Instant::now() + limits::HELPER;
+    let late = || anyhow::anyhow!("no answer within {} s", limits::HELPER.as_secs());
     if let Some(mut stdin) = child.stdin.take() {
         // It may end without reading.
         let _ = stdin.write_all(server.as_bytes());
@@ -185,20 +197,19 @@ fn run_helper(program: &str, server: &str) -> Result<(ExitStatus, Vec<u8>)> {
         let read = stdout.take(limits::HELPER_BYTES + 1).read_to_end(&mut output);
         let _ = sender.send(read.map(|_| output));
     });
-    let output = match receiver.recv_timeout(limits::HELPER) {
-        Ok(output) => output?,
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            bail!("no answer within {} s", limits::HELPER.as_secs());
+    let output = receiver.recv_timeout(limits::HELPER).map_err(|_| late())??;
+    ensure!(
+        output.len() as u64 <= limits::HELPER_BYTES,
+        "it prints more than {} bytes",
+        limits::HELPER_BYTES
+    );
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, output));
         }
-    };
-    if output.len() as u64 > limits::HELPER_BYTES {
-        let _ = child.kill();
-        let _ = child.wait();
-        bail!("it prints more than {} bytes", limits::HELPER_BYTES);
+        ensure!(Instant::now() < deadline, late());
+        thread::sleep(Duration::from_millis(1));
     }
-    Ok((child.wait()?, output))
 }
 
 #[cfg(test)]
