@@ -131,7 +131,7 @@ impl<'bed> Place<'bed> {
         {
             bind(&bed.make_directory(name, mode), Path::new(point));
         }
-        for (name, mode) in [("home", 0o700), ("bin", 0o755)] {
+        for (name, mode) in [("home", 0o700), ("bin", 0o755), ("tmp", 0o1777)] {
             bed.make_directory(name, mode);
         }
         place.open_tun();
@@ -194,6 +194,8 @@ impl<'bed> Place<'bed> {
         let home = self.bed.directory.join(if self.user.is_some() { "user" } else { "home" });
         let path = format!("{}:{}", self.bed.directory.join("bin").display(), path());
         let call = self.bed.program(Path::new("/bin/sh")).args(["-c", line]).patience(PATIENCE);
+        // BuildKit leaves what it has made there.
+        let call = call.env("TMPDIR", self.bed.directory.join("tmp"));
         let call = call.env("PATH", path).env("HOME", &home).current_dir(&home);
         let call = call.env("TERM", "xterm").env("DOCKER_BUILDKIT", "0").env("LC_ALL", "C.UTF-8");
         match self.user {
