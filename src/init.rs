@@ -256,6 +256,7 @@ fn make_late_namespaces(remaining: &Remaining<'_>) -> Result<()> {
         unshare(CloneFlags::from_bits_retain(Kind::Time as i32))
             .context("unshare: linux.namespaces: time")?;
         namespaces::write_time_offsets(offsets)?;
+        namespaces::enter_own_time()?;
     }
     if remaining.cgroup_namespace {
         unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare: linux.namespaces: cgroup")?;

@@ -168,6 +168,15 @@ pub fn write_time_offsets(offsets: &str) -> Result<()> {
     fs::write("/proc/self/timens_offsets", offsets).context("write").in_field("linux.timeOffsets")
 }
 
+/// Enters the time namespace that the caller's children will be in. By itself a process
+/// gets there at execve(2), but not on every kernel: 6.1 leaves it where it is.
+pub fn enter_own_time() -> Result<()> {
+    let path = "/proc/self/ns/time_for_children";
+    let namespace = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(path)?;
+    let flag = CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32);
+    setns(namespace, flag).context("setns: linux.namespaces: time")
+}
+
 /// Why a clone with new namespaces failed, with the setting that forbids it.
 pub fn explain_clone(errno: nix::errno::Errno, new: &[Kind]) -> anyhow::Error {
     use nix::errno::Errno;
