@@ -4,13 +4,16 @@
 use std::process::exit;
 
 use clap::ArgMatches;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ferrun::commands::{Global, dispatch};
 use ferrun::sys::{self, arena::Arena};
 use ferrun::{bundle, cli, error, log, own_executable};
 
 #[global_allocator]
 static ARENA: Arena = Arena::new();
+
+/// runc's commands that ferrun does not have.
+const REFUSED: [&str; 2] = ["checkpoint", "restore"];
 
 /// The commit of the sources, where the build was told (`make` does). Docker shows it.
 const COMMIT: Option<&str> = option_env!("FERRUN_COMMIT");
@@ -76,7 +79,12 @@ fn usage(error: &clap::Error) -> i32 {
         kind => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
-            eprintln!("ferrun: {}", line.strip_prefix("error: ").unwrap_or(line));
+            match error.get(ContextKind::InvalidSubcommand) {
+                Some(ContextValue::String(verb)) if REFUSED.contains(&verb.as_str()) => {
+                    eprintln!("ferrun: {verb}: is not supported yet");
+                }
+                _ => eprintln!("ferrun: {}", line.strip_prefix("error: ").unwrap_or(line)),
+            }
             if kind == ErrorKind::InvalidSubcommand { UNKNOWN_COMMAND } else { 1 }
         }
     }

@@ -188,6 +188,9 @@ fn an_unknown_command_is_3_and_an_unknown_option_1() {
         }
         let output = bed.bare_call().arg("no-such-command").output();
         assert!(output.failure(3).contains("no-such-command"), "{output}");
+        // Engines ask by `checkpoint --help` whether it is there.
+        let output = bed.bare_call().args(["checkpoint", "--help"]).output();
+        assert!(output.failure(3).contains("checkpoint: is not supported"), "{output}");
         for line in [
             &["--no-such-option", "list"] as &[&str],
             &["list", "--no-such-option"],
