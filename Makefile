@@ -51,6 +51,7 @@ lint: ## formatting, lints, licences
 	$(CARGO) check --locked --quiet --package ferrun --target aarch64-unknown-linux-musl
 	$(TESTBED)/dependencies.py
 	cd conformance && test -z "$$(gofmt -l .)" && go vet .
+	cd integration/engines/current/stand-in && test -z "$$(gofmt -l .)" && go vet .
 
 .PHONY: unit
 unit: ## tests without root and without a container
