@@ -127,6 +127,18 @@ current-buildkit:
 current-docker:
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test debian -- docker:: options:: compose:: leaks::
 
+.PHONY: test-guest
+test-guest: ## tests in a virtual machine with cgroup v2 whole and AppArmor; five minutes, with ALL=1 ten
+	@$(TESTBED)/install.sh guest
+	@$(MAKE) --no-print-directory $(BUILT)
+	@$(TESTBED)/run_tests.py guest
+
+# What depends on the kernel and its controllers.
+GUEST := update events resources devices apparmor exec process seccomp rootless namespaces idmapped
+.PHONY: guest
+guest: $(BUILT)
+	CARGO="$(CARGO)" $(TESTBED)/guest.py $(TESTED) $(if $(ALL),,$(GUEST))
+
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)

@@ -8,6 +8,7 @@
 #     install.sh bench       for the measurements
 #     install.sh engines     for the container engines of Debian
 #     install.sh go          for engines newer than the system's
+#     install.sh guest       for tests in a virtual machine
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
 # version we need, goes to testbed/cache, which the Makefile puts in PATH.
@@ -121,23 +122,57 @@ go() {
     rm -rf "$cache/wheel"
 }
 
+# unpack DIRECTORY PACKAGE ...: what these apt packages hold, without installing them.
+unpack() {
+    directory=$1
+    shift
+    mkdir -p "$directory"
+    (
+        cd "$directory"
+        apt-get -qq download "$@" 2>/dev/null || {
+            apt update
+            apt-get -qq download "$@"
+        }
+        for archive in *.deb; do
+            dpkg-deb --extract "$archive" .
+            rm "$archive"
+        done
+    )
+}
+
 # Unpacked, not installed: the package starts a server that anyone can reach.
 docker_registry() {
     if command -v docker-registry >/dev/null; then
         return
     fi
     say "docker-registry, from its apt package, in $cache/bin"
-    mkdir -p "$cache/bin" "$cache/deb"
-    (
-        cd "$cache/deb"
-        apt-get -qq download docker-registry 2>/dev/null || {
-            apt update
-            apt-get -qq download docker-registry
-        }
-        dpkg-deb --extract docker-registry_*.deb .
-        mv usr/bin/docker-registry "$cache/bin/"
-    )
+    mkdir -p "$cache/bin"
+    unpack "$cache/deb" docker-registry
+    mv "$cache/deb/usr/bin/docker-registry" "$cache/bin/"
     rm -rf "$cache/deb"
+}
+
+# Debian's kernel for machines in a cloud: the name of the package has its version.
+cloud_kernel() {
+    apt-cache depends --important linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: //p'
+}
+
+# Unpacked, not installed: neither the kernel nor AppArmor's profiles are for this machine.
+guest() {
+    build
+    packages python3:python3 qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs busybox:busybox-static newuidmap:uidmap
+    if [ -e "$cache/guest" ]; then
+        return
+    fi
+    [ -n "$(cloud_kernel)" ] || apt update
+    if [ -z "$(cloud_kernel)" ]; then
+        say "the virtual machine needs Debian's linux-image-cloud-amd64, which this system's packages have not"
+        exit 1
+    fi
+    say "$(cloud_kernel) and apparmor, from their apt packages, in $cache/guest"
+    rm -rf "$cache/guest.new"
+    unpack "$cache/guest.new" "$(cloud_kernel)" apparmor
+    mv "$cache/guest.new" "$cache/guest"
 }
 
 build() {
@@ -200,6 +235,7 @@ test) tests ;;
 bench) bench ;;
 engines) engines ;;
 go) go ;;
+guest) guest ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
     exit 2

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Runs integration tests as root of a virtual machine: cgroup version 2 with all its
+controllers, and AppArmor, neither of which many a machine of developers has.
+
+    guest.py RUNTIME [TEST ...]
+
+A TEST is a file of integration/tests; without any all are run. The machine is QEMU
+under software emulation, so it needs neither root nor KVM. Its kernel is Debian's,
+which install.sh has unpacked; its disk holds busybox, the test programs, RUNTIME and
+the few programs that tests call, with their libraries. It lives for this run alone.
+What its console says goes to stdout. The exit status is 1 if a test has failed, or the
+machine has not come to its end.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = ROOT / "testbed" / "cache" / "guest"
+PATIENCE = 1800  # seconds, for a machine that two others slow down
+MEMORY = 2048  # MiB
+DISK = "1G"
+# These are of no use there: one compares with a runtime that the machine has not, one
+# reads the sources.
+LEFT_OUT = {"compare", "subjects"}
+# What busybox does otherwise or not at all.
+PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "ps", "setpriv", "sleep", "umount",
+            "unshare"]
+# In the order in which they need each other.
+DISK_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"]
+MODULES = ["veth"]
+END = "guest: all was run"
+
+FIRST_INIT = """\
+#!/bin/busybox sh
+for module in {modules}; do /bin/busybox insmod /$module.ko || exit; done
+/bin/busybox mount -t devtmpfs none /dev
+/bin/busybox mount -t ext4 /dev/vda /disk && exec /bin/busybox switch_root /disk /init
+"""
+
+# Files of an ordinary user belong to him on the disk that he has made.
+SECOND_INIT = """\
+#!/bin/busybox sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+/bin/busybox --install -s /bin
+chown -hR 0:0 /bin /etc /lib* /tests /usr && chmod 4755 /usr/bin/new?idmap
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t securityfs none /sys/kernel/security
+mount -t cgroup2 none /sys/fs/cgroup
+mount -t devtmpfs none /dev
+mkdir /dev/pts /dev/shm
+mount -t devpts none /dev/pts
+mount -t tmpfs none /dev/shm
+mount -t tmpfs none /run
+for module in {modules}; do insmod /lib/modules/$module.ko; done
+ip link set lo up
+uname -a; cat /sys/fs/cgroup/cgroup.controllers /sys/kernel/security/lsm; echo
+export RUNTIME=/usr/bin/{runtime} RUST_BACKTRACE=0
+for test in {tests}; do
+    echo "=== $test"
+    /tests/$test --test-threads=2 || echo "guest: $test: exit status $?"
+done
+echo "{end}"
+poweroff -f
+"""
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    tests = build(sys.argv[2:])
+    with tempfile.TemporaryDirectory(prefix="guest-") as home:
+        home = pathlib.Path(home)
+        make_disk(home, pathlib.Path(sys.argv[1]), tests)
+        make_initramfs(home)
+        console = boot(home)
+    reason = failure(console)
+    if reason:
+        sys.exit(f"guest: {reason}")
+
+
+def failure(console):
+    """Why what the console said is not that of a machine whose tests have passed."""
+    if "Kernel panic" in console:
+        return "its kernel has panicked"
+    if END not in console:
+        return "it has not come to its end"
+    failed = re.findall(r"(?m)^guest: (\S+): exit status", console)
+    return f"these have failed: {' '.join(failed)}" if failed else None
+
+
+def build(names):
+    """Builds the tests of these names, or all. Returns the program of each."""
+    command = [*shlex.split(os.environ.get("CARGO", "cargo")), "test", "--locked", "--no-run",
+               "--message-format=json", "--package", "integration"]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if built.returncode != 0:
+        sys.exit(built.returncode)
+    messages = map(json.loads, built.stdout.splitlines())
+    programs = {message["target"]["name"]: pathlib.Path(message["executable"]) for message in messages
+                if message.get("executable") and "test" in message["target"]["kind"]}
+    unknown = set(names) - set(programs)
+    if unknown:
+        sys.exit(f"guest: there is no test {' '.join(sorted(unknown))}")
+    return {name: programs[name] for name in names or sorted(set(programs) - LEFT_OUT)}
+
+
+def make_disk(home, runtime, tests):
+    root = home / "root"
+    for directory in ["bin", "dev", "disk", "etc", "lib/modules", "proc", "root", "run", "sys", "tests", "tmp",
+                      "usr/bin", "usr/lib", "usr/sbin", "var"]:
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    copy(busybox(), root / "bin" / "busybox")
+    for name in PROGRAMS:
+        copy_with_libraries(found(name), root / "usr" / "bin" / name, root)
+    copy_with_libraries(CACHE / "sbin" / "apparmor_parser", root / "usr" / "sbin" / "apparmor_parser", root)
+    copy_with_libraries(runtime, root / "usr" / "bin" / runtime.name, root)
+    for name, program in tests.items():
+        copy_with_libraries(program, root / "tests" / name, root)
+        subprocess.run(["strip", root / "tests" / name], check=True)
+    for name in MODULES:
+        copy(module(name), root / "lib" / "modules" / f"{name}.ko")
+    (root / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\n")
+    write_script(root / "init", SECOND_INIT.format(modules=" ".join(MODULES), runtime=runtime.name,
+                                                   tests=" ".join(tests), end=END))
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, home / "disk", DISK], stdout=subprocess.DEVNULL,
+                   check=True)
+
+
+def make_initramfs(home):
+    """What finds the disk: the kernel has the drivers as modules."""
+    root = home / "initramfs"
+    for directory in ["bin", "dev", "disk"]:
+        (root / directory).mkdir(parents=True)
+    copy(busybox(), root / "bin" / "busybox")
+    for name in DISK_MODULES:
+        copy(module(name), root / f"{name}.ko")
+    write_script(root / "init", FIRST_INIT.format(modules=" ".join(DISK_MODULES)))
+    names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+    with (home / "initramfs.cpio").open("wb") as archive:
+        subprocess.run([busybox(), "cpio", "-o", "-H", "newc"], cwd=root, input=names.encode(), stdout=archive,
+                       stderr=subprocess.DEVNULL, check=True)
+
+
+def boot(home):
+    """Runs the machine to its end. Returns what its console has said, which it shows."""
+    kernel, = (CACHE / "boot").glob("vmlinuz-*")
+    machine = subprocess.Popen(
+        ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max",
+         "-m", str(MEMORY), "-display", "none", "-nic", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
+         "-kernel", kernel, "-initrd", home / "initramfs.cpio", "-append", "console=ttyS0 quiet panic=-1",
+         "-drive", f"file={home / 'disk'},format=raw,if=virtio,cache=unsafe"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    bound = threading.Timer(PATIENCE, machine.kill)
+    bound.start()
+    said = []
+    try:
+        for line in machine.stdout:
+            said.append(line.decode(errors="replace").rstrip("\r\n"))
+            print(said[-1], flush=True)
+    finally:
+        bound.cancel()
+        machine.kill()
+        machine.wait()
+    return "\n".join(said)
+
+
+def busybox():
+    return pathlib.Path("/bin/busybox")  # of package busybox-static
+
+
+def module(name):
+    path, = (CACHE / "lib" / "modules").rglob(f"{name}.ko")
+    return path
+
+
+def found(name):
+    path = shutil.which(name)
+    if path is None:
+        sys.exit(f"guest: {name} is missing")
+    return pathlib.Path(path)
+
+
+def copy_with_libraries(source, target, root):
+    """Copies a program, and its libraries to where they are here."""
+    copy(source, target)
+    # It fails for what is linked statically.
+    listed = subprocess.run(["ldd", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for library in re.findall(r"(?:=> |^\s+)(/\S+) \(", listed.stdout, re.MULTILINE):
+        copy(library, root / library.lstrip("/"))
+
+
+def copy(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o755)
+
+
+def write_script(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+if __name__ == "__main__":
+    main()
