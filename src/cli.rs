@@ -307,6 +307,17 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
     rewritten
 }
 
+/// The arguments with `help` and `help VERB`, which runc has, as `--help` and
+/// `VERB --help`: a verb of that name would have to know all others.
+pub fn with_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.get(1).is_some_and(|verb| verb == "help" || verb == "h") {
+        arguments.remove(1);
+        arguments.truncate(2);
+        arguments.push("--help".into());
+    }
+    arguments
+}
+
 /// Whether some verb has a long option of this name.
 fn command_knows(option: &str) -> bool {
     const LONG: &[&str] = &[
@@ -416,6 +427,18 @@ mod tests {
         assert_eq!(verbs("ferrun --root run state c"), 2);
         for whole in ["ferrun", "ferrun nosuch c", "ferrun -h", "ferrun run --help"] {
             assert_eq!(verbs(whole), VERBS.len(), "{whole}");
+        }
+    }
+
+    #[test]
+    fn help_is_an_option_behind_the_verb() {
+        for (line, expected) in [
+            ("ferrun help", "ferrun --help"),
+            ("ferrun h run", "ferrun run --help"),
+            ("ferrun state help", "ferrun state help"),
+        ] {
+            let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+            assert_eq!(with_help(words(line)), words(expected));
         }
     }
 

@@ -36,7 +36,7 @@ fn main() {
         eprintln!("ferrun: {}", error::message(&error));
         exit(1);
     }
-    let arguments = cli::with_double_dashes(std::env::args_os());
+    let arguments = cli::with_help(cli::with_double_dashes(std::env::args_os()));
     let matches = match cli::command_for(&arguments).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => exit(usage(&error)),
