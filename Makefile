@@ -144,8 +144,9 @@ conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)
 
 .PHONY: bench
-bench: ## measure ferrun beside other runtimes, as root; ten minutes
+bench: ## measure ferrun beside other runtimes, alone and under engines, as root; fifteen minutes
 	@$(TESTBED)/install.sh bench
+	@$(TESTBED)/install.sh engines
 	@$(MAKE) --no-print-directory build
 	$(CARGO) run --locked --release --package bench -- --ferrun bin/ferrun --image-tool bin/image-tool --output docs
 

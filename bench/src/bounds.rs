@@ -105,7 +105,6 @@ mod tests {
 
     #[test]
     fn without_results_nothing_is_claimed() {
-        let none = Results { conditions: vec![], records: vec![], skipped: vec![], images: vec![] };
-        assert!(bounds(&none).iter().all(|bound| bound.met().is_none()));
+        assert!(bounds(&Results::default()).iter().all(|bound| bound.met().is_none()));
     }
 }

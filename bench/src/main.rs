@@ -4,6 +4,7 @@
 mod bed;
 mod bounds;
 mod cases;
+mod engines;
 mod images;
 mod picture;
 mod report;
@@ -28,7 +29,8 @@ usage: bench --ferrun PATH [--image-tool PATH] [--runtime NAME=PATH]... [--round
        bench --render DIRECTORY
 
 Measures ferrun, the installed crun and runc, every --runtime, and a floor. Needs
-root, strace, cc and busybox-static; for images skopeo, umoci and docker-registry.
+root, strace, cc and busybox-static; for images skopeo, umoci and docker-registry;
+for engines containerd and docker.io.
 DIRECTORY gets performance.json, performance.md and pictures; --render writes the
 latter two again from the first.
 ";
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         ["--render", directory] => report::rewrite(Path::new(directory)),
+        ["--engines", rounds, group] => engines::print(rounds, group),
         words => parse(words).and_then(|request| measure(&request)),
     };
     match outcome {
@@ -107,8 +110,16 @@ fn measure(request: &Request) -> Result<()> {
     let mut conditions = machine()?;
     conditions.extend(runtimes.iter().map(|r| (r.name.clone(), r.version())));
     conditions.push(("load at the beginning".into(), load()));
-    let mut results = Results { conditions, records: vec![], skipped: vec![], images: vec![] };
+    let mut results =
+        Results { conditions, records: vec![], skipped: vec![], images: vec![], engines: vec![] };
 
+    match engines::measure(&request.ferrun, request.extent.rounds) {
+        Ok(measured) => {
+            results.engines = measured.records;
+            results.skipped.extend(measured.skipped);
+        }
+        Err(error) => results.skipped.push(format!("engines: {error:#}")),
+    }
     let place = Place::new()?;
     for view in [View::V1, View::V2] {
         match Bed::new(view, &place.0) {

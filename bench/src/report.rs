@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::bed::View;
 use crate::bounds::{Bound, bounds};
+use crate::engines::EngineRecord;
 use crate::picture::{self, Group, short};
 use crate::results::{Record, Results, Setting};
 
@@ -98,6 +99,12 @@ fn pictures(results: &Results) -> Vec<Picture> {
         unit: "milliseconds of wall time, median; less is better",
         groups: image_groups(results),
     });
+    pictures.push(Picture {
+        file: "performance-engines.svg".into(),
+        title: "Where an engine calls the runtime".into(),
+        unit: "milliseconds of wall time, median; less is better",
+        groups: engine_groups(results),
+    });
     pictures.retain(|picture| !picture.groups.is_empty());
     pictures
 }
@@ -161,6 +168,15 @@ fn image_groups(results: &Results) -> Vec<Group> {
     groups
 }
 
+fn engine_groups(results: &Results) -> Vec<Group> {
+    let group = |command: &str| {
+        let same = results.engines.iter().filter(|record| record.command == command);
+        let bars = same.map(|record| (record.runtime.clone(), record.wall)).collect();
+        Group { title: command.to_owned(), bars }
+    };
+    distinct(&results.engines, |record| &record.command).into_iter().map(group).collect()
+}
+
 fn markdown(results: &Results) -> String {
     let mut page = Page(String::new());
     let pictures = pictures(results);
@@ -169,6 +185,7 @@ fn markdown(results: &Results) -> String {
     for view in [View::V1, View::V2] {
         page.view(results, view, &pictures);
     }
+    page.engines(results, &pictures);
     page.images(results, &pictures);
     page.0
 }
@@ -301,6 +318,32 @@ impl Page {
         }
     }
 
+    fn engines(&mut self, results: &Results, pictures: &[Picture]) {
+        if results.engines.is_empty() {
+            return;
+        }
+        self.heading("## With engines");
+        self.pictures(pictures, "engines");
+        self.line("");
+        self.line("CPU median, and wall median / p99 in brackets, in ms:\n");
+        let runtimes = distinct(&results.engines, |record| &record.runtime);
+        let columns: Vec<&str> = ["engine", "runs"].into_iter().chain(runtimes.clone()).collect();
+        self.table_head("", &columns);
+        for command in distinct(&results.engines, |record| &record.command) {
+            let same = || results.engines.iter().filter(|record| record.command == command);
+            let Some(first) = same().next() else { continue };
+            let cells = runtimes.iter().map(|runtime| {
+                let record = same().find(|record| record.runtime == *runtime);
+                record.map_or("-".to_owned(), |record| {
+                    let (wall, p99) = (short(record.wall), short(record.wall_p99));
+                    format!("{} ({wall} / {p99})", short(record.cpu))
+                })
+            });
+            let named = [command.to_owned(), first.engine.clone(), first.runs.to_string()];
+            self.row(named.into_iter().chain(cells));
+        }
+    }
+
     fn images(&mut self, results: &Results, pictures: &[Picture]) {
         if results.images.is_empty() {
             return;
@@ -320,6 +363,17 @@ impl Page {
             self.row([what, short(summary.cpu), wall, short(summary.peak / 1024.0)]);
         }
     }
+}
+
+/// The values of a field, in the order of their first coming.
+fn distinct(records: &[EngineRecord], field: fn(&EngineRecord) -> &String) -> Vec<&str> {
+    let mut values: Vec<&str> = Vec::new();
+    for record in records {
+        if !values.contains(&field(record).as_str()) {
+            values.push(field(record));
+        }
+    }
+    values
 }
 
 fn title(setting: Setting) -> String {
@@ -366,14 +420,12 @@ mod tests {
             calls: Some(7),
         };
         let results = Results {
-            conditions: vec![],
             records: vec![
                 record("ferrun", "run"),
                 record("floor", "run"),
                 record("ferrun", "exec"),
             ],
-            skipped: vec![],
-            images: vec![],
+            ..Results::default()
         };
         let text = markdown(&results);
         assert!(text.contains("| run | 2.00 (3.00 / 4.00) | 2.00 (3.00 / 4.00) |"));
@@ -383,5 +435,30 @@ mod tests {
         let titles: Vec<String> =
             command_groups(&results, View::V2).into_iter().map(|group| group.title).collect();
         assert_eq!(titles, ["run"]);
+    }
+
+    #[test]
+    fn commands_of_engines_have_a_row_and_runtimes_a_column() {
+        let record = |command: &str, runtime: &str, cpu| EngineRecord {
+            engine: "Docker 1".into(),
+            command: command.into(),
+            runtime: runtime.into(),
+            runs: 9,
+            wall: 30.0,
+            wall_p99: 50.0,
+            cpu,
+        };
+        let results = Results {
+            engines: vec![
+                record("run", "ferrun", 10.0),
+                record("run", "runc", 20.0),
+                record("exec", "runc", 40.0),
+            ],
+            ..Results::default()
+        };
+        let text = markdown(&results);
+        assert!(text.contains("|  | engine | runs | ferrun | runc |"));
+        assert!(text.contains("| run | Docker 1 | 9 | 10.0 (30.0 / 50.0) | 20.0 (30.0 / 50.0) |"));
+        assert!(text.contains("| exec | Docker 1 | 9 | - | 40.0 (30.0 / 50.0) |"));
     }
 }

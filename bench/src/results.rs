@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bed::View;
+use crate::engines::EngineRecord;
 use crate::images::ImageRecord;
 use crate::sample::Summary;
 
 /// A whole run of the program.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Results {
     /// The machine, the kernel, the programs, the load.
     pub conditions: Vec<(String, String)>,
@@ -17,6 +18,9 @@ pub struct Results {
     pub skipped: Vec<String>,
     /// Pulls of images.
     pub images: Vec<ImageRecord>,
+    /// Commands of engines.
+    #[serde(default)]
+    pub engines: Vec<EngineRecord>,
 }
 
 /// The cost of one command of one runtime in one setting.

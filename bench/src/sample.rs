@@ -86,7 +86,7 @@ impl Summary {
 }
 
 /// The smallest value that this part of all values does not exceed (nearest rank).
-fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
+pub fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
     let rank = (part * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied()
 }
