@@ -339,7 +339,7 @@ impl Making<'_> {
                 Some((FromInit::Ready, _)) => return Ok(terminal),
                 Some((FromInit::RootfsReady, _)) => {
                     self.run_creators_hooks(init)?;
-                    channel.send(&ToInit::HooksDone)?;
+                    channel.send(&ToInit::HooksDone).map_err(|_| self.cause_of_death(init))?;
                 }
                 Some((FromInit::Console, Some(master))) => match &console {
                     Some(socket) => console::send(socket, master)?,

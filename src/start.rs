@@ -1,6 +1,6 @@
 //! From a created container to a running one.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
 use crate::apply::hooks;
 use crate::cgroups;
@@ -21,8 +21,9 @@ pub fn start(container: &Container) -> Result<()> {
     }
     let relay = Relay::listen(container)?;
     let (channel, verdict) = gate::open(container.open_directory()?)?;
-    let started =
-        await_program(container, &channel, &verdict).and_then(|()| refuse_unexecuted(container));
+    let started = await_program(container, &channel, &verdict)
+        .map_err(|error| explain(container, &verdict, error))
+        .and_then(|()| refuse_unexecuted(container));
     // Two may start at once: then init ran the program for the other one.
     let is_running = || container.running_init().is_some_and(|init| init.has_executed);
     if started.is_err() && verdict.is_open() && is_running() {
@@ -42,6 +43,7 @@ pub fn start_created(created: &Created) -> Result<()> {
         .channel
         .send(&ToInit::Start)
         .and_then(|()| await_program(&created.container, &created.channel, verdict))
+        .map_err(|error| explain(&created.container, verdict, error))
         .and_then(|()| match created.is_filtered {
             true => refuse_unexecuted(&created.container),
             false => Ok(()),
@@ -53,13 +55,7 @@ pub fn start_created(created: &Created) -> Result<()> {
 fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict) -> Result<()> {
     loop {
         match channel.receive()? {
-            None => {
-                let died_early = verdict.is_open();
-                return verdict.read().map_err(|error| match died_early {
-                    true => cgroups::want_of_memory(&container.record.group).unwrap_or(error),
-                    false => error,
-                });
-            }
+            None => return verdict.read(),
             Some((FromInit::Listener, Some(listener))) => {
                 let init = container.record.init.context("the container has no init process")?;
                 seccomp_agent::hand_over(container, init.pid, &listener)?;
@@ -68,6 +64,14 @@ fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict)
             Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
             Some((other, _)) => bail!("{other:?} where the program was due"),
         }
+    }
+}
+
+/// An init that ended before it came as far as the program may have been killed.
+fn explain(container: &Container, verdict: &Verdict, error: Error) -> Error {
+    match verdict.is_open() {
+        true => cgroups::want_of_memory(&container.record.group).unwrap_or(error),
+        false => error,
     }
 }
 
