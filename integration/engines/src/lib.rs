@@ -53,10 +53,15 @@ pub fn is_current() -> bool {
 /// those in the directory `$ENGINES`, such as engines newer than the machine's own.
 fn path() -> String {
     let machine = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    match std::env::var("ENGINES") {
-        Ok(directory) => format!("{directory}:{machine}"),
-        Err(_) => machine.to_owned(),
+    let mut path = machine.to_owned();
+    if let Ok(engines) = std::env::var("ENGINES") {
+        path = format!("{engines}:{path}");
     }
+    // What `make` has fetched where the machine has no package of it.
+    if let Ok(callers) = std::env::var("PATH") {
+        path = format!("{path}:{callers}");
+    }
+    path
 }
 
 /// A file of this crate's directory.
