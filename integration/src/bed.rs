@@ -119,6 +119,16 @@ pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
     run(places.as_flattened(), test);
 }
 
+/// Runs a test as root in every view that has these controllers, by the names that
+/// version 2 has for them, and says so of the others.
+#[track_caller]
+pub fn with_controllers<F: Fn(&Bed) + Sync>(names: &[&str], test: F) {
+    in_views(|bed| match names.iter().find(|name| !bed.has_controller(name)) {
+        Some(name) => bed.skip(&format!("no {name} controller is mounted")),
+        None => test(bed),
+    });
+}
+
 fn run<F: Fn(&Bed) + Sync>(places: &[(View, Caller)], test: F) {
     // The function that holds the closure, also where another one of the test's own
     // passes it on: crate::between<crate::the_test::{{closure}}>::{{closure}}.
@@ -269,6 +279,22 @@ impl Bed {
     /// Says that this, or the rest of it, was not tested here.
     pub fn skip(&self, reason: &str) {
         skip(&self.test, &format!("{:?}, {:?}", self.view, self.caller), reason);
+    }
+
+    /// Whether a controller is mounted, by the name that version 2 has for it.
+    pub fn has_controller(&self, name: &str) -> bool {
+        let root = Path::new(CGROUPS);
+        match (self.view, name) {
+            (View::V2, _) => fs::read_to_string(root.join("cgroup.controllers"))
+                .is_ok_and(|names| names.split_whitespace().any(|found| found == name)),
+            (_, "io") => root.join("blkio").is_dir(),
+            _ => root.join(name).is_dir(),
+        }
+    }
+
+    /// The first where version 1 has the controllers that limit, else the second.
+    pub fn by_version<T>(&self, one: T, two: T) -> T {
+        if self.view == View::V2 { two } else { one }
     }
 
     /// Makes a directory that belongs to the caller.

@@ -16,7 +16,9 @@ mod runtime;
 mod sys;
 pub mod terminal;
 
-pub use bed::{Bed, Caller, View, as_both, as_root, as_user, everywhere, in_views};
+pub use bed::{
+    Bed, Caller, View, as_both, as_root, as_user, everywhere, in_views, with_controllers,
+};
 pub use bundle::{Bundle, config};
 pub use call::{Call, Output, Running};
 pub use container::Container;

@@ -3,16 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use integration::{Bed, Bundle, View, as_root, in_views};
+use integration::{Bed, Bundle, View, as_root, in_views, with_controllers};
 use serde_json::{Value, json};
-
-/// Runs the test where version 1 has the controllers, and says so elsewhere.
-fn with_version_1(test: impl Fn(&Bed) + Sync) {
-    in_views(|bed| match bed.view {
-        View::V2 => bed.skip("this machine's version 2 has no controller for it"),
-        _ => test(bed),
-    });
-}
 
 /// What the files of a running container's cgroup say.
 #[track_caller]
@@ -30,31 +22,44 @@ fn assert_files(bed: &Bed, bundle: &Bundle, files: &[(&str, &str)]) {
 
 #[test]
 fn memory_limits_are_written() {
-    with_version_1(|bed| {
+    with_controllers(&["memory"], |bed| {
         let bundle = bed.bundle().with(
             "/linux/resources/memory",
-            json!({"limit": 67108864, "reservation": 33554432, "swap": 134217728, "swappiness": 7,
-                   "disableOOMKiller": true}),
+            json!({"limit": 67108864, "reservation": 33554432, "swap": 134217728}),
         );
-        assert_files(
-            bed,
-            &bundle,
-            &[
+        // The configuration counts memory and swap together, and version 2 swap alone.
+        let files = bed.by_version(
+            [
                 ("memory.limit_in_bytes", "67108864"),
                 ("memory.soft_limit_in_bytes", "33554432"),
                 ("memory.memsw.limit_in_bytes", "134217728"),
-                ("memory.swappiness", "7"),
+            ],
+            [
+                ("memory.max", "67108864"),
+                ("memory.low", "33554432"),
+                ("memory.swap.max", "67108864"),
             ],
         );
+        assert_files(bed, &bundle, &files);
         let unlimited =
             bed.bundle().with("/linux/resources/memory", json!({"limit": -1, "swap": -1}));
-        assert_files(bed, &unlimited, &[("memory.limit_in_bytes", "9223372036854771712")]);
+        let none = "9223372036854771712";
+        let files = bed.by_version(
+            [("memory.limit_in_bytes", none), ("memory.memsw.limit_in_bytes", none)],
+            [("memory.max", "max"), ("memory.swap.max", "max")],
+        );
+        assert_files(bed, &unlimited, &files);
+        if bed.view != View::V2 {
+            let of_version_1 = json!({"swappiness": 7, "disableOOMKiller": true});
+            let bundle = bed.bundle().with("/linux/resources/memory", of_version_1);
+            assert_files(bed, &bundle, &[("memory.swappiness", "7")]);
+        }
     });
 }
 
 #[test]
 fn a_program_that_takes_more_memory_is_killed() {
-    with_version_1(|bed| {
+    with_controllers(&["memory"], |bed| {
         let bundle = bed
             .bundle()
             .with("/linux/resources/memory", json!({"limit": 20971520, "swap": 20971520}))
@@ -74,7 +79,9 @@ fn a_memory_limit_too_small_to_start_is_told_as_such() {
                 .bundle()
                 .with("/linux/resources/memory", json!({"limit": limit, "swap": limit}));
             let output = bed.run(&bundle);
-            if output.code == 0 {
+            // The larger one may be enough for init, or even for the program.
+            let started = output.code == 0 || (output.code == 137 && output.stderr.is_empty());
+            if started && limit > 4096 {
                 continue;
             }
             assert!(output.stderr.contains("linux.resources.memory.limit"), "{output}");
@@ -85,15 +92,16 @@ fn a_memory_limit_too_small_to_start_is_told_as_such() {
 
 #[test]
 fn cpu_limits_are_written() {
-    with_version_1(|bed| {
+    with_controllers(&["cpu"], |bed| {
         let bundle = bed
             .bundle()
             .with("/linux/resources/cpu", json!({"shares": 77, "quota": 50000, "period": 200000}));
-        assert_files(
-            bed,
-            &bundle,
-            &[("cpu.shares", "77"), ("cpu.cfs_quota_us", "50000"), ("cpu.cfs_period_us", "200000")],
+        let files = bed.by_version(
+            &[("cpu.shares", "77"), ("cpu.cfs_quota_us", "50000"), ("cpu.cfs_period_us", "200000")]
+                [..],
+            &[("cpu.weight", "14"), ("cpu.max", "50000 200000")],
         );
+        assert_files(bed, &bundle, files);
         if bed.is_peer("runc 1.1 and crun 1.8 are older than these fields") {
             return;
         }
@@ -101,7 +109,8 @@ fn cpu_limits_are_written() {
             "/linux/resources/cpu",
             json!({"quota": 50000, "period": 100000, "burst": 20000}),
         );
-        assert_files(bed, &bundle, &[("cpu.cfs_burst_us", "20000")]);
+        let burst = bed.by_version("cpu.cfs_burst_us", "cpu.max.burst");
+        assert_files(bed, &bundle, &[(burst, "20000")]);
         let bundle = bed.bundle().with("/linux/resources/cpu", json!({"idle": 1}));
         assert_files(bed, &bundle, &[("cpu.idle", "1")]);
     });
@@ -109,19 +118,27 @@ fn cpu_limits_are_written() {
 
 #[test]
 fn cpusets_are_written_and_filled_otherwise() {
-    with_version_1(|bed| {
+    with_controllers(&["cpuset"], |bed| {
         let bundle = bed.bundle().with("/linux/resources/cpu", json!({"cpus": "1", "mems": "0"}));
         assert_files(bed, &bundle, &[("cpuset.cpus", "1"), ("cpuset.mems", "0")]);
-        let inside = bundle.sh("grep Cpus_allowed_list /proc/self/status | cut -f2");
-        assert_eq!(bed.run(&inside).success(), "1");
-        let all = fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.cpus").unwrap();
-        assert_files(bed, &bed.bundle(), &[("cpuset.cpus", all.trim())]);
+        let inside = |bundle: Bundle| {
+            let script = "grep Cpus_allowed_list /proc/self/status | cut -f2";
+            bed.run(&bundle.sh(script)).success().to_owned()
+        };
+        assert_eq!(inside(bundle), "1");
+        let above = bed.by_version("cpuset/cpuset.cpus", "cpuset.cpus.effective");
+        let all = fs::read_to_string(Path::new("/sys/fs/cgroup").join(above)).unwrap();
+        assert_eq!(inside(bed.bundle()), all.trim());
+        // A group of version 2 may be without, and has what the one above it has.
+        if bed.view != View::V2 {
+            assert_files(bed, &bed.bundle(), &[("cpuset.cpus", all.trim())]);
+        }
     });
 }
 
 #[test]
 fn the_number_of_processes_is_limited() {
-    with_version_1(|bed| {
+    with_controllers(&["pids"], |bed| {
         let bundle = bed.bundle().with("/linux/resources/pids/limit", 9);
         assert_files(bed, &bundle, &[("pids.max", "9")]);
         let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; echo never";
@@ -143,7 +160,7 @@ fn the_number_of_processes_is_limited() {
 
 #[test]
 fn block_devices_are_throttled() {
-    with_version_1(|bed| {
+    with_controllers(&["io"], |bed| {
         let Some((major, minor)) = disk() else { return bed.skip("no block device was found") };
         let device = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
         let bundle = bed.bundle().with(
@@ -156,22 +173,37 @@ fn block_devices_are_throttled() {
             }),
         );
         let line = |rate: u64| format!("{major}:{minor} {rate}");
-        assert_files(
-            bed,
-            &bundle,
-            &[
-                ("blkio.throttle.read_bps_device", &line(1 << 20)),
-                ("blkio.throttle.write_bps_device", &line(2 << 20)),
-                ("blkio.throttle.read_iops_device", &line(300)),
-                ("blkio.throttle.write_iops_device", &line(400)),
-            ],
-        );
+        if bed.view == View::V2 {
+            let all = format!("{major}:{minor} rbps=1048576 wbps=2097152 riops=300 wiops=400");
+            assert_files(bed, &bundle, &[("io.max", &all)]);
+        } else {
+            assert_files(
+                bed,
+                &bundle,
+                &[
+                    ("blkio.throttle.read_bps_device", &line(1 << 20)),
+                    ("blkio.throttle.write_bps_device", &line(2 << 20)),
+                    ("blkio.throttle.read_iops_device", &line(300)),
+                    ("blkio.throttle.write_iops_device", &line(400)),
+                ],
+            );
+        }
         if bed.is_peer("crun 1.8 knows no weight of bfq") {
             return;
         }
         let weight = bed.bundle().with("/linux/resources/blockIO/weight", 400);
-        assert_files(bed, &weight, &[("blkio.bfq.weight", "400")]);
+        assert_files(bed, &weight, &[bed.by_version(("blkio.bfq.weight", "400"), io_weight())]);
     });
+}
+
+/// Where version 2 has a weight of 400 of the specification's 10 to 1000: bfq, which may be
+/// a module, takes it as it is.
+fn io_weight() -> (&'static str, &'static str) {
+    if Path::new("/sys/module/bfq").exists() {
+        ("io.bfq.weight", "default 400")
+    } else {
+        ("io.weight", "default 3940")
+    }
 }
 
 /// The numbers of a disk of this machine.
@@ -232,15 +264,20 @@ fn a_limit_that_cannot_be_kept_is_refused_by_name() {
         };
         match bed.view {
             View::V2 => {
-                let there = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
                 for (controller, property, limit) in
                     [("memory", "limit", 67108864), ("cpu", "shares", 77), ("pids", "limit", 9)]
                 {
-                    if !there.split_whitespace().any(|name| name == controller) {
+                    if !bed.has_controller(controller) {
                         let pointer = format!("/linux/resources/{controller}/{property}");
                         let field = format!("linux.resources.{controller}.{property}");
                         refused(&pointer, json!(limit), &field);
                     }
+                }
+                if bed.has_controller("memory") {
+                    let swappiness = "linux.resources.memory.swappiness";
+                    refused("/linux/resources/memory/swappiness", json!(7), swappiness);
+                    let killer = "linux.resources.memory.disableOOMKiller";
+                    refused("/linux/resources/memory/disableOOMKiller", json!(true), killer);
                 }
                 refused(
                     "/linux/resources/unified",
@@ -265,7 +302,7 @@ fn a_limit_that_cannot_be_kept_is_refused_by_name() {
 
 #[test]
 fn a_wrong_value_names_field_and_value() {
-    with_version_1(|bed| {
+    with_controllers(&["cpu", "cpuset", "io", "memory"], |bed| {
         if bed.is_peer("they name neither") {
             return;
         }
