@@ -32,8 +32,8 @@ DISK = "1G"
 # reads the sources.
 LEFT_OUT = {"compare", "subjects"}
 # What busybox does otherwise or not at all.
-PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "ps", "setpriv", "sleep", "umount",
-            "unshare"]
+PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "ps", "setpriv", "sh", "sleep",
+            "umount", "unshare"]
 # In the order in which they need each other.
 DISK_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"]
 MODULES = ["veth"]
@@ -49,9 +49,9 @@ for module in {modules}; do /bin/busybox insmod /$module.ko || exit; done
 # Files of an ordinary user belong to him on the disk that he has made.
 SECOND_INIT = """\
 #!/bin/busybox sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export PATH=/bin
 /bin/busybox --install -s /bin
-chown -hR 0:0 /bin /etc /lib* /tests /usr && chmod 4755 /usr/bin/new?idmap
+chown -hR 0:0 /etc /tests /usr && chmod 4755 /bin/newuidmap /bin/newgidmap
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t securityfs none /sys/kernel/security
@@ -64,7 +64,7 @@ mount -t tmpfs none /run
 for module in {modules}; do insmod /lib/modules/$module.ko; done
 ip link set lo up
 uname -a; cat /sys/fs/cgroup/cgroup.controllers /sys/kernel/security/lsm; echo
-export RUNTIME=/usr/bin/{runtime} RUST_BACKTRACE=0
+export RUNTIME=/bin/{runtime} RUST_BACKTRACE=0
 for test in {tests}; do
     echo "=== $test"
     /tests/$test --test-threads=2 || echo "guest: $test: exit status $?"
@@ -116,20 +116,21 @@ def build(names):
 
 def make_disk(home, runtime, tests):
     root = home / "root"
-    for directory in ["bin", "dev", "disk", "etc", "lib/modules", "proc", "root", "run", "sys", "tests", "tmp",
-                      "usr/bin", "usr/lib", "usr/sbin", "var"]:
-        (root / directory).mkdir(parents=True, exist_ok=True)
+    for directory in ["dev", "etc", "proc", "root", "run", "sys", "tests", "tmp", "var"]:
+        (root / directory).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
+    for name in ["bin", "lib", "lib64", "sbin"]:
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
     copy(busybox(), root / "bin" / "busybox")
-    for name in PROGRAMS:
-        copy_with_libraries(found(name), root / "usr" / "bin" / name, root)
-    copy_with_libraries(CACHE / "sbin" / "apparmor_parser", root / "usr" / "sbin" / "apparmor_parser", root)
-    copy_with_libraries(runtime, root / "usr" / "bin" / runtime.name, root)
+    for program in [*map(found, PROGRAMS), CACHE / "sbin" / "apparmor_parser", runtime]:
+        copy_with_libraries(program, root / "bin" / program.name, root)
     for name, program in tests.items():
         copy_with_libraries(program, root / "tests" / name, root)
         subprocess.run(["strip", root / "tests" / name], check=True)
     for name in MODULES:
         copy(module(name), root / "lib" / "modules" / f"{name}.ko")
+    shutil.copytree(CACHE / "etc" / "apparmor", root / "etc" / "apparmor")
     (root / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     (root / "etc" / "group").write_text("root:x:0:\n")
     write_script(root / "init", SECOND_INIT.format(modules=" ".join(MODULES), runtime=runtime.name,
