@@ -1,0 +1,170 @@
+//! What real engines handed to their runtime, run here: every configuration below `data/`.
+//!
+//! Roots, sources and namespaces of the machines that they come from are exchanged for
+//! ones of the test. Everything else stays, so a container starts with all that the
+//! engine asked for.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+
+use integration::{Bed, Bundle, Caller, as_root, as_user};
+use serde_json::{Value, json};
+
+/// Why a configuration cannot run on this machine.
+const LEFT_OUT: [(&str, &str); 3] = [
+    ("containerd-2.4-cri-sandbox-hostname-without-uts", "a name without a namespace is refused"),
+    ("podman-4.3-rootless-systemd-v2-default", "nobody has given the user a cgroup to limit"),
+    ("podman-4.3-rootless-systemd-v2-limits", "nobody has given the user a cgroup to limit"),
+];
+
+/// The configurations of containers, by name.
+fn configurations(rootless: bool) -> Vec<(String, Value)> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(data).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let Ok(config) = serde_json::from_slice::<Value>(&fs::read(&path).unwrap()) else {
+            continue;
+        };
+        // The others are processes and resources.
+        if config.get("root").is_some() && name.contains("rootless") == rootless {
+            found.push((name, config));
+        }
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+fn entries(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = json!([]);
+    }
+    value.as_array_mut().unwrap()
+}
+
+/// The configuration with its root, its sources and its namespaces moved here.
+fn moved(bed: &Bed, mut config: Value) -> Bundle {
+    let bundle = bed.bundle();
+    config["root"]["path"] = json!(bundle.rootfs());
+    config["linux"]["cgroupsPath"] = json!(format!("/{}/{}", bed.name, bed.next()));
+    config["process"]["args"] = json!(["/bin/sh", "-c", "echo it runs"]);
+    config["process"]["terminal"] = json!(false);
+    config.as_object_mut().unwrap().remove("hooks");
+    drop_what_needs_rights(&mut config);
+    move_namespaces(bed, &mut config);
+    move_sources(bed, &mut config);
+    let bundle = Bundle { config, ..bundle };
+    give_to_root_inside(&bundle);
+    bundle
+}
+
+/// The machine of these tests may neither raise limits nor protect from the want of memory.
+fn drop_what_needs_rights(config: &mut Value) {
+    let process = config["process"].as_object_mut().unwrap();
+    process.remove("rlimits");
+    process.remove("oomScoreAdj");
+    process.remove("apparmorProfile");
+    process.remove("selinuxLabel");
+    if let Some(linux) = config["linux"].as_object_mut() {
+        linux.remove("mountLabel");
+    }
+}
+
+fn move_namespaces(bed: &Bed, config: &mut Value) {
+    for namespace in entries(&mut config["linux"]["namespaces"]) {
+        namespace.as_object_mut().unwrap().remove("path");
+    }
+    if let Caller::User(id) = bed.caller {
+        let namespaces = entries(&mut config["linux"]["namespaces"]);
+        if !namespaces.iter().any(|namespace| namespace["type"] == "user") {
+            namespaces.push(json!({"type": "user"}));
+        }
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"][field] = json!([{"containerID": 0, "hostID": id, "size": 1}]);
+        }
+        config["process"]["user"] = json!({"uid": 0, "gid": 0});
+        for mount in entries(&mut config["mounts"]) {
+            if let Some(options) = mount["options"].as_array_mut() {
+                options.retain(|word| word != "gid=5");
+            }
+        }
+    }
+}
+
+fn move_sources(bed: &Bed, config: &mut Value) {
+    let mounts = entries(&mut config["mounts"]);
+    // Layers of a volume that are not here.
+    mounts.retain(|mount| mount["type"] != "overlay");
+    for mount in mounts {
+        let source = mount["source"].as_str().unwrap_or_default().to_owned();
+        let is_of_the_kernel = ["/dev", "/proc", "/sys"].iter().any(|top| source.starts_with(top));
+        if !source.starts_with('/') || (is_of_the_kernel && Path::new(&source).exists()) {
+            continue;
+        }
+        let destination = Path::new(mount["destination"].as_str().unwrap());
+        let in_etc = destination.starts_with("/etc") || destination.ends_with("hostname");
+        let is_file = in_etc || destination.extension().is_some() || destination.ends_with("init");
+        let name = format!("source-{}", bed.next());
+        mount["source"] = if is_file || destination.starts_with("/run/.containerenv") {
+            json!(bed.write(&name, "of the engine\n"))
+        } else {
+            json!(bed.make_directory(&name, 0o755))
+        };
+    }
+}
+
+/// Who is root in a user namespace makes the mount points.
+fn give_to_root_inside(bundle: &Bundle) {
+    let maps = bundle.config["linux"]["uidMappings"].as_array().cloned().unwrap_or_default();
+    let Some(root) = maps.iter().find(|map| map["containerID"] == 0) else { return };
+    let id = root["hostID"].as_u64().unwrap() as u32;
+    fs::set_permissions(&bundle.path, fs::Permissions::from_mode(0o755)).unwrap();
+    give(&bundle.rootfs(), id);
+}
+
+fn give(directory: &Path, id: u32) {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    chown(directory, Some(id), Some(id)).unwrap();
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            give(&entry.path(), id);
+        }
+    }
+}
+
+fn run_all(bed: &Bed) {
+    let mut failed = Vec::new();
+    for (name, config) in configurations(bed.is_rootless()) {
+        if let Some((_, reason)) = LEFT_OUT.iter().find(|(left_out, _)| *left_out == name) {
+            bed.skip(&format!("{name}: {reason}"));
+            continue;
+        }
+        let output = bed.run(&moved(bed, config));
+        if output.code != 0 || output.stdout.trim() != "it runs" {
+            failed.push(format!("{name}: {output}"));
+        }
+        bed.assert_nothing_left();
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn every_configuration_of_an_engine_runs() {
+    as_root(|bed| {
+        if !bed.is_peer("they are older than some of these engines") {
+            run_all(bed);
+        }
+    });
+}
+
+#[test]
+fn every_configuration_of_a_rootless_engine_runs() {
+    as_user(|bed| {
+        if !bed.is_peer("they are older than some of these engines") {
+            run_all(bed);
+        }
+    });
+}
