@@ -272,7 +272,9 @@ fn memory(memory: &LinuxMemory) -> Result<Vec<Row>> {
 /// Zero in shares, quota, period, realtimeRuntime and realtimePeriod means not set.
 fn cpu(cpu: &LinuxCpu) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    if let Some(shares) = cpu.shares().filter(|&shares| shares != 0) {
+    // The kernel takes no shares for an idle group.
+    let is_idle = cpu.idle() == Some(1);
+    if let Some(shares) = cpu.shares().filter(|&shares| shares != 0 && !is_idle) {
         rows.push(
             row("cpu.shares", "cpu").v1("cpu.shares", shares).v2("cpu.weight", cpu_weight(shares)),
         );
@@ -302,7 +304,6 @@ fn cpu(cpu: &LinuxCpu) -> Result<Vec<Row>> {
     if let Some(runtime) = cpu.realtime_runtime().filter(|&runtime| runtime != 0) {
         rows.push(row("cpu.realtimeRuntime", "cpu").v1("cpu.rt_runtime_us", runtime));
     }
-    // An idle group has no shares, so this comes after them.
     if let Some(idle) = cpu.idle() {
         ensure!(idle == 0 || idle == 1, "linux.resources.cpu.idle: {idle} is neither 0 nor 1");
         rows.push(row("cpu.idle", "cpu").v1("cpu.idle", idle).v2("cpu.idle", idle));
@@ -590,11 +591,7 @@ mod tests {
             (r#"{"cpu":{"quota":-1}}"#, &["cpu.cfs_quota_us=-1"], &["cpu.max=max"]),
             (r#"{"cpu":{"quota":9000}}"#, &["cpu.cfs_quota_us=9000"], &["cpu.max=9000"]),
             (r#"{"cpu":{"period":9000}}"#, &["cpu.cfs_period_us=9000"], &["cpu.max=max 9000"]),
-            (
-                r#"{"cpu":{"idle":1,"shares":1024}}"#,
-                &["cpu.shares=1024", "cpu.idle=1"],
-                &["cpu.weight=100", "cpu.idle=1"],
-            ),
+            (r#"{"cpu":{"idle":1,"shares":1024}}"#, &["cpu.idle=1"], &["cpu.idle=1"]),
             (
                 r#"{"cpu":{"cpus":"0-1,3","mems":"0"}}"#,
                 &["cpuset.cpus=0-1,3", "cpuset.mems=0"],
