@@ -120,6 +120,7 @@ fn measure(request: &Request) -> Result<()> {
         }
         Err(error) => results.skipped.push(format!("engines: {error:#}")),
     }
+    report::write(&results, &request.output)?;
     let place = Place::new()?;
     for view in [View::V1, View::V2] {
         match Bed::new(view, &place.0) {
