@@ -128,9 +128,8 @@ current-docker:
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test debian -- docker:: options:: compose:: leaks::
 
 .PHONY: test-guest
-test-guest: ## tests in a virtual machine with cgroup v2 whole and AppArmor; five minutes, with ALL=1 ten
+test-guest: ## tests in a virtual machine with cgroup v2 whole and AppArmor; four minutes, with ALL=1 fifteen
 	@$(TESTBED)/install.sh guest
-	@$(MAKE) --no-print-directory $(BUILT)
 	@$(TESTBED)/run_tests.py guest
 
 # What depends on the kernel and its controllers.
