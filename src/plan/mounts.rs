@@ -269,9 +269,12 @@ fn plan_cgroup_mount(
     steps: &mut Vec<MountStep>,
 ) {
     if !matches!(around.layout, Layout::V1 { .. }) {
-        let kind = match around.group.unified() {
-            Some(group) if !around.cgroup_namespace => {
-                MountKind::Bind(own_group(&group.path, around))
+        let callers = !around.cgroup_namespace;
+        let kind = match (around.group.unified(), around.layout) {
+            (Some(group), _) if callers => MountKind::Bind(own_group(&group.path, around)),
+            // Who is in no namespace of his own may not mount the tree anew.
+            (None, Layout::V2(unified)) if callers && around.user_namespace => {
+                MountKind::Bind(own_group(&unified.mount, around))
             }
             _ => MountKind::New(file_system("cgroup2", Some(Path::new("cgroup")), options)),
         };
@@ -445,6 +448,26 @@ mod tests {
         let steps = plan_in(json, &v2(), true).unwrap();
         let MountKind::New(new) = &steps[0].kind else { panic!() };
         assert_eq!(new.fstype, "cgroup2");
+    }
+
+    #[test]
+    fn who_has_neither_group_nor_namespace_sees_the_callers_tree() {
+        let json = r#"[{"destination":"/sys/fs/cgroup","type":"cgroup"}]"#;
+        let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
+        let (layout, group) = (v2().0, Group::default());
+        let planned = |user_namespace| {
+            let around = Surroundings {
+                bundle: Path::new("/b"),
+                layout: &layout,
+                group: &group,
+                cgroup_namespace: false,
+                user_namespace,
+                creator_opens: false,
+            };
+            plan_mounts(&mounts, &around).unwrap().0.remove(0).kind
+        };
+        assert_eq!(planned(true), bind("/sys/fs/cgroup", false));
+        assert!(matches!(planned(false), MountKind::New(_)));
     }
 
     #[test]
