@@ -128,7 +128,7 @@ current-docker:
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(CURRENT) --test debian -- docker:: options:: compose:: leaks::
 
 .PHONY: test-guest
-test-guest: ## tests in a virtual machine with cgroup v2 whole and AppArmor; four minutes, with ALL=1 fifteen
+test-guest: ## tests in a virtual machine with cgroup v2 whole and AppArmor; two minutes, all with ALL=1
 	@$(TESTBED)/install.sh guest
 	@$(TESTBED)/run_tests.py guest
 

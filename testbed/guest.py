@@ -25,11 +25,10 @@ import threading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / "testbed" / "cache" / "guest"
-PATIENCE = 1800  # seconds, for a machine that two others slow down
+PATIENCE = 1800  # seconds
 MEMORY = 2048  # MiB
 DISK = "1G"
-# These are of no use there: one compares with a runtime that the machine has not, one
-# reads the sources.
+# One compares with a runtime that the machine has not, one reads the sources.
 LEFT_OUT = {"compare", "subjects"}
 # What busybox does otherwise or not at all.
 PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "ps", "setpriv", "sh", "sleep",
@@ -51,7 +50,7 @@ SECOND_INIT = """\
 #!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
-chown -hR 0:0 /etc /tests /usr && chmod 4755 /bin/newuidmap /bin/newgidmap
+chown -hR 0:0 / && chmod 4755 /bin/newuidmap /bin/newgidmap
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t securityfs none /sys/kernel/security
