@@ -147,6 +147,8 @@ fn each_flag_changes_its_file() {
             rows.extend([
                 ("--cpu-burst", "10000", ["cpu.cfs_burst_us", "cpu.max.burst"], ["10000"; 2]),
                 ("--cpu-idle", "1", ["cpu.idle"; 2], ["1"; 2]),
+                // An idle group takes no shares, so what it has of them is not written again.
+                ("--pids-limit", "34", ["pids.max"; 2], ["34"; 2]),
             ]);
         }
         for (flag, value, [one, two], [of_one, of_two]) in rows {
