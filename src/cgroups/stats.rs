@@ -319,9 +319,11 @@ fn read_v2(stats: &mut Stats, files: Files<'_>) {
             max: files.number("memory.peak"),
             failcnt: of(&files.table("memory.events"), "max"),
         };
+        // As runc and version 1 tell it: memory and swap together.
+        let swap = files.number("memory.swap.max");
         memory.swap = Counter {
-            limit: files.number("memory.swap.max"),
-            usage: files.number("memory.swap.current"),
+            limit: if swap == u64::MAX { swap } else { swap.saturating_add(memory.usage.limit) },
+            usage: files.number("memory.swap.current").saturating_add(memory.usage.usage),
             ..Counter::default()
         };
         memory.psi = files.pressure("memory.pressure");
