@@ -101,7 +101,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
         plan.rootfs.entry = Entry::Move;
     }
     if let Some(process) = &mut plan.process {
-        if options.serves_terminal {
+        if options.serves_terminal && process.terminal.is_some() {
             process.take_size_of_caller(foreground::own_size());
         }
         process.announce_sockets(options.listening);

@@ -165,7 +165,10 @@ pub fn user_namespace_of(pid: Pid) -> Result<OwnedFd> {
 
 /// Writes the offsets of the time namespace that the caller's children will be in.
 pub fn write_time_offsets(offsets: &str) -> Result<()> {
-    fs::write("/proc/self/timens_offsets", offsets).context("write").in_field("linux.timeOffsets")
+    const FILE: &str = "/proc/self/timens_offsets";
+    fs::write(FILE, offsets)
+        .with_context(|| format!("write {offsets:?} to {FILE}"))
+        .in_field("linux.timeOffsets")
 }
 
 /// Enters the time namespace that the caller's children will be in. By itself a process

@@ -230,10 +230,12 @@ fn try_read(path: &Path) -> io::Result<String> {
     let mut length = 0;
     loop {
         let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
-        if read == 0 {
+        length += read;
+        // As long as a page holds what is asked for, less than that is all there is
+        // (seq_read_iter of fs/seq_file.c).
+        if read == 0 || length < 512 {
             break;
         }
-        length += read;
         if length == text.len() {
             text.resize(2 * length, 0);
         }
