@@ -235,8 +235,8 @@ fn empty_file_system(label: Option<&str>) -> Result<OwnedFd> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context("fsmount")
 }
 
-/// Makes `root` the root directory. `creator_root` is the inode of the
-/// creator's mount namespace, whose own root must never be taken away.
+/// Makes `root` the root directory. `creator_root` is the mount that is the creator's
+/// root ([`root_mount`]): where it is this process's too, nothing may be taken away.
 pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result<()> {
     fchdir(root).context("fchdir").in_field("root.path")?;
     match rootfs.entry {
