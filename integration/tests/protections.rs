@@ -161,12 +161,12 @@ fn what_is_made_in_the_root_does_not_depend_on_the_callers_umask() {
             .bundle()
             .mount("/made/for/tmpfs", "tmpfs", "tmpfs", &[])
             .mount("/put/file", "bind", file.to_str().unwrap(), &["bind"])
-            .with("/process/cwd", "/work/here")
-            .sh("stat -c '%a %n' /made /made/for /put /work /work/here");
+            .with("/process/cwd", "/desk/here")
+            .sh("stat -c '%a %n' /made /made/for /put /desk /desk/here");
         let output = bed.run_call(&bundle).umask(0o777).output();
         assert_eq!(
             output.success(),
-            "755 /made\n755 /made/for\n755 /put\n755 /work\n755 /work/here"
+            "755 /made\n755 /made/for\n755 /put\n755 /desk\n755 /desk/here"
         );
         let mode = fs::metadata(bundle.rootfs().join("put/file")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o644);
