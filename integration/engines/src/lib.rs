@@ -17,6 +17,7 @@ mod inventory;
 mod place;
 mod recorder;
 
+pub mod containerd;
 pub mod docker;
 pub mod podman;
 

@@ -4,13 +4,14 @@
 use std::fs;
 use std::path::Path;
 
+use engines::containerd::{Containerd, Release, built};
 use engines::{Answer, runtime_name};
 use integration::runtime;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::daemon::{Containerd, Release, built, with_pods};
+use crate::daemon::with_pods;
 use crate::pods::merge;
 
 const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";

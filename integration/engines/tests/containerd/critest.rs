@@ -8,11 +8,12 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use engines::containerd::{Containerd, PEER, Release};
 use engines::runtime_name;
 use integration::within;
 use serde_json::Value;
 
-use crate::daemon::{Containerd, PEER, Release, with_pods};
+use crate::daemon::with_pods;
 
 /// What the machine has no kernel for, and what is no runtime's business.
 const LEFT_OUT: &str = "AppArmor|SELinux|NRI|benchmark";

@@ -1,33 +1,10 @@
-//! The daemon, configured as `docs/engines.md` says.
+//! A daemon for each test, which leaves nothing of its containers.
 
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use engines::{Answer, Place, in_place, runtime_name};
-use integration::runtime;
+use engines::containerd::{Containerd, Release, built};
+use engines::in_place;
 use serde_json::json;
 
 use crate::pods::Pod;
-
-/// The runtime that every release of containerd knows, to compare with.
-pub const PEER: &str = "/usr/sbin/runc";
-
-/// Which containerd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
-    /// Debian 12's, 1.6.
-    Debian,
-    /// The one that is built from `current/`, 2.4.
-    Current,
-}
-
-/// A daemon at work.
-#[derive(Debug)]
-pub struct Containerd<'place> {
-    pub place: &'place Place<'place>,
-    pub release: Release,
-}
 
 /// Runs a test with each release that is there.
 #[track_caller]
@@ -43,7 +20,6 @@ pub fn with_pods(release: Release, test: impl Fn(&Containerd<'_>) + Sync) {
     with_daemon(release, true, test);
 }
 
-/// Starts a daemon and runs a test, which leaves nothing of its containers.
 #[track_caller]
 fn with_daemon(release: Release, has_pods: bool, test: impl Fn(&Containerd<'_>) + Sync) {
     let programs: &[&str] = match release {
@@ -54,142 +30,16 @@ fn with_daemon(release: Release, has_pods: bool, test: impl Fn(&Containerd<'_>) 
         if (release == Release::Current || has_pods) && !built().exists() {
             return place.bed.skip("make engines-current has not built what this needs");
         }
-        let daemon = Containerd { place, release };
-        daemon.start();
+        let daemon = Containerd::start(place, release, "");
         if has_pods {
             daemon.prepare_pods();
+            // The first one leaves directories that all later ones share.
+            let first = Pod::run(&daemon, "first-pod", &json!({}));
+            first.start("first", &["true"], &json!({}));
+            first.remove();
         }
         let before = place.inventory();
         test(&daemon);
         place.claim_nothing_since(&before);
     });
-}
-
-/// Where the programs are that `current/` is the source of.
-pub fn built() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testbed/cache/engines/bin")
-}
-
-impl Containerd<'_> {
-    fn start(&self) {
-        if self.release == Release::Current {
-            let programs = built().read_dir().expect("programs").flatten();
-            programs.for_each(|program| self.take(&program.path()));
-        }
-        self.place.write("/etc/containerd/config.toml", &self.config());
-        self.place.start("containerd", "containerd");
-        self.place.eventually("containerd answers", || self.ctr("version").output.code == 0);
-        if self.release == Release::Current {
-            self.ctr("version").mentions("2.4.2");
-        }
-        let pull = "images pull --plain-http 127.0.0.1:5000/library/alpine:latest";
-        self.ctr(pull).output.success();
-        // The first one leaves directories that all later ones share.
-        self.run("--rm", "first true").output.success();
-    }
-
-    fn config(&self) -> String {
-        let (version, runtimes) = match self.release {
-            Release::Debian => (2, "io.containerd.grpc.v1.cri"),
-            Release::Current => (4, "io.containerd.cri.v1.runtime"),
-        };
-        let (name, program) = (runtime_name(), runtime().program.display());
-        // A root that lacks CAP_SYS_RESOURCE cannot lower the score of a pod.
-        let mut text = format!(
-            "version = {version}\n\
-             [plugins.'{runtimes}']\n\
-             restrict_oom_score_adj = true\n\
-             enable_unprivileged_icmp = false\n\
-             [plugins.'{runtimes}'.containerd]\n\
-             default_runtime_name = '{name}'\n"
-        );
-        for (name, program) in [(name, program), ("runc", Path::new(PEER).display())] {
-            text += &format!(
-                "[plugins.'{runtimes}'.containerd.runtimes.{name}]\n\
-                 runtime_type = 'io.containerd.runc.v2'\n\
-                 [plugins.'{runtimes}'.containerd.runtimes.{name}.options]\n\
-                 BinaryName = '{program}'\n"
-            );
-        }
-        text + &match self.release {
-            Release::Debian => format!(
-                "[plugins.'{runtimes}'.cni]\n\
-                 bin_dir = '/usr/lib/cni'\n\
-                 [plugins.'{runtimes}'.registry]\n\
-                 config_path = '/etc/containerd/certs.d'\n"
-            ),
-            Release::Current => format!(
-                "[plugins.'{runtimes}'.cni]\n\
-                 bin_dirs = [{:?}]\n\
-                 [plugins.'io.containerd.cri.v1.images'.registry]\n\
-                 config_path = '/etc/containerd/certs.d'\n",
-                built()
-            ),
-        }
-    }
-
-    /// Puts a program before the machine's own in the place's PATH.
-    fn take(&self, program: &Path) {
-        let name = program.file_name().expect("a name");
-        let own = self.place.bed.directory.join("bin").join(name);
-        if !own.exists() {
-            symlink(program.canonicalize().expect("a program"), own).expect("a link");
-        }
-    }
-
-    /// Gives pods a network, and the images of Kubernetes' registries from one of ours.
-    #[track_caller]
-    fn prepare_pods(&self) {
-        let place = self.place;
-        self.take(&built().join("crictl"));
-        place.write("/etc/cni/net.d/10-pods.conflist", include_str!("pods.conflist"));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("current/images.py");
-        let made = Command::new(script).arg(built().join("stand-in")).output().expect("images.py");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let storage = String::from_utf8_lossy(&made.stdout);
-        let config = format!(
-            "version: 0.1\n\
-             log: {{accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {:?}}}, maintenance: {{readonly: {{enabled: true}}}}}}\n\
-             http: {{addr: \"127.0.0.1:5001\"}}\n",
-            storage.trim()
-        );
-        let file = place.bed.write("pods-registry.yml", &config);
-        place.start("pods-registry", &format!("docker-registry serve {}", file.display()));
-        place.eventually("the registry for pods answers", || {
-            place.get("127.0.0.1:5001", "/v2/").is_some()
-        });
-        // For each registry by its name, as 1.6 does not know `_default` without a host.
-        let mirror = "[host.'http://127.0.0.1:5001']\ncapabilities = ['pull', 'resolve']\n";
-        place.write("/etc/containerd/certs.d/_default/hosts.toml", mirror);
-        let endpoint = "runtime-endpoint: unix:///run/containerd/containerd.sock\n";
-        place.write("/etc/crictl.yaml", endpoint);
-        let first = Pod::run(self, "first-pod", &json!({}));
-        first.start("first", &["true"], &json!({}));
-        first.remove();
-    }
-
-    /// A call of `ctr` in a namespace, and so in cgroups, of the bed's name.
-    #[track_caller]
-    pub fn ctr(&self, line: &str) -> Answer<'_> {
-        self.place.sh(&self.line(line))
-    }
-
-    /// The same call, not made yet.
-    pub fn line(&self, line: &str) -> String {
-        format!("ctr --namespace {} {line}", self.place.bed.name)
-    }
-
-    /// `ctr run` with the runtime under test: options, an ID, and a program.
-    #[track_caller]
-    pub fn run(&self, options: &str, id_and_program: &str) -> Answer<'_> {
-        self.ctr(&self.run_line(options, id_and_program))
-    }
-
-    /// The words of such a call.
-    pub fn run_line(&self, options: &str, id_and_program: &str) -> String {
-        let runtime = runtime().program.display();
-        let image = "127.0.0.1:5000/library/alpine:latest";
-        format!("run --runc-binary {runtime} {options} {image} {id_and_program}")
-    }
 }

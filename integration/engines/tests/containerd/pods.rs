@@ -3,9 +3,10 @@
 use std::fs;
 
 use engines::Answer;
+use engines::containerd::{Containerd, Release};
 use serde_json::{Value, json};
 
-use crate::daemon::{Containerd, Release, with_pods};
+use crate::daemon::with_pods;
 
 const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 const SERVER: &str = "registry.k8s.io/e2e-test-images/httpd:2.4.39-4";
