@@ -51,7 +51,7 @@ lint: ## formatting, lints, licences
 	$(CARGO) check --locked --quiet --package ferrun --target aarch64-unknown-linux-musl
 	$(TESTBED)/dependencies.py
 	cd conformance && test -z "$$(gofmt -l .)" && go vet .
-	cd integration/engines/current/stand-in && test -z "$$(gofmt -l .)" && go vet .
+	cd integration/engines/current && test -z "$$(gofmt -l stand-in prober)" && go vet ./stand-in ./prober
 
 .PHONY: unit
 unit: ## tests without root and without a container
@@ -83,9 +83,9 @@ GO_BUILD := CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -o
 .PHONY: engines-current
 engines-current: $(ENGINES)/.containerd ## build today's containerd, crictl and critest; two minutes of two processors
 
-$(ENGINES)/.containerd: $(wildcard integration/engines/current/go.* integration/engines/current/stand-in/*)
+$(ENGINES)/.containerd: $(wildcard $(addprefix integration/engines/current/, go.* stand-in/* prober/*))
 	@$(TESTBED)/install.sh go
-	cd integration/engines/current && $(GO_BUILD) -tags 'no_btrfs no_devmapper no_zfs' tool ./stand-in
+	cd integration/engines/current && $(GO_BUILD) -tags 'no_btrfs no_devmapper no_zfs' tool ./stand-in ./prober
 	cd integration/engines/current && CGO_ENABLED=0 go test -c -buildvcs=false -trimpath -ldflags '-s -w' \
 		-o $(ENGINES)/critest.test sigs.k8s.io/cri-tools/cmd/critest
 	@touch $@
@@ -146,7 +146,7 @@ conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 bench: ## measure ferrun beside other runtimes, alone and under engines, as root; fifteen minutes
 	@$(TESTBED)/install.sh bench
 	@$(TESTBED)/install.sh engines
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build $(ENGINES)/.containerd
 	$(CARGO) run --locked --release --package bench -- --ferrun bin/ferrun --image-tool bin/image-tool --output docs
 
 .PHONY: man
