@@ -222,7 +222,7 @@ impl Arch {
     /// The number of `call` here, as it stands in `seccomp_data.nr`.
     pub(crate) fn number(self, call: Call) -> Option<u32> {
         let Traits { column, first, .. } = self.traits();
-        let row = *TABLE.get(call.0)?.1.get(column)?;
+        let row = *call.row()?.1.get(column)?;
         match row {
             ABSENT => None,
             row if self == Self::Arm && row >= ARM_PRIVATE_ROW => {
@@ -241,29 +241,66 @@ impl Arch {
 }
 
 /// A system call by its row in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Call(usize);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Call(u16);
 
 impl Call {
     pub fn named(name: &str) -> Option<Self> {
-        TABLE.binary_search_by(|(known, ..)| (*known).cmp(name)).ok().map(Self)
+        let prefix = prefix(name);
+        let first = PREFIXES.partition_point(|&known| known < prefix);
+        let rows = TABLE.get(first..)?.iter().zip(PREFIXES.get(first..)?);
+        let alike = rows.take_while(|(_, known)| **known == prefix);
+        let row = alike.map(|((known, ..), _)| *known).position(|known| known == name)?;
+        u16::try_from(first + row).ok().map(Self)
     }
 
     pub fn name(self) -> &'static str {
-        TABLE.get(self.0).map_or("", |(name, ..)| name)
+        self.row().map_or("", |(name, ..)| name)
     }
 
     /// The call that this one can also, or only, be reached by on the
     /// architectures that have it, and the first argument that selects it there
     /// (linux/net.h, linux/ipc.h).
-    pub fn multiplexer(self) -> Option<(Self, u32)> {
-        let &(.., selector) = TABLE.get(self.0)?;
+    pub fn multiplexer(self) -> Option<(Self, u8)> {
+        let &(.., selector) = self.row()?;
         let by = match selector / 100 {
             1 => "socketcall",
             2 => "ipc",
             _ => return None,
         };
-        Some((Self::named(by)?, u32::from(selector % 100)))
+        Some((Self::named(by)?, (selector % 100) as u8))
+    }
+
+    fn row(self) -> Option<&'static (&'static str, [u16; 16], u16)> {
+        TABLE.get(usize::from(self.0))
+    }
+}
+
+/// The beginning of each name in the table: numbers are found sooner than texts, and
+/// few names share theirs.
+static PREFIXES: [u64; TABLE.len()] = {
+    let mut prefixes = [0; TABLE.len()];
+    let mut row = 0;
+    while row < TABLE.len() {
+        prefixes[row] = prefix(TABLE[row].0);
+        row += 1;
+    }
+    prefixes
+};
+
+/// The first eight bytes as a number, in the order of the texts.
+const fn prefix(name: &str) -> u64 {
+    match name.as_bytes().first_chunk() {
+        Some(&first) => u64::from_be_bytes(first),
+        None => {
+            let mut number = 0;
+            let mut position = 0;
+            while position < name.len() {
+                number |= (name.as_bytes()[position] as u64) << (56 - 8 * position);
+                position += 1;
+            }
+            number
+        }
     }
 }
 

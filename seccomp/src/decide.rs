@@ -120,13 +120,14 @@ pub struct Fallback {
     pub newer: u32,
 }
 
-/// An occurrence of a call in a rule; their order is that of evaluation.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// An occurrence of a call in a rule. A profile has hundreds of them for each
+/// architecture, so they are small.
+#[derive(Debug)]
 struct Mention {
     number: u32,
-    rule: usize,
+    rule: u32,
     /// What the first argument must be where the number is a multiplexer's.
-    selector: Option<u32>,
+    selector: Option<u8>,
     call: Call,
 }
 
@@ -179,8 +180,12 @@ impl Decisions {
     fn decide(&mut self, arch: Arch, mentions: &[Mention], rules: &[Rule]) -> Result<Decision> {
         let mut found = Vec::new();
         for mention in mentions {
-            let Some(rule) = rules.get(mention.rule) else { continue };
+            let Some(rule) = rules.get(mention.rule as usize) else { continue };
             for conditions in &rule.alternatives {
+                // What nearly all rules of a profile are needs no more.
+                if conditions.is_empty() && mention.selector.is_none() {
+                    return Ok(Decision::Return(rule.action));
+                }
                 let branch = branch(arch, mention.selector, conditions, rule.action);
                 if branch.conditions.is_empty() {
                     return Ok(Decision::Return(rule.action));
@@ -230,12 +235,12 @@ fn contradiction(
     Ok(())
 }
 
-/// The mentions of calls in `rules` that change anything, and the newest call
-/// that is named.
+/// The mentions of calls in `rules` that change anything, by number and then in the
+/// order of the rules, and the newest call that is named.
 fn mentions(arch: Arch, rules: &[Rule], default: u32) -> (Vec<Mention>, Option<u32>) {
-    let mut mentions = Vec::new();
+    let mut mentions = Vec::with_capacity(rules.iter().map(|rule| rule.calls.len()).sum());
     let mut newest = None;
-    for (position, rule) in rules.iter().enumerate() {
+    for (position, rule) in (0..).zip(rules) {
         for &call in &rule.calls {
             let number = arch.number(call);
             newest = newest.max(number);
@@ -254,11 +259,11 @@ fn mentions(arch: Arch, rules: &[Rule], default: u32) -> (Vec<Mention>, Option<u
             }
         }
     }
-    mentions.sort_unstable();
+    mentions.sort_by_key(|mention| mention.number);
     (mentions, newest)
 }
 
-fn branch(arch: Arch, selector: Option<u32>, conditions: &[Condition], action: u32) -> Branch {
+fn branch(arch: Arch, selector: Option<u8>, conditions: &[Condition], action: u32) -> Branch {
     // socketcall and ipc pass the true arguments in memory, where a filter
     // cannot look, or one place further. libseccomp lets the selector take the
     // place of the first and asks for the others as they stand.
