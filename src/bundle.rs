@@ -31,7 +31,7 @@ pub struct Bundle {
     /// The absolute path of the directory.
     pub path: PathBuf,
     /// The text of config.json, which is kept for later operations.
-    pub text: Vec<u8>,
+    pub text: String,
     /// What it says.
     pub spec: Box<Spec>,
     /// What is passed over in it, for the log.
@@ -52,7 +52,7 @@ impl Bundle {
 }
 
 /// Reads a file of JSON whole, up to a limit that no honest one reaches.
-pub fn read(file: &Path) -> Result<Vec<u8>> {
+pub fn read(file: &Path) -> Result<String> {
     use std::io::Read as _;
     let file = std::fs::File::open(file)?;
     let length = file.metadata()?.len();
@@ -62,11 +62,11 @@ pub fn read(file: &Path) -> Result<Vec<u8>> {
     // One byte more than there is: the end of the file is found without growing.
     let mut text = Vec::with_capacity(length as usize + 1);
     file.take(LONGEST).read_to_end(&mut text)?;
-    Ok(text)
+    Ok(String::from_utf8(text)?)
 }
 
 /// Parses the text of a config.json and refuses what the spec has no value for.
-pub fn parse_spec(text: &[u8]) -> Result<(Box<Spec>, Vec<String>)> {
+pub fn parse_spec(text: &str) -> Result<(Box<Spec>, Vec<String>)> {
     let given = scan::scan(text).context("config.json")?;
     let (mut spec, warnings) = parse::<Spec>(text).context("config.json")?;
     check_version(&given, spec.version())?;
@@ -84,7 +84,7 @@ pub fn parse_spec(text: &[u8]) -> Result<(Box<Spec>, Vec<String>)> {
 }
 
 /// Parses the process that `exec --process` names.
-pub fn parse_process(text: &[u8]) -> Result<(Box<Process>, Vec<String>)> {
+pub fn parse_process(text: &str) -> Result<(Box<Process>, Vec<String>)> {
     let given = scan::scan_process(text)?;
     let parsed = parse::<Process>(text)?;
     check_given(&given, true, "user")?;
@@ -92,7 +92,7 @@ pub fn parse_process(text: &[u8]) -> Result<(Box<Process>, Vec<String>)> {
 }
 
 /// Parses what was stored before, where nothing is to be checked again.
-pub fn parse_stored(text: &[u8]) -> Result<Box<Spec>> {
+pub fn parse_stored(text: &str) -> Result<Box<Spec>> {
     let given = scan::scan(text)?;
     let (mut spec, _) = parse::<Spec>(text)?;
     drop_absent_pids(&mut spec, &given);
@@ -162,7 +162,7 @@ fn semver(version: &str) -> Result<(u64, u64, u64)> {
 
 /// serde's reading, then the repairing one where it fails. A `Spec` is several
 /// kilobytes, and not to be moved about.
-fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<(Box<T>, Vec<String>)> {
+fn parse<T: DeserializeOwned>(text: &str) -> Result<(Box<T>, Vec<String>)> {
     match read_plain(text) {
         Ok(value) => Ok((value, Vec::new())),
         Err(_) => repair_and_parse(text),
@@ -171,14 +171,14 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<(Box<T>, Vec<String>)> {
 
 /// Not inlined, like the next one: what it needs of the stack would be the caller's.
 #[inline(never)]
-fn read_plain<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<Box<T>> {
-    serde_json::from_slice(text)
+fn read_plain<T: DeserializeOwned>(text: &str) -> serde_json::Result<Box<T>> {
+    serde_json::from_str(text)
 }
 
 #[cold]
 #[inline(never)]
-fn repair_and_parse<T: DeserializeOwned>(text: &[u8]) -> Result<(Box<T>, Vec<String>)> {
-    let mut value: serde_json::Value = serde_json::from_slice(text)?;
+fn repair_and_parse<T: DeserializeOwned>(text: &str) -> Result<(Box<T>, Vec<String>)> {
+    let mut value: serde_json::Value = serde_json::from_str(text)?;
     let warnings = repair::repair(&mut value);
     let parsed = serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        match parse_spec(text.as_bytes()) {
+        match parse_spec(text) {
             Ok(_) => panic!("accepted: {text}"),
             Err(error) => format!("{error:#}"),
         }
@@ -262,7 +262,7 @@ mod tests {
     fn unknown_properties_are_ignored_anywhere() {
         let text =
             r#"{"ociVersion":"1.0.2-dev","root":{"path":"r","new":1},"x":{"y":[{"z":null}]}}"#;
-        assert!(parse_spec(text.as_bytes()).is_ok());
+        assert!(parse_spec(text).is_ok());
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
             "process":{"cwd":"/","user":{"uid":0,"gid":0},"scheduler":{"policy":"SCHED_FIFO",
             "flags":["SCHED_FLAG_RESET_ON_FORK"]},"capabilities":{"bounding":["CAP_KILL","CAP_BOGUS"]}},
             "linux":{"resources":{"pids":{"limit":null},"devices":[{"allow":false,"type":"","access":"rwm"}]}}}"#;
-        let (spec, warnings) = parse_spec(text.as_bytes()).unwrap();
+        let (spec, warnings) = parse_spec(text).unwrap();
         assert_eq!(
             warnings,
             [r#"process.capabilities.bounding: "CAP_BOGUS" is unknown and left out"#]

@@ -147,7 +147,7 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        let message = serde_json::from_slice(&buffer)?;
+        let message = serde_json::from_str(std::str::from_utf8(&buffer)?)?;
         Ok(Some((message, descriptor)))
     }
 }

@@ -275,11 +275,11 @@ fn write_file(path: &Path, flags: OFlags, text: &[u8]) -> Result<()> {
 
 fn read_record(directory: &Path) -> Result<Record> {
     let path = directory.join(RECORD);
-    let text = fs::read(&path).with_context(|| format!("{path:?}"))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("{path:?}"))?;
     if text.is_empty() {
         return Err(rustix::io::Errno::NOENT).with_context(|| format!("{path:?}"));
     }
-    let record: Record = serde_json::from_slice(&text).with_context(|| format!("{path:?}"))?;
+    let record: Record = serde_json::from_str(&text).with_context(|| format!("{path:?}"))?;
     if record.version != VERSION {
         bail!("{path:?}: version {} of the record, this is {VERSION}", record.version);
     }
@@ -327,24 +327,22 @@ impl Container {
     }
 
     /// Keeps the configuration as it is now for later operations.
-    pub fn keep_config(&self, text: &[u8]) -> Result<()> {
-        write_file(&self.directory.join(CONFIG), OFlags::EXCL, text)
+    pub fn keep_config(&self, text: &str) -> Result<()> {
+        write_file(&self.directory.join(CONFIG), OFlags::EXCL, text.as_bytes())
     }
 
     /// The configuration as it was at create.
     pub fn config(&self) -> Result<Box<oci_spec::runtime::Spec>> {
         let path = self.directory.join(CONFIG);
-        let text = fs::read(&path).with_context(|| format!("{path:?}"))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("{path:?}"))?;
         crate::bundle::parse_stored(&text).with_context(|| format!("{path:?}"))
     }
 
     /// The limits in force: those of the configuration, or of the last update.
     pub fn resources(&self) -> Result<Option<LinuxResources>> {
         let path = self.directory.join(RESOURCES);
-        match fs::read(&path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).map(Some).with_context(|| format!("{path:?}"))
-            }
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| format!("{path:?}")),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let spec = self.config()?;
                 Ok(spec.linux().as_ref().and_then(|linux| linux.resources().clone()))

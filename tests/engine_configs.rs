@@ -41,7 +41,7 @@ fn host(name: &str) -> Host {
 }
 
 /// The error, if there is one.
-fn plan(name: &str, text: &[u8]) -> Option<String> {
+fn plan(name: &str, text: &str) -> Option<String> {
     let planned = if name.contains("exec-process") {
         parse_process(text)
             .and_then(|(process, _)| ProcessPlan::plan(&process, None, Field::OWN))
@@ -64,7 +64,7 @@ fn what_engines_hand_over_can_be_planned() {
         if !name.ends_with(".json") || name.contains("update-resources") {
             continue;
         }
-        let error = plan(name, &fs::read(&path).unwrap());
+        let error = plan(name, &fs::read_to_string(&path).unwrap());
         if name == REFUSED {
             let error = error.expect("a refusal");
             assert!(error.starts_with("hostname:"), "{name}: {error}");

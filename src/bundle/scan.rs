@@ -22,22 +22,22 @@ pub struct Given {
 }
 
 /// Scans a config.json.
-pub fn scan(text: &[u8]) -> Result<Given> {
+pub fn scan(text: &str) -> Result<Given> {
     scan_from(text, &[])
 }
 
 /// Scans a process, as `exec --process` reads it.
-pub fn scan_process(text: &[u8]) -> Result<Given> {
+pub fn scan_process(text: &str) -> Result<Given> {
     scan_from(text, &["process"])
 }
 
-fn scan_from(text: &[u8], place: &[&'static str]) -> Result<Given> {
+fn scan_from(text: &str, place: &[&'static str]) -> Result<Given> {
     let mut scan = Scan {
         given: Given::default(),
         place: place.iter().map(|key| Cow::Borrowed(*key)).collect(),
         prefix: place.len(),
     };
-    let mut json = serde_json::Deserializer::from_slice(text);
+    let mut json = serde_json::Deserializer::from_str(text);
     Node(&mut scan).deserialize(&mut json)?;
     json.end()?;
     Ok(scan.given)
@@ -114,6 +114,11 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while seq.next_element_seed(Node(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    /// A text without escapes, and so without a NUL: JSON has no other way to say one.
+    fn visit_borrowed_str<E>(self, _: &'de str) -> Result<(), E> {
         Ok(())
     }
 

@@ -110,7 +110,7 @@ mod tests {
         use crate::plan::Plan;
         for (rootless, cgroup2) in [(None, false), (None, true), (Some((1000, 1000)), true)] {
             let text = config(rootless, cgroup2).to_string();
-            let (spec, warnings) = crate::bundle::parse_spec(text.as_bytes()).unwrap();
+            let (spec, warnings) = crate::bundle::parse_spec(&text).unwrap();
             assert!(warnings.is_empty());
             // A host without cgroups has nothing to restrict devices with.
             let host = Host {

@@ -5,8 +5,6 @@
 //! but for the one that denies everything when it stands alone: engines send it
 //! along and mean nothing by it.
 
-use std::io::Read as _;
-
 use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
 use oci_spec::runtime::LinuxResources;
@@ -84,13 +82,11 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
 fn read_resources(path: &str) -> Result<Value> {
     let read = || -> Result<Value> {
         let text = if path == "-" {
-            let mut text = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut text)?;
-            text
+            std::io::read_to_string(std::io::stdin().lock())?
         } else {
             bundle::read(path.as_ref())?
         };
-        let mut value: Value = serde_json::from_slice(&text)?;
+        let mut value: Value = serde_json::from_str(&text)?;
         let Some(object) = value.as_object_mut() else { bail!("not an object") };
         // Among them 0 is a number like any other.
         let devices = object.remove("devices").filter(|rules| !says_nothing(rules));
