@@ -9,12 +9,14 @@
 //	pod HANDLER    makes a pod whose container sleeps; the answer is the container's ID
 //	probe ID       runs `true` in a container; the answer is how many nanoseconds it took
 //
-// When the input ends it removes all pods.
+// The answer to what fails is `error: ` and the reason. When the input ends it removes all
+// pods.
 package main
 
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -50,31 +52,23 @@ func main() {
 		log.Fatal(err)
 	}
 	p := prober{engine: engine, image: os.Args[2], cgroup: os.Args[3], logs: os.Args[4]}
-	served := p.serve(ctx)
-	if err := p.clear(ctx); err != nil {
-		log.Print(err)
-	}
-	if served != nil {
-		log.Fatal(served)
-	}
-}
-
-// serve answers all requests until one fails.
-func (p *prober) serve(ctx context.Context) error {
 	requests := bufio.NewScanner(os.Stdin)
 	for requests.Scan() {
 		answer, err := p.answer(ctx, strings.Fields(requests.Text()))
 		if err != nil {
-			return fmt.Errorf("%s: %w", requests.Text(), err)
+			// In one line, whatever the runtime has said.
+			answer = "error: " + strings.Join(strings.Fields(err.Error()), " ")
 		}
 		fmt.Println(answer)
 	}
-	return requests.Err()
+	if err := errors.Join(requests.Err(), p.clear(ctx)); err != nil {
+		log.Fatal(err)
+	}
 }
 
 func (p *prober) answer(ctx context.Context, words []string) (string, error) {
 	if len(words) != 2 {
-		return "", fmt.Errorf("two words are a request")
+		return "", errors.New("a request is two words")
 	}
 	switch verb, object := words[0], words[1]; verb {
 	case "pod":
@@ -84,7 +78,7 @@ func (p *prober) answer(ctx context.Context, words []string) (string, error) {
 		_, _, err := p.engine.ExecSync(ctx, object, []string{"true"}, patience)
 		return fmt.Sprint(time.Since(begin).Nanoseconds()), err
 	default:
-		return "", fmt.Errorf("no such request")
+		return "", fmt.Errorf("%s: no such request", verb)
 	}
 }
 
@@ -123,13 +117,9 @@ func (p *prober) pod(ctx context.Context, handler string) (string, error) {
 
 // clear removes all pods with all that is in them.
 func (p *prober) clear(ctx context.Context) error {
+	var failed []error
 	for _, pod := range p.pods {
-		if err := p.engine.StopPodSandbox(ctx, pod); err != nil {
-			return err
-		}
-		if err := p.engine.RemovePodSandbox(ctx, pod); err != nil {
-			return err
-		}
+		failed = append(failed, p.engine.StopPodSandbox(ctx, pod), p.engine.RemovePodSandbox(ctx, pod))
 	}
-	return nil
+	return errors.Join(failed...)
 }
