@@ -6,13 +6,15 @@
 //! nothing but the runtime.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use engines::containerd::{Containerd, Release, built};
 use engines::docker::{self, Docker};
 use engines::{Place, missing, runtime_name};
 use serde::{Deserialize, Serialize};
@@ -22,12 +24,12 @@ use crate::bed::compile;
 use crate::runtime::Runtime;
 use crate::sample::{Sample, percentile};
 
-/// The cost of one command of an engine with one runtime.
+/// The cost of one thing that was asked of an engine with one runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineRecord {
     /// The engine and its version.
     pub engine: String,
-    /// What was typed.
+    /// What was typed, or what was asked.
     pub command: String,
     /// The runtime that the engine called.
     pub runtime: String,
@@ -51,9 +53,10 @@ pub struct Measured {
     pub skipped: Vec<String>,
 }
 
-/// How many containers are alive while each of them is probed.
+/// How many pods of a runtime are alive while each of them is probed.
 const PROBED: usize = 100;
 const IMAGE: &str = "127.0.0.1:5000/library/alpine:latest";
+const PODS_IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 /// What an engine still does after it has answered belongs to the command before.
 const AFTERWARDS: Duration = Duration::from_millis(50);
 const CPU: &str = "/sys/fs/cgroup/cpuacct";
@@ -91,6 +94,7 @@ pub fn print(rounds: &str, group: &str) -> Result<()> {
     let mut measured = Measured::default();
     let programs = ["containerd", "ctr"];
     measured.take("containerd", &programs, |place| containerd(place, group, rounds));
+    measured.take("pods", &[], |place| pods(place, group, rounds));
     measured.take("Docker", &docker::PROGRAMS, |place| dockerd(place, group, rounds));
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
@@ -158,12 +162,16 @@ fn in_place(
             *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(records);
         });
     };
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+    let ended = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         anyhow!("{}", text.and_then(|text| text.lines().next()).unwrap_or("it failed"))
-    })?;
-    let answer = answer.into_inner().unwrap_or_else(PoisonError::into_inner);
-    answer.context("this machine has not the cgroups for it")?
+    });
+    match answer.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(Ok(records)) => ended.map(|()| records),
+        // What is left behind then is no other reason.
+        Some(Err(error)) => Err(error),
+        None => ended.and_then(|()| bail!("this machine has not the cgroups for it")),
+    }
 }
 
 /// Where one engine is measured.
@@ -176,7 +184,7 @@ struct Bench<'place> {
     samples: Vec<(String, String, Vec<Cost>)>,
 }
 
-/// What one command cost, in milliseconds.
+/// What it cost once, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     wall: f64,
@@ -191,18 +199,30 @@ impl<'place> Bench<'place> {
     }
 
     /// Runs a command of an engine, and remembers what it cost under a name.
-    fn add(&mut self, command: &str, runtime: &str, line: &str) -> Result<()> {
-        let result = self.place.bed.directory.join("result");
-        let before = self.cpu();
+    fn run(&mut self, command: &str, runtime: &str, line: &str) -> Result<()> {
+        let (place, result) = (self.place, self.place.bed.directory.join("result"));
         let launched = format!("{} {} {line}", self.launcher.display(), result.display());
-        let answer = self.place.sh(&launched);
+        self.add(command, runtime, || {
+            let answer = place.sh(&launched);
+            let (status, sample) = Sample::parse(&fs::read(&result).context("launcher")?)?;
+            if status != 0 {
+                bail!("{line}: wait status {status:#x}: {}", answer.output.stderr.trim());
+            }
+            Ok(sample.wall)
+        })
+    }
+
+    /// Does what takes that many milliseconds, and remembers what it cost under a name.
+    fn add(
+        &mut self,
+        command: &str,
+        runtime: &str,
+        work: impl FnOnce() -> Result<f64>,
+    ) -> Result<()> {
+        let before = self.cpu();
+        let wall = work()?;
         std::thread::sleep(AFTERWARDS);
-        let cpu = self.cpu() - before;
-        let (status, sample) = Sample::parse(&fs::read(&result).context("launcher")?)?;
-        if status != 0 {
-            bail!("{line}: wait status {status:#x}: {}", answer.output.stderr.trim());
-        }
-        let cost = Cost { wall: sample.wall, cpu };
+        let cost = Cost { wall, cpu: self.cpu() - before };
         let known = self.samples.iter_mut().find(|(a, b, _)| a == command && b == runtime);
         match known {
             Some((.., costs)) => costs.push(cost),
@@ -253,7 +273,7 @@ fn both() -> Result<[(&'static str, PathBuf); 2]> {
     Ok([("ferrun", PathBuf::from(ferrun)), ("runc", runc.path)])
 }
 
-/// `ctr run`, and programs in many containers that are alive, as probes are.
+/// `ctr run`.
 fn containerd(place: &Place<'_>, group: &str, rounds: usize) -> Result<Vec<EngineRecord>> {
     place.write(
         "/etc/containerd/config.toml",
@@ -261,44 +281,119 @@ fn containerd(place: &Place<'_>, group: &str, rounds: usize) -> Result<Vec<Engin
     );
     place.start("containerd", "containerd");
     place.eventually("containerd answers", || place.sh("ctr version").output.code == 0);
-    let version = place.sh("containerd --version").output.success().to_owned();
-    let version = version.split(' ').nth(2).unwrap_or("?");
-    let mut bench = Bench::new(place, &format!("containerd {version}"), group)?;
+    let mut bench = Bench::new(place, &containerd_version(place), group)?;
     // containerd's namespace is the cgroup of its containers.
     let ctr = format!("$(command -v ctr) --namespace {}", place.bed.name);
     place.sh(&format!("{ctr} images pull --plain-http {IMAGE}")).output.success();
     let runtimes = both()?;
-    let run = |program: &Path, options: &str, id: &str, command: &str| {
-        format!("{ctr} run --runc-binary {} {options} {IMAGE} {id} {command}", program.display())
+    let run = |program: &Path, id: &str| {
+        format!("{ctr} run --runc-binary {} --rm {IMAGE} {id} true", program.display())
     };
     for (_, program) in &runtimes {
-        place.sh(&run(program, "--rm", "first", "true")).output.success();
+        place.sh(&run(program, "first")).output.success();
     }
     for round in 0..2 * rounds {
         for (name, program) in turns(&runtimes, round) {
-            bench.add("ctr run --rm", name, &run(&program, "--rm", "one", "true"))?;
+            bench.run("ctr run --rm", name, &run(&program, "one"))?;
         }
     }
-    let mut ids = Vec::new();
-    for number in 0..PROBED {
-        for (name, program) in &runtimes {
-            let id = format!("{name}-{number}");
-            place.sh(&run(program, "-d", &id, "sleep 10000")).output.success();
-            ids.push(id);
-        }
+    Ok(bench.records())
+}
+
+/// The name and the version of the containerd that a place has.
+fn containerd_version(place: &Place<'_>) -> String {
+    let output = place.sh("containerd --version").output;
+    let version = output.success().split(' ').nth(2).unwrap_or("?");
+    // Of what is built from a module, the commit is unknown.
+    format!("containerd {}", version.trim_end_matches("+unknown"))
+}
+
+/// Exec probes of many pods, as Kubernetes' node agent has them done.
+fn pods(place: &Place<'_>, group: &str, rounds: usize) -> Result<Vec<EngineRecord>> {
+    if !built().join("prober").exists() {
+        bail!("make engines-current has not built the program that probes them");
     }
-    let probe = format!("ctr task exec, {PROBED} containers probed in turn");
+    // Else it would ask every shim for its container's figures, every second.
+    let daemon = Containerd::start(place, Release::Current, "stats_collect_period = '1h'");
+    daemon.prepare_pods();
+    place.sh(&format!("crictl pull {PODS_IMAGE}")).output.success();
+    let mut bench = Bench::new(place, &containerd_version(place), group)?;
+    let mut prober = Prober::start(place)?;
+    let handlers = [("ferrun", runtime_name()), ("runc", "runc")];
+    let mut probed = Vec::new();
+    for _ in 0..PROBED {
+        let [(ours, known), (theirs, others)] = handlers;
+        probed.push([(ours, prober.pod(known)?), (theirs, prober.pod(others)?)]);
+    }
+    let command = format!("exec probe by the CRI, {PROBED} pods probed in turn");
     for round in 0..rounds.div_ceil(20) {
-        for number in 0..PROBED {
-            for (name, _) in turns(&runtimes, round + number) {
-                let line = format!("{ctr} task exec --exec-id probe {name}-{number} true");
-                bench.add(&probe, name, &line)?;
+        for (number, pair) in probed.iter().enumerate() {
+            for (name, container) in turns(pair, round + number) {
+                bench.add(&command, name, || prober.probe(&container))?;
             }
         }
     }
-    let ids = ids.join(" ");
-    place.sh(&format!("{ctr} task rm --force {ids} && {ctr} container rm {ids}")).output.success();
     Ok(bench.records())
+}
+
+/// The program `integration/engines/current/prober`, which asks containerd for pods. With
+/// it they go.
+struct Prober {
+    process: Child,
+    /// Its input, until it shall end.
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Prober {
+    fn start(place: &Place<'_>) -> Result<Self> {
+        let program = built().join("prober");
+        let mut process = Command::new(&program)
+            .args(["/run/containerd/containerd.sock", PODS_IMAGE, &format!("/{}", place.bed.name)])
+            .arg(&place.bed.directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{program:?}"))?;
+        let answers = BufReader::new(process.stdout.take().context("its output")?);
+        Ok(Self { requests: process.stdin.take(), answers, process })
+    }
+
+    /// Makes a pod, and returns the ID of its container.
+    fn pod(&mut self, handler: &str) -> Result<String> {
+        self.ask(&format!("pod {handler}"))
+    }
+
+    /// Probes a container, and returns how many milliseconds that took.
+    fn probe(&mut self, container: &str) -> Result<f64> {
+        let answer = self.ask(&format!("probe {container}"))?;
+        let nanoseconds: f64 = answer.parse().with_context(|| format!("prober: {answer:?}"))?;
+        Ok(nanoseconds / 1e6)
+    }
+
+    fn ask(&mut self, request: &str) -> Result<String> {
+        let requests = self.requests.as_mut().context("its input")?;
+        writeln!(requests, "{request}").with_context(|| format!("prober: {request}"))?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        let answer = answer.trim_end();
+        match answer.strip_prefix("error: ") {
+            Some(reason) => bail!("prober: {request}: {reason}"),
+            None if answer.is_empty() => bail!("prober: {request}: no answer"),
+            None => Ok(answer.to_owned()),
+        }
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        match self.process.wait() {
+            Ok(status) if status.success() => {}
+            Ok(status) => eprintln!("bench: prober: {status}"),
+            Err(error) => eprintln!("bench: prober: {error}"),
+        }
+    }
 }
 
 /// `docker run` and `docker exec`.
@@ -328,12 +423,12 @@ fn dockerd(place: &Place<'_>, group: &str, rounds: usize) -> Result<Vec<EngineRe
     for round in 0..rounds {
         for (name, known) in turns(&pairs, round) {
             let line = format!("{client} run --rm --runtime {known} alpine true");
-            bench.add("docker run --rm", name, &line)?;
+            bench.run("docker run --rm", name, &line)?;
         }
     }
     for round in 0..2 * rounds {
         for (name, _) in turns(&pairs, round) {
-            bench.add("docker exec", name, &format!("{client} exec {name} true"))?;
+            bench.run("docker exec", name, &format!("{client} exec {name} true"))?;
         }
     }
     docker.clear();

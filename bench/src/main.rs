@@ -30,7 +30,7 @@ usage: bench --ferrun PATH [--image-tool PATH] [--runtime NAME=PATH]... [--round
 
 Measures ferrun, the installed crun and runc, every --runtime, and a floor. Needs
 root, strace, cc and busybox-static; for images skopeo, umoci and docker-registry;
-for engines containerd and docker.io.
+for engines containerd and docker.io; for pods what make engines-current builds.
 DIRECTORY gets performance.json, performance.md and pictures; --render writes the
 latter two again from the first.
 ";
