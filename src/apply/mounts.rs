@@ -35,11 +35,13 @@ pub fn apply(
             let target = directory(root, step, file_system)?;
             let mount = match new_mount(root, &target, step, file_system) {
                 Err(error) if errno(&error) == Some(libc::EPERM) => {
-                    callers(file_system, step).ok_or(error)?
+                    let tree = callers(file_system, step).ok_or(error)?;
+                    set_attributes(&tree, step).in_field(&step.field)?;
+                    tree
                 }
                 mount => mount?,
             };
-            change(&mount, step).in_field(&step.field)?;
+            propagate(&mount, step).in_field(&step.field)?;
             attach(&mount, &target).in_field(&step.field)?;
             match &file_system.root_label {
                 Some(label) => label_root(&mount, label).in_field("linux.mountLabel"),
@@ -130,11 +132,20 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
 
 /// Gives the attributes and propagation types of a step.
 fn change(mount: impl AsFd, step: &MountStep) -> Result<()> {
+    set_attributes(&mount, step)?;
+    propagate(mount, step)
+}
+
+fn set_attributes(mount: impl AsFd, step: &MountStep) -> Result<()> {
     for (attributes, recursive) in [(&step.recursive, true), (&step.attributes, false)] {
         if !attributes.is_empty() {
             mount_setattr(&mount, recursive, attributes).context("mount_setattr")?;
         }
     }
+    Ok(())
+}
+
+fn propagate(mount: impl AsFd, step: &MountStep) -> Result<()> {
     for (propagation, recursive) in &step.propagation {
         let attributes = MountAttributes { propagation: *propagation, ..Default::default() };
         mount_setattr(&mount, *recursive, &attributes).context("mount_setattr")?;
@@ -171,7 +182,7 @@ fn label_root(mount: &OwnedFd, label: &str) -> Result<()> {
         .with_context(|| format!("{label:?}: setxattr"))
 }
 
-/// Makes a file system of its own, attached nowhere.
+/// Makes a file system of its own with the attributes of its step, attached nowhere.
 fn new_mount(
     root: impl AsFd,
     target: &OwnedFd,
@@ -219,7 +230,9 @@ fn new_mount(
     fsconfig_create(&context)
         .map_err(|errno| explain(errno, format!("mount {fstype:?}")))
         .in_field(&step.field)?;
-    let attributes = MountAttrFlags::empty();
+    let at_once = !file_system.copies_up && step.recursive.is_empty();
+    let attributes = if at_once { step.attributes.set as u32 } else { 0 };
+    let attributes = MountAttrFlags::from_bits_retain(attributes);
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .context("fsmount")
         .in_field(&step.field)?;
@@ -228,6 +241,9 @@ fn new_mount(
             .context("tmpcopyup")
             .in_field(&step.field)?;
         copy_up(&from, &mount).context("tmpcopyup").in_field(&step.field)?;
+    }
+    if !at_once {
+        set_attributes(&mount, step).in_field(&step.field)?;
     }
     Ok(mount)
 }
