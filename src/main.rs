@@ -1,12 +1,19 @@
 //! The command: what was typed is parsed, one verb runs, its error is printed
 //! once, and the exit code chosen.
 
-use std::process::exit;
+#![cfg_attr(not(test), no_main)]
+
+use std::ffi::OsStr;
+#[cfg(not(test))]
+use std::{
+    ffi::{c_char, c_int},
+    process::exit,
+};
 
 use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ferrun::commands::{Global, dispatch};
-use ferrun::sys::{self, arena::Arena};
+use ferrun::sys::{self, arena::Arena, start::Arguments};
 use ferrun::{bundle, cli, error, log, own_executable};
 
 #[global_allocator]
@@ -26,40 +33,53 @@ const EXEC_FAILED: i32 = 255;
 /// The commands that enter a container.
 const ENTERING: [&str; 3] = ["create", "run", "exec"];
 
-fn main() {
-    // A caller may ignore SIGCHLD; then nobody could wait for a child.
-    let _ = sys::process::set_default_action(nix::sys::signal::Signal::SIGCHLD);
-    // Before all else, because it may start over. An ID of that name does no harm.
-    if std::env::args_os().any(|argument| ENTERING.iter().any(|verb| argument == *verb))
-        && let Err(error) = own_executable::protect()
-    {
+/// Where the C library begins. Rust's own beginning would come before: it makes ready for
+/// stack overflows with ten system calls and two mappings, and this program starts twice.
+#[cfg(not(test))]
+#[allow(unsafe_code)]
+// SAFETY: this is the one `main` of the program, of the type that the C library calls.
+#[unsafe(no_mangle)]
+extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
+    // SAFETY: what C promises of `main`'s arguments; nothing here changes them.
+    exit(ferrun(unsafe { Arguments::new(arguments) }))
+}
+
+/// Runs what was typed. Returns the exit code.
+#[cfg_attr(test, allow(dead_code))]
+fn ferrun(arguments: Arguments) -> i32 {
+    if let Err(error) = begin(arguments) {
         eprintln!("ferrun: {}", error::message(&error));
-        exit(1);
+        return 1;
     }
-    let arguments = cli::with_help(cli::with_double_dashes(std::env::args_os()));
+    let arguments = arguments.iter().map(OsStr::to_owned);
+    let arguments = cli::with_help(cli::with_double_dashes(arguments));
     let matches = match cli::command_for(&arguments).try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => exit(usage(&error)),
+        Err(error) => return usage(&error),
     };
     if matches.get_flag("version") {
         let (version, commit) = (env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown"));
         println!("ferrun version {version}\ncommit: {commit}\nspec: {}", bundle::OCI_VERSION);
-        return;
+        return 0;
     }
     let Some((verb, arguments)) = matches.subcommand() else {
         let _ = cli::command().print_help();
-        return;
+        return 0;
     };
-    let code = match run(verb, arguments, &matches) {
-        Ok(code) => code,
-        Err(error) => {
-            let message = error::message(&error);
-            log::failure(&message);
-            eprintln!("ferrun: {message}");
-            if verb == "exec" { EXEC_FAILED } else { 1 }
-        }
-    };
-    exit(code)
+    run(verb, arguments, &matches).unwrap_or_else(|error| {
+        let message = error::message(&error);
+        log::failure(&message);
+        eprintln!("ferrun: {message}");
+        if verb == "exec" { EXEC_FAILED } else { 1 }
+    })
+}
+
+fn begin(arguments: Arguments) -> anyhow::Result<()> {
+    // Before all else, because it may start over. An ID of that name does no harm.
+    if arguments.iter().any(|argument| ENTERING.iter().any(|verb| argument == *verb)) {
+        own_executable::protect(arguments)?;
+    }
+    Ok(sys::process::prepare()?)
 }
 
 fn run(verb: &str, arguments: &ArgMatches, matches: &ArgMatches) -> anyhow::Result<i32> {

@@ -10,15 +10,10 @@
 //! attached nowhere, and an ordinary user who could write his binary from a
 //! sealed copy in memory.
 
-use std::convert::Infallible;
-use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context as _, Result};
-use nix::fcntl::AtFlags;
-use nix::unistd::execveat;
 use rustix::fs::{
     Access, CWD, MemfdFlags, OFlags, SealFlags, StatVfsMountFlags, accessat, fcntl_add_seals,
     fcntl_get_seals, memfd_create, open, statvfs,
@@ -27,12 +22,14 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::plan::options::MOUNT_ATTR_RDONLY;
 use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::sys::start::Arguments;
 
 const EXECUTABLE: &str = "/proc/self/exe";
+const FAILED: &str = "execute the protected executable";
 
 /// Returns once the process runs from something that cannot be written. To be
-/// called first of all: it may start the program anew.
-pub fn protect() -> Result<()> {
+/// called first of all: it may start the program anew, with the same `arguments`.
+pub fn protect(arguments: Arguments) -> Result<()> {
     let filesystem = statvfs(EXECUTABLE).context(EXECUTABLE)?;
     if filesystem.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
@@ -40,15 +37,13 @@ pub fn protect() -> Result<()> {
     if rustix::process::geteuid().is_root()
         && let Ok(clone) = read_only_clone()
     {
-        let Err(error) = execute(&clone);
-        return Err(error);
+        return Err(arguments.execute(clone)).context(FAILED);
     }
     // Root without the right to clone mounts, in a container say, is an ordinary user here.
     if is_sealed()? || !may_write() {
         return Ok(());
     }
-    let Err(error) = execute(&sealed_copy()?);
-    Err(error)
+    Err(arguments.execute(sealed_copy()?)).context(FAILED)
 }
 
 /// The binary on a mount of its own that is read-only and attached nowhere. The
@@ -86,19 +81,4 @@ fn sealed_copy() -> Result<OwnedFd> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     fcntl_add_seals(&copy, seals).context("seal the copy of the executable")?;
     Ok(copy.into())
-}
-
-/// Starts the program anew from the file that a descriptor is open on.
-fn execute(file: &OwnedFd) -> Result<Infallible> {
-    let args = std::env::args_os().map(OsStringExt::into_vec).map(CString::new);
-    let args = args.collect::<Result<Vec<_>, _>>()?;
-    let variables = std::env::vars_os().map(|(name, value)| {
-        let mut variable = name.into_vec();
-        variable.push(b'=');
-        variable.extend(value.into_vec());
-        CString::new(variable)
-    });
-    let variables = variables.collect::<Result<Vec<_>, _>>()?;
-    execveat(file, c"", &args, &variables, AtFlags::AT_EMPTY_PATH)
-        .context("execute the protected executable")
 }

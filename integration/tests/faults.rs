@@ -126,6 +126,20 @@ fn no_verb_needs_stdio() {
 }
 
 #[test]
+fn what_is_opened_does_not_take_the_place_of_a_closed_stdout() {
+    as_root(|bed| {
+        if bed.is_peer("Go's own matter") {
+            return;
+        }
+        let container = bed.create(&bed.bundle());
+        let log = bed.directory.join("log");
+        let arguments = ["--log", log.to_str().unwrap(), "state", &container.id];
+        call_by(bed, "exec \"$@\" >&-", &arguments);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "");
+    });
+}
+
+#[test]
 fn no_verb_needs_a_working_directory() {
     as_root(|bed| {
         let gone = "mkdir \"$0\" 2>/dev/null; cd gone && rmdir ../gone && exec \"$@\"";

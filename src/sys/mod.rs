@@ -8,6 +8,7 @@
 pub mod arena;
 pub mod mount;
 pub mod process;
+pub mod start;
 pub mod terminal;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
