@@ -41,16 +41,19 @@ const ENTERING: [&str; 3] = ["create", "run", "exec"];
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: what C promises of `main`'s arguments; nothing here changes them.
-    exit(ferrun(unsafe { Arguments::new(arguments) }))
-}
-
-/// Runs what was typed. Returns the exit code.
-#[cfg_attr(test, allow(dead_code))]
-fn ferrun(arguments: Arguments) -> i32 {
+    let arguments = unsafe { Arguments::new(arguments) };
     if let Err(error) = begin(arguments) {
         eprintln!("ferrun: {}", error::message(&error));
-        return 1;
+        exit(1);
     }
+    exit(ferrun(arguments))
+}
+
+/// Runs what was typed. Returns the exit code. Not inlined: the start that comes before
+/// does without its stack.
+#[inline(never)]
+#[cfg_attr(test, allow(dead_code))]
+fn ferrun(arguments: Arguments) -> i32 {
     let arguments = arguments.iter().map(OsStr::to_owned);
     let arguments = cli::with_help(cli::with_double_dashes(arguments));
     let matches = match cli::command_for(&arguments).try_get_matches_from(arguments) {
@@ -74,6 +77,7 @@ fn ferrun(arguments: Arguments) -> i32 {
     })
 }
 
+#[cfg_attr(test, allow(dead_code))]
 fn begin(arguments: Arguments) -> anyhow::Result<()> {
     // Before all else, because it may start over. An ID of that name does no harm.
     if arguments.iter().any(|argument| ENTERING.iter().any(|verb| argument == *verb)) {

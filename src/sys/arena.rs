@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 const LENGTH: usize = 512 * 1024;
 
 /// The allocator of the binary.
-#[repr(align(4096))]
+#[repr(C)]
 pub struct Arena {
-    block: UnsafeCell<[u8; LENGTH]>,
-    /// How much of the block is handed out, from its start.
+    /// How much of the block is handed out, from its start. It is changed most often, and
+    /// comes first to share a page with what is handed out first.
     used: AtomicUsize,
+    block: UnsafeCell<[u8; LENGTH]>,
 }
 
 // SAFETY: `block` is only ever handed out in parts, each once, by moving `used` forward
@@ -42,14 +43,11 @@ impl Arena {
 
     /// Takes a part of the block; null where it does not fit.
     fn take(&self, layout: Layout) -> *mut u8 {
-        // The block is aligned to a page, more than any layout here asks for; what asks for
-        // more goes to the C library.
-        if layout.align() > align_of::<Self>() {
-            return null_mut();
-        }
+        let block = self.start() as usize;
         let place = |used: usize| {
             // An alignment is a power of two: no need to divide.
-            let start = used.checked_add(layout.align() - 1)? & !(layout.align() - 1);
+            let aligned = (block + used).checked_add(layout.align() - 1)? & !(layout.align() - 1);
+            let start = aligned - block;
             let end = start.checked_add(layout.size())?;
             (end <= LENGTH).then_some((start, end))
         };
