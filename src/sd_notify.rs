@@ -14,13 +14,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{Mount, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Mode, chmodat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, chmodat, flock};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
-use crate::resolve;
+use crate::gate::ALREADY_OPEN;
 use crate::state::Container;
 use crate::unix_socket::{address, send_descriptor};
 
@@ -72,6 +72,7 @@ pub fn make_directory(container: &Container) -> Result<()> {
 pub struct Relay {
     program: UnixDatagram,
     manager: UnixDatagram,
+    _lock: OwnedFd,
 }
 
 impl Relay {
@@ -79,13 +80,18 @@ impl Relay {
     /// the container was created without one.
     pub fn listen(container: &Container) -> Result<Option<Self>> {
         let Some(path) = manager() else { return Ok(None) };
-        let directory = match resolve::root(&container.directory.join(DIRECTORY)) {
+        let directory = match open_directory(&container.directory.join(DIRECTORY)) {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             directory => directory.context(DIRECTORY)?,
         };
         let manager = connect(&path).with_context(|| format!("{VARIABLE}: {path:?}"))?;
+        // Held until this process ends: another `start` must not take the socket away.
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => bail!(ALREADY_OPEN),
+            locked => locked.context("lock the directory for the program's notifications")?,
+        }
         let program = listen(&directory).context("the socket for the program's notifications")?;
-        Ok(Some(Self { program, manager }))
+        Ok(Some(Self { program, manager, _lock: directory }))
     }
 
     /// Waits until the program is ready, and says so. `main` is its pid, where the
@@ -135,6 +141,10 @@ fn connect(path: &OsStr) -> std::io::Result<UnixDatagram> {
         _ => socket.connect(path)?,
     }
     Ok(socket)
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn listen(directory: &OwnedFd) -> rustix::io::Result<UnixDatagram> {

@@ -1,5 +1,6 @@
 //! A service manager that started the runtime learns when the program is ready.
 
+use std::fs::File;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -88,6 +89,31 @@ fn a_program_that_ends_without_a_word_does_not_hold_start_up() {
         call.arg(&id).env("NOTIFY_SOCKET", &manager.path).output().success();
         bed.call().args(["delete", "--force", &id]).output().success();
         bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_second_start_does_not_take_the_socket_away() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 and runc make another socket") {
+            return;
+        }
+        let manager = Manager::listen(bed);
+        let id = bed.id();
+        let create = bed.create_call(&bed.bundle().sh(READY), &id);
+        let create = create.env("NOTIFY_SOCKET", &manager.path);
+        let _container = integration::Container::create(bed, &id, create);
+        let start = || bed.call().args(["start", &id]).env("NOTIFY_SOCKET", &manager.path);
+        // What the first one holds while it listens.
+        let listening = File::open(bed.root().join(&id).join("notify")).unwrap();
+        listening.lock().unwrap();
+        assert!(start().output().failure(1).contains("already running"));
+        listening.unlock().unwrap();
+        let start = start().spawn();
+        assert_eq!(manager.hears(), "READY=1\n");
+        assert!(manager.hears().starts_with("MAINPID="));
+        assert_eq!(manager.hears(), "BARRIER=1");
+        start.wait().success();
     });
 }
 

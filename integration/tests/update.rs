@@ -414,10 +414,7 @@ fn wrong_values_are_refused_and_change_nothing() {
             (&["--cpuset-cpus", "9999"], ["linux.resources.cpu.cpus", "9999"]),
             (&["--cpuset-mems", "77"], ["linux.resources.cpu.mems", "77"]),
             // Version 2 has one line for a quota and its period.
-            (
-                &["--cpu-period", "5"],
-                [bed.by_version("linux.resources.cpu.period", "linux.resources.cpu."), "5"],
-            ),
+            (&["--cpu-period", "5"], ["linux.resources.cpu.period", "5"]),
             (&["--cpu-share", "-7"], ["linux.resources", "-7"]),
             (
                 &["--memory", "50331648", "--memory-swap", "33554432"],

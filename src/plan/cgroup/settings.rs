@@ -280,6 +280,13 @@ fn cpu(cpu: &LinuxCpu) -> Result<Vec<Row>> {
         );
     }
     let period = cpu.period().filter(|&period| period != 0);
+    if let Some(period) = period {
+        // The kernel's bounds. Of version 2's one line it would not say which part is wrong.
+        ensure!(
+            (1_000..=1_000_000).contains(&period),
+            "linux.resources.cpu.period: {period} is not between 1000 and 1000000 microseconds"
+        );
+    }
     let quota = cpu.quota().filter(|&quota| quota != 0);
     if let Some(quota) = quota {
         ensure!(quota >= -1, "linux.resources.cpu.quota: {quota} is neither a time nor -1");
@@ -762,6 +769,10 @@ mod tests {
             (r#"{"memory":{"limit":-1,"swap":64}}"#, "memory.swap: 64 needs a memory.limit"),
             (r#"{"memory":{"swappiness":101}}"#, "memory.swappiness: 101 is not between 0 and 100"),
             (r#"{"cpu":{"quota":-2}}"#, "cpu.quota: -2 is neither a time nor -1"),
+            (
+                r#"{"cpu":{"quota":50000,"period":999}}"#,
+                "cpu.period: 999 is not between 1000 and 1000000 microseconds",
+            ),
             (r#"{"cpu":{"idle":2}}"#, "cpu.idle: 2 is neither 0 nor 1"),
             (r#"{"cpu":{"cpus":"0\n1"}}"#, r#"cpu.cpus: "0\n1" is not one line"#),
             (r#"{"pids":{"limit":-2}}"#, "pids.limit: -2 is neither a number of tasks nor -1"),
