@@ -194,7 +194,8 @@ fn in_between(
 }
 
 /// Makes the process through another one, which runs `join` and becomes nobody's
-/// parent: the new process is the creator's own child.
+/// parent: the new process is the creator's own child. It inherits the cgroup: from
+/// inside of the user namespace none could be given that belongs to its user.
 fn through(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
@@ -204,11 +205,12 @@ fn through(
     init: InitEnd,
     child: impl FnOnce(InitEnd) -> Result<Infallible>,
 ) -> Result<Spawned> {
-    let between = match clone3(&Clone3::default()).context("clone3")? {
+    let first = Clone3 { flags: 0, cgroup };
+    let between = match clone3(&first).map_err(|errno| explain_clone(errno, &[]))? {
         Cloned::Parent(pid, _) => pid,
         Cloned::Child => {
             creator.close_in_child();
-            between(flags, cgroup, new, join, init, child)
+            between(flags, new, join, init, child)
         }
     };
     let spawned = match creator.receive()? {
@@ -227,13 +229,12 @@ fn through(
 /// The life of the process in between.
 fn between(
     flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
     new: &[Kind],
     join: impl FnOnce() -> Result<()>,
     init: InitEnd,
     child: impl FnOnce(InitEnd) -> Result<Infallible>,
 ) -> ! {
-    let args = Clone3 { flags: flags | libc::CLONE_PARENT as u64, cgroup };
+    let args = Clone3 { flags: flags | libc::CLONE_PARENT as u64, cgroup: None };
     let cloned = join().and_then(|()| clone3(&args).map_err(|errno| explain_clone(errno, new)));
     let told = match cloned {
         Ok(Cloned::Child) => {

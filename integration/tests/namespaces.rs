@@ -2,9 +2,10 @@
 //! offsets and sysctls.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use integration::{Bed, Bundle, as_both, as_root, in_views};
+use integration::{Bed, Bundle, View, as_both, as_root, in_views};
 use serde_json::json;
 
 const KINDS: [(&str, &str); 7] = [
@@ -239,6 +240,29 @@ fn ids_are_mapped() {
         assert!(status.contains("Uid:\t100000\t100000"), "{status}");
         assert!(status.contains("Gid:\t200000\t200000"), "{status}");
         assert_eq!(container.sh("id -u").success(), "0");
+    });
+}
+
+#[test]
+fn a_cgroup_that_belongs_to_the_mapped_root_is_entered_by_exec_too() {
+    as_root(|bed| {
+        let bundle = bed
+            .bundle()
+            .with_namespace("user", None)
+            .with_namespace("cgroup", None)
+            .with("/linux/uidMappings", json!([{"containerID": 0, "hostID": 100000, "size": 9}]))
+            .with("/linux/gidMappings", json!([{"containerID": 0, "hostID": 200000, "size": 9}]))
+            .mount("/sys", "sysfs", "sysfs", &[])
+            .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"])
+            .sh("sleep 100");
+        give_to_mapped_root(&bundle);
+        let container = bed.start(&bundle);
+        if bed.view == View::V2 && !bed.is_peer("they give it away in other cases") {
+            let procs = bed.cgroup_file(&bundle, "cgroup.procs");
+            assert_eq!(fs::metadata(procs).unwrap().uid(), 100_000);
+        }
+        let groups = container.exec(&["cat", "/proc/self/cgroup"]);
+        assert!(groups.success().lines().all(|line| line.ends_with(":/")), "{groups}");
     });
 }
 
