@@ -245,7 +245,7 @@ fn ids_are_mapped() {
 
 #[test]
 fn a_cgroup_that_belongs_to_the_mapped_root_is_entered_by_exec_too() {
-    as_root(|bed| {
+    in_views(|bed| {
         let bundle = bed
             .bundle()
             .with_namespace("user", None)
