@@ -14,7 +14,7 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::apply::net_devices::{Destination, Found};
-use crate::apply::{hooks, mounts, namespaces, net_devices, process, rootfs};
+use crate::apply::{hooks, intel_rdt, mounts, namespaces, net_devices, process, rootfs};
 use crate::bundle::Bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
@@ -29,6 +29,7 @@ use crate::init;
 use crate::log;
 use crate::plan::Plan;
 use crate::plan::cgroup::Stage;
+use crate::plan::intel_rdt::Group;
 use crate::plan::mounts::MappedIds;
 use crate::plan::rootfs::{Entry, Rootfs};
 use crate::resolve;
@@ -110,10 +111,12 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
     let console = connect_console(&plan, options)?;
 
-    let record = intent(&bundle, &plan, id, &host)?;
+    let intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::settle).transpose()?;
+    let groups = intel_rdt.as_ref().map(|settled| settled.group.clone());
+    let record = intent(&bundle, &plan, groups, id, &host)?;
     let container = Container { directory: store.reserve(id)?, record };
     let mut making = Making { plan: &plan, host: &host, options, container };
-    match making.make(&bundle, console) {
+    match making.make(&bundle, intel_rdt, console) {
         Ok((init, channel, verdict, master)) => {
             let is_filtered = plan.process.as_ref().is_some_and(|process| process.filter.is_some());
             let container = making.container;
@@ -144,7 +147,13 @@ fn connect_console(plan: &Plan, options: &Options) -> Result<Option<OwnedFd>> {
 }
 
 /// What will be remembered, before anything of it exists.
-fn intent(bundle: &Bundle, plan: &Plan, id: &str, host: &Host) -> Result<Record> {
+fn intent(
+    bundle: &Bundle,
+    plan: &Plan,
+    groups: Option<Group>,
+    id: &str,
+    host: &Host,
+) -> Result<Record> {
     let namespaces = &plan.namespaces;
     let joined = namespaces.joined.iter().map(|join| join.kind);
     Ok(Record {
@@ -161,6 +170,7 @@ fn intent(bundle: &Bundle, plan: &Plan, id: &str, host: &Host) -> Result<Record>
         namespaces: namespaces.new.iter().copied().chain(joined).collect(),
         own_pids: namespaces.is_new(Kind::Pid),
         group: plan.cgroup.group.clone(),
+        intel_rdt: groups,
         mounts: mounts_to_undo(plan)?,
         annotations: bundle
             .spec
@@ -207,10 +217,18 @@ type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
 
 impl Making<'_> {
     /// From the intent on disk to a created container.
-    fn make(&mut self, bundle: &Bundle, console: Option<OwnedFd>) -> Result<Made> {
+    fn make(
+        &mut self,
+        bundle: &Bundle,
+        intel_rdt: Option<intel_rdt::Settled>,
+        console: Option<OwnedFd>,
+    ) -> Result<Made> {
         self.container.save_first()?;
         self.container.keep_config(&bundle.text)?;
         sd_notify::make_directory(&self.container)?;
+        if let (Some(settled), Some(group)) = (intel_rdt, &mut self.container.record.intel_rdt) {
+            settled.make(group)?;
+        }
         let group = &self.plan.cgroup;
         let _kept = cgroups::create(group)?;
         if let Some(uid) = self.plan.cgroup_owner {
@@ -230,6 +248,10 @@ impl Making<'_> {
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
         self.refuse_dead(&init)?;
         self.container.record.creator = None;
+        let groups = &mut self.container.record.intel_rdt;
+        if let (Some(plan), Some(group)) = (&self.plan.intel_rdt, groups) {
+            group.owned &= !plan.outlives_container();
+        }
         self.container.save()?;
         if let Some(path) = &self.options.pidfd_socket {
             console::send_pidfd(path, &init.pidfd)?;
@@ -246,7 +268,8 @@ impl Making<'_> {
 
     fn spawn(&self, devices: &[Found]) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
         let (creator, end) = channel::pair()?;
-        let cgroup = spawn::Cgroup::open(&self.plan.cgroup.group)?;
+        let cgroup =
+            spawn::Cgroup::open(&self.plan.cgroup.group, self.container.record.intel_rdt.as_ref())?;
         let creator_root = rootfs::root_mount()?;
         // A caller who stays shares a page with init; else `start` will bring one.
         let verdict = self.options.stays.then(Verdict::new).transpose()?;

@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use crate::apply::{hooks, mounts};
+use crate::apply::{hooks, intel_rdt, mounts};
 use crate::cgroups;
+use crate::error::InField as _;
 use crate::log;
 use crate::resolve;
 use crate::state::{CONFIG, Container, RECORD, Status, open_process};
@@ -30,6 +31,9 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 pub fn destroy(container: &Container) -> Result<()> {
     stop_creator(container)?;
     stop_processes(container)?;
+    if let Some(group) = &container.record.intel_rdt {
+        intel_rdt::remove(group, &container.record.id).in_field("linux.intelRdt")?;
+    }
     unmount(container)?;
     let state = container.record.hook_state().json(Status::Stopped, 0);
     hooks::run_all(&container.record.poststop, &state);

@@ -105,7 +105,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let _inherited = (OomScoreAdj::take(Some(&plan))?, InitialAffinity::take(&plan)?);
     hide()?;
     let spawn = |group: &Group| -> Result<(Spawned, CreatorEnd)> {
-        let cgroup = spawn::Cgroup::open(group)?;
+        let cgroup = spawn::Cgroup::open(group, container.record.intel_rdt.as_ref())?;
         let (creator, end) = channel::pair()?;
         let target = target.try_clone().context("dup")?;
         let spawned = spawn::beside(target, flags, &cgroup, &creator, end, |end, remaining| {

@@ -12,10 +12,13 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid as ProcessPid, WaitId, WaitIdOptions, waitid};
 
+use crate::apply::intel_rdt::{explain, tasks};
 use crate::apply::namespaces::{Excursion, Opened, explain_clone, open_joined, write_time_offsets};
 use crate::cgroups::{self, Entrance};
 use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd, ToInit};
+use crate::error::InField as _;
 use crate::plan::cgroup::{Group, Version};
+use crate::plan::intel_rdt;
 use crate::plan::namespaces::{Namespaces, clone_flag};
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
 
@@ -38,7 +41,8 @@ impl Spawned {
 }
 
 /// The container's cgroup, as a new process enters it: the directory of version 2
-/// by the clone itself, the trees of version 1 by moving itself.
+/// by the clone itself, the trees of version 1 by moving itself. So it does with its
+/// groups in resctrl, whose file `tasks` is of the same kind.
 #[derive(Debug)]
 pub struct Cgroup {
     unified: Option<OwnedFd>,
@@ -47,14 +51,14 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Opens the group's files.
-    pub fn open(group: &Group) -> Result<Self> {
+    /// Opens the group's files, and those of the groups in resctrl.
+    pub fn open(group: &Group, classes: Option<&intel_rdt::Group>) -> Result<Self> {
         let has_v1 = group.directories.iter().any(|directory| directory.version == Version::V1);
-        Ok(Self {
-            unified: cgroups::directory_fd(group)?,
-            entrance: Entrance::open(group)?,
-            has_v1,
-        })
+        let mut entrance = Entrance::open(group)?;
+        for tasks in classes.map(tasks).transpose()?.into_iter().flatten() {
+            entrance.add(tasks, explain).in_field("linux.intelRdt")?;
+        }
+        Ok(Self { unified: cgroups::directory_fd(group)?, entrance, has_v1 })
     }
 
     fn unified(&self) -> Option<BorrowedFd<'_>> {

@@ -25,6 +25,7 @@ use crate::cgroups;
 use crate::hook_state::HookState;
 use crate::plan::cgroup::Group;
 use crate::plan::hooks::Hook;
+use crate::plan::intel_rdt;
 
 /// The version of the record's format.
 pub const VERSION: u32 = 1;
@@ -64,6 +65,9 @@ pub struct Record {
     pub own_pids: bool,
     /// Its cgroup.
     pub group: Group,
+    /// Its groups in resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<intel_rdt::Group>,
     /// Mounts to undo one by one, where it has no mount namespace of its own.
     pub mounts: Vec<RecordedMount>,
     /// `annotations` of the configuration.

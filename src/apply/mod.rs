@@ -2,6 +2,7 @@
 //! to carry a step out, never to choose another one.
 
 pub mod hooks;
+pub mod intel_rdt;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;

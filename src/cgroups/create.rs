@@ -197,26 +197,42 @@ pub fn directory_fd(group: &Group) -> Result<Option<OwnedFd>> {
 /// rights can still use what its parent has opened.
 #[derive(Debug)]
 pub struct Entrance {
-    tasks: Vec<(PathBuf, OwnedFd)>,
+    doors: Vec<Door>,
+}
+
+/// A file to which a thread writes 0 to move itself.
+#[derive(Debug)]
+struct Door {
+    path: PathBuf,
+    file: OwnedFd,
+    explain: fn(io::Error) -> Error,
 }
 
 impl Entrance {
     /// Opens the group's files, close-on-exec.
     pub fn open(group: &Group) -> Result<Self> {
         let v1 = group.directories.iter().filter(|directory| directory.version == Version::V1);
-        let tasks = v1.map(|directory| {
-            let path = checked(directory)?.join("tasks");
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let fd = open(&path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
-            Ok((path, fd))
-        });
-        Ok(Self { tasks: tasks.collect::<Result<_>>()? })
+        let mut entrance = Self { doors: Vec::new() };
+        for directory in v1 {
+            entrance.add(checked(directory)?.join("tasks"), Error::new)?;
+        }
+        Ok(entrance)
+    }
+
+    /// Adds another file of this kind, and what may be known of its errors.
+    pub fn add(&mut self, path: PathBuf, explain: fn(io::Error) -> Error) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = open(&path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
+        self.doors.push(Door { path, file, explain });
+        Ok(())
     }
 
     /// Moves the calling thread, which has to be its process's only one.
     pub fn enter(&self) -> Result<()> {
-        for (path, fd) in &self.tasks {
-            rustix::io::write(fd, b"0").with_context(|| format!("write \"0\" to {path:?}"))?;
+        for Door { path, file, explain } in &self.doors {
+            rustix::io::write(file, b"0").map_err(|errno| {
+                explain(errno.into()).context(format!("write \"0\" to {path:?}"))
+            })?;
         }
         Ok(())
     }

@@ -153,6 +153,11 @@ fn unified(mount: PathBuf) -> Result<Unified> {
     Ok(Unified { controllers: controllers.split_whitespace().map(str::to_owned).collect(), mount })
 }
 
+/// Where a file system of this kind is mounted first.
+pub(crate) fn mount_of(kind: &str) -> Result<Option<PathBuf>> {
+    Mounts::default().find(kind, None)
+}
+
 fn magic(path: &Path) -> Option<FsWord> {
     statfs(path).ok().map(|stat| stat.f_type)
 }
@@ -224,7 +229,7 @@ fn read(path: &Path) -> Result<String> {
 
 /// A file of the kernel has no size that would be worth asking for first, and most
 /// are shorter than one buffer.
-fn try_read(path: &Path) -> io::Result<String> {
+pub(crate) fn try_read(path: &Path) -> io::Result<String> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = vec![0; 512];
     let mut length = 0;
@@ -248,7 +253,7 @@ fn write(path: &Path, value: &str) -> Result<()> {
     try_write(path, value).with_context(|| format!("write {value:?} to {path:?}"))
 }
 
-fn try_write(path: &Path, value: &str) -> io::Result<()> {
+pub(crate) fn try_write(path: &Path, value: &str) -> io::Result<()> {
     write_to(&open_to_write(path)?, value)
 }
 

@@ -10,6 +10,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{checked, try_read};
+use crate::apply::intel_rdt;
 use crate::plan::cgroup::{Directory, Group, Version};
 
 /// Everything that is counted.
@@ -21,7 +22,8 @@ pub struct Stats {
     pids: Pids,
     blkio: Blkio,
     hugetlb: BTreeMap<String, Counter>,
-    intel_rdt: BTreeMap<String, String>,
+    /// Read elsewhere: it is no matter of cgroups.
+    pub intel_rdt: intel_rdt::Stats,
     network_interfaces: Option<()>,
 }
 

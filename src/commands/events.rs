@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::{Global, print};
+use crate::apply::intel_rdt;
 use crate::cgroups::{self, OomWatch};
 use crate::cli::{id_of, text_of};
 use crate::state::{Container, Operation};
@@ -70,7 +71,11 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
 }
 
 fn print_stats(container: &Container) -> Result<()> {
-    print_event("stats", container, Some(cgroups::stats(&container.record.group)?))
+    let mut stats = cgroups::stats(&container.record.group)?;
+    if let Some(group) = &container.record.intel_rdt {
+        stats.intel_rdt = intel_rdt::stats(group)?;
+    }
+    print_event("stats", container, Some(stats))
 }
 
 fn print_event<T: Serialize>(kind: &str, container: &Container, data: Option<T>) -> Result<()> {

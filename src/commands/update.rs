@@ -11,12 +11,14 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 use super::Global;
+use crate::apply::intel_rdt;
 use crate::bundle;
 use crate::cgroups;
 use crate::cli::{id_of, text_of};
 use crate::error::InField as _;
 use crate::log;
-use crate::state::Operation;
+use crate::plan::intel_rdt::Lines;
+use crate::state::{Container, Operation};
 
 /// The options that hold a number, and the property that each sets.
 const NUMBERS: [(&str, &[&str]); 14] = [
@@ -39,23 +41,68 @@ const NUMBERS: [(&str, &[&str]); 14] = [
 const TEXTS: [(&str, &[&str]); 2] =
     [("cpuset-cpus", &["cpu", "cpus"]), ("cpuset-mems", &["cpu", "mems"])];
 
-/// The options of Intel RDT, which is refused by name.
-const REFUSED: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
+/// The options that change the class of service, and are no cgroup's.
+const CLASS: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
 
 /// The names of the options, for the command line.
 pub fn options() -> impl Iterator<Item = &'static str> {
-    NUMBERS.iter().chain(&TEXTS).map(|(name, _)| *name).chain(REFUSED)
+    NUMBERS.iter().chain(&TEXTS).map(|(name, _)| *name).chain(CLASS)
 }
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let container = global.store.load(id_of(matches))?;
     container.check(Operation::Update)?;
+    let [cache, bandwidth] =
+        CLASS.map(|name| text_of(matches, name).filter(|text| !text.is_empty()));
+    let class = Lines::of_update(cache.as_deref(), bandwidth.as_deref())?;
     let request = match text_of(matches, "resources") {
         Some(path) => read_resources(&path)?,
         None => from_options(matches)?,
     };
+    let is_empty = request.as_object().is_some_and(Map::is_empty);
+    if is_empty && class.is_none() && !matches.contains_id("resources") {
+        bail!("update: no resource is given");
+    }
     let _lock = container.lock()?;
+    if let Some(lines) = class {
+        // Another update may have been here before.
+        change_class(global.store.load(&container.record.id)?, lines)?;
+        if is_empty {
+            return Ok(());
+        }
+    }
+    change_limits(&container, request)
+}
+
+/// Writes to the class of a container, or puts it into one of its own.
+fn change_class(mut container: Container, lines: Lines) -> Result<()> {
+    let Container { record, .. } = &mut container;
+    let settled = intel_rdt::settle_update(record.intel_rdt.as_ref(), &record.id, lines)?;
+    let mut group = settled.group.clone();
+    if record.intel_rdt.is_some() {
+        return settled.make(&mut group);
+    }
+    record.intel_rdt = Some(group.clone());
+    container.save()?;
+    let record = &container.record;
+    let init = record.init.context("container not running")?.pid as u32;
+    let processes = || {
+        let in_group = cgroups::processes(&record.group)?;
+        // Whoever has no cgroup has this one at least.
+        Ok(in_group.into_iter().chain([init]).collect())
+    };
+    let made = settled.make(&mut group);
+    let moved = made.and_then(|()| intel_rdt::move_all(&group, processes));
+    if moved.is_err() {
+        intel_rdt::remove(&group, &record.id)?;
+        container.record.intel_rdt = None;
+        container.save()?;
+    }
+    moved
+}
+
+fn change_limits(container: &Container, request: Value) -> Result<()> {
     let before = match container.resources()? {
         Some(resources) => serde_json::to_value(resources)?,
         None => json!({}),
@@ -124,9 +171,6 @@ fn drop_unset(value: &mut Value) {
 
 fn from_options(matches: &ArgMatches) -> Result<Value> {
     let mut request = json!({});
-    if let Some(name) = REFUSED.iter().find(|name| matches.contains_id(name)) {
-        bail!("--{name}: is not supported yet");
-    }
     for (name, place) in NUMBERS {
         if let Some(text) = text_of(matches, name) {
             let number =
@@ -138,9 +182,6 @@ fn from_options(matches: &ArgMatches) -> Result<Value> {
         if let Some(text) = text_of(matches, name) {
             put(&mut request, place, text.into());
         }
-    }
-    if request.as_object().is_some_and(Map::is_empty) {
-        bail!("update: no resource is given");
     }
     Ok(request)
 }

@@ -9,6 +9,7 @@
 pub mod cgroup;
 pub mod devices;
 pub mod hooks;
+pub mod intel_rdt;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;
@@ -24,6 +25,7 @@ use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec
 
 use self::cgroup::{Access, CgroupPlan};
 use self::hooks::Hooks;
+use self::intel_rdt::IntelRdt;
 use self::mounts::{MountKind, Surroundings};
 use self::namespaces::Namespaces;
 use self::net_devices::{NetDevice, plan_net_devices};
@@ -43,6 +45,8 @@ pub struct Plan {
     /// The host's id of the user that its cgroup is given to, if it is
     /// (config-linux.md#cgroup-ownership).
     pub cgroup_owner: Option<u32>,
+    /// Its class of service and MON group.
+    pub intel_rdt: Option<IntelRdt>,
     /// Its file system.
     pub rootfs: Rootfs,
     /// The host's network interfaces that become its own.
@@ -94,7 +98,8 @@ impl Plan {
         let (rootfs, mut warnings) =
             plan_rootfs(spec, namespaces.is_new(Kind::Mount), may_make_devices, &around)?;
         warnings.extend(cgroup.warnings.iter().cloned());
-        refuse_unsupported(spec)?;
+        let (intel_rdt, more) = IntelRdt::plan(linux, id)?;
+        warnings.extend(more);
         for (field, value) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
             if let Some(value) = value.as_ref().filter(|value| !value.is_empty())
                 && !namespaces.has(Kind::Uts)
@@ -121,6 +126,7 @@ impl Plan {
             namespaces,
             cgroup,
             cgroup_owner,
+            intel_rdt,
             rootfs,
             hostname: not_empty(spec.hostname()),
             domainname: not_empty(spec.domainname()),
@@ -155,15 +161,6 @@ fn cgroup_owner(
         None if namespaces.has(Kind::User) => None,
         None => (uid != 0).then_some(uid),
     }
-}
-
-/// What is not there yet must not be passed over in silence.
-fn refuse_unsupported(spec: &Spec) -> Result<()> {
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    if linux.intel_rdt().is_some() {
-        bail!("linux.intelRdt: is not supported yet");
-    }
-    Ok(())
 }
 
 fn personality(spec: &Spec) -> Result<Option<u64>> {
@@ -255,9 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused_by_its_field() {
+    fn what_cannot_be_is_refused_by_its_field() {
         for (linux, reason) in [
-            (r#""intelRdt":{}"#, "linux.intelRdt: is not supported yet"),
+            (
+                r#""intelRdt":{"closID":"a/b"}"#,
+                r#"linux.intelRdt.closID: "a/b": not the name of a class"#,
+            ),
             (
                 r#""personality":{"domain":"LINUX","flags":["X"]}"#,
                 r#"linux.personality.flags: "X": unknown"#,
