@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Runs integration tests as root of a virtual machine: cgroup version 2 with all its
-controllers, and AppArmor, neither of which many a machine of developers has.
+controllers, AppArmor and resctrl, which many a machine of developers has not.
 
     guest.py RUNTIME [TEST ...]
 
 A TEST is a file of integration/tests; without any all are run. The machine is QEMU
 under software emulation, so it needs neither root nor KVM. Its kernel is Debian's,
 which install.sh has unpacked; its disk holds busybox, the test programs, RUNTIME and
-the few programs that tests call, with their libraries. It lives for this run alone.
+the few programs that tests call, with their libraries. No processor that QEMU knows has
+anything for resctrl to control, so its resctrl is the stand-in that is in resctrl/. It
+lives for this run alone.
 What its console says goes to stdout. The exit status is 1 if a test has failed, or the
 machine has not come to its end.
 """
@@ -36,6 +38,7 @@ PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "
 # In the order in which they need each other.
 DISK_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"]
 MODULES = ["veth"]
+STAND_IN = "resctrl"
 END = "guest: all was run"
 
 FIRST_INIT = """\
@@ -61,6 +64,7 @@ mount -t devpts none /dev/pts
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
 for module in {modules}; do insmod /lib/modules/$module.ko; done
+mount -t resctrl none /sys/fs/resctrl
 ip link set lo up
 uname -a; cat /sys/fs/cgroup/cgroup.controllers /sys/kernel/security/lsm; echo
 export RUNTIME=/bin/{runtime} VIEWS=V2 RUST_BACKTRACE=0
@@ -129,12 +133,13 @@ def make_disk(home, runtime, tests):
         subprocess.run(["strip", root / "tests" / name], check=True)
     for name in MODULES:
         copy(module(name), root / "lib" / "modules" / f"{name}.ko")
+    copy(stand_in(home), root / "lib" / "modules" / f"{STAND_IN}.ko")
     # Empty: profiles may use whatever the kernel has.
     (root / "etc" / "apparmor").mkdir()
     (root / "etc" / "apparmor" / "parser.conf").touch()
     (root / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     (root / "etc" / "group").write_text("root:x:0:\n")
-    write_script(root / "init", SECOND_INIT.format(modules=" ".join(MODULES), runtime=runtime.name,
+    write_script(root / "init", SECOND_INIT.format(modules=" ".join([*MODULES, STAND_IN]), runtime=runtime.name,
                                                    tests=" ".join(tests), end=END))
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, home / "disk", DISK], stdout=subprocess.DEVNULL,
                    check=True)
@@ -185,6 +190,19 @@ def busybox():
 def module(name):
     path, = (CACHE / "lib" / "modules").rglob(f"{name}.ko")
     return path
+
+
+def stand_in(home):
+    """Builds the module of ours, for the kernel whose headers are there."""
+    sources = shutil.copytree(ROOT / "testbed" / STAND_IN, home / STAND_IN)
+    headers, = (CACHE / "usr" / "src").glob("linux-headers-*-cloud-amd64")
+    # Its own Makefile says where the other headers are once they are installed.
+    makefile, = (CACHE / "usr" / "src").glob("linux-headers-*-common/Makefile")
+    built = subprocess.run(["make", "--silent", "-C", headers, "-f", makefile, f"M={sources}", "modules"],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if built.returncode != 0:
+        sys.exit(built.stdout)
+    return sources / f"{STAND_IN}.ko"
 
 
 def found(name):

@@ -157,11 +157,18 @@ cloud_kernel() {
     apt-cache depends --important linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: //p'
 }
 
+# The headers of that kernel, and what they are of no use without.
+kernel_headers() {
+    headers=$(cloud_kernel | sed 's/linux-image/linux-headers/')
+    echo "$headers"
+    apt-cache depends --important "$headers" 2>/dev/null | sed -n 's/^ *Depends: \(linux-.*\)/\1/p'
+}
+
 # Unpacked, not installed: neither the kernel nor AppArmor's profiles are for this machine.
 guest() {
     build
-    packages python3:python3 qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs busybox:busybox-static newuidmap:uidmap
-    if [ -e "$cache/guest" ]; then
+    packages make:make gcc-12:gcc-12 python3:python3 qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs busybox:busybox-static newuidmap:uidmap
+    if [ -e "$cache/guest/usr/src" ]; then
         return
     fi
     [ -n "$(cloud_kernel)" ] || apt update
@@ -169,9 +176,11 @@ guest() {
         say "the virtual machine needs Debian's linux-image-cloud-amd64, which this system's packages have not"
         exit 1
     fi
-    say "$(cloud_kernel) and apparmor, from their apt packages, in $cache/guest"
+    say "$(cloud_kernel), its headers and apparmor, from their apt packages, in $cache/guest"
     rm -rf "$cache/guest.new"
-    unpack "$cache/guest.new" "$(cloud_kernel)" apparmor
+    # shellcheck disable=SC2046
+    unpack "$cache/guest.new" "$(cloud_kernel)" $(kernel_headers) apparmor
+    rm -rf "$cache/guest"
     mv "$cache/guest.new" "$cache/guest"
 }
 

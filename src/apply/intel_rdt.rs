@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::cgroups;
 use crate::error::InField as _;
 use crate::plan::intel_rdt::{Found, Group, IntelRdt, Lines, check_class};
+use crate::state::ProcessFacts;
 
 /// Where it is mounted by convention.
 const CONVENTION: &str = "/sys/fs/resctrl";
@@ -134,8 +135,7 @@ pub fn remove(group: &Group, id: &str) -> Result<()> {
     }
     // One with a name of its own goes only with a create that has failed, and others may
     // be in it by now: the kernel would not mind.
-    let is_free = || cgroups::try_read(&class.join("tasks")).is_ok_and(|tasks| tasks.is_empty());
-    if group.owned && (group.class == id || is_free()) {
+    if group.owned && (group.class == id || !is_in_use(&class)) {
         remove_directory(&class)?;
     }
     Ok(())
@@ -227,6 +227,13 @@ fn remove_directory(path: &Path) -> Result<()> {
         Err(rustix::io::Errno::NOENT) => Ok(()),
         removed => removed.with_context(|| format!("rmdir {path:?}")),
     }
+}
+
+/// Whether a class has tasks that live. It lists the dead too, until they are reaped.
+fn is_in_use(class: &Path) -> bool {
+    let tasks = cgroups::try_read(&class.join("tasks")).unwrap_or_default();
+    let lives = |task| ProcessFacts::read(task).is_some_and(|facts| !facts.is_dead);
+    tasks.lines().filter_map(|task| task.parse().ok()).any(lives)
 }
 
 /// The threads of a process by number; none of one that has ended.
