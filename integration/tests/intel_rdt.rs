@@ -13,6 +13,7 @@ use std::sync::RwLock;
 use integration::{Bed, Bundle, Container, Output, as_both, as_root, eventually};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 const ROOT: &str = "/sys/fs/resctrl";
@@ -99,30 +100,26 @@ fn update(bed: &Bed, container: &Container<'_>, flags: &[&str]) -> Output {
     bed.call().arg("update").args(flags).arg(&container.id).output()
 }
 
-/// Every group of resctrl, by path.
-fn groups() -> BTreeSet<PathBuf> {
+/// The groups in resctrl that bear the bed's name.
+fn groups(bed: &Bed) -> BTreeSet<PathBuf> {
+    let of_bed = format!("{}-", bed.name);
     let mut found = BTreeSet::new();
     let mut left = vec![PathBuf::from(ROOT)];
     while let Some(directory) = left.pop() {
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         left.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
-        found.insert(directory);
+        let name = directory.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with(&of_bed)) {
+            found.insert(directory);
+        }
     }
     found
 }
 
-/// Nothing in resctrl bears the bed's name.
 #[track_caller]
 fn assert_no_group(bed: &Bed) {
-    let left: Vec<_> = groups()
-        .into_iter()
-        .filter(|group| group.components().any(|part| is_of(bed, part.as_os_str())))
-        .collect();
+    let left = groups(bed);
     assert!(left.is_empty(), "left behind: {left:?}");
-}
-
-fn is_of(bed: &Bed, name: &std::ffi::OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.starts_with(&format!("{}-", bed.name)))
 }
 
 #[test]
@@ -181,7 +178,7 @@ fn features_tell_of_it() {
 fn a_container_without_it_stays_in_the_class_of_its_caller() {
     with_resctrl(|bed| {
         let class = Class::make(&bed.id(), "L3:0=1");
-        let before = groups();
+        let before = groups(bed);
         // This thread; what it starts is where it is.
         fs::write(class.0.join("tasks"), "0").unwrap();
         let container = bed.start(&bed.bundle().sh("sleep 100"));
@@ -192,7 +189,7 @@ fn a_container_without_it_stays_in_the_class_of_its_caller() {
         assert!(tasks(Path::new(ROOT)).contains(&root.pid()));
         root.delete();
         container.delete();
-        assert_eq!(groups(), before);
+        assert_eq!(groups(bed), before);
     });
 }
 
@@ -353,6 +350,29 @@ fn a_mon_group_that_is_there_is_an_error_and_stays() {
 }
 
 #[test]
+fn who_changes_resctrl_waits_for_others_who_do() {
+    with_resctrl(|bed| {
+        let id = bed.id();
+        let class = Class::named(&id);
+        let root = fs::File::open(ROOT).unwrap();
+        flock(&root, FlockOperation::LockExclusive).unwrap();
+        let bundle = bundle(bed, json!({}));
+        let creating = bed.create_call(&bundle, &id).spawn();
+        let waits = || {
+            let path = format!("/proc/{}/syscall", creating.pid());
+            let call = fs::read_to_string(path).unwrap_or_default();
+            call.starts_with(&format!("{} ", libc::SYS_flock))
+        };
+        eventually("it waits for the lock", waits);
+        assert!(!class.exists());
+        drop(root);
+        creating.wait().success();
+        assert!(class.exists());
+        bed.runtime(["delete", "--force", &id]).success();
+    });
+}
+
+#[test]
 fn what_the_kernel_refuses_is_told_with_its_reason_and_nothing_is_left() {
     with_resctrl(|bed| {
         let name = bed.id();
@@ -435,9 +455,9 @@ fn nothing_is_left_of_a_create_that_was_killed() {
         ] {
             let bundle = bundle(bed, asked).with("/hooks/createRuntime", hook.clone());
             let id = bed.id();
-            let before = groups().len();
+            let before = groups(bed).len();
             let making = bed.create_call(&bundle, &id).spawn();
-            eventually("its groups are made", || groups().len() > before);
+            eventually("its groups are made", || groups(bed).len() > before);
             eventually("it is at its hook", || {
                 fs::read_to_string(format!("/proc/{0}/task/{0}/children", making.pid()))
                     .is_ok_and(|children| children.split_whitespace().count() >= 2)
