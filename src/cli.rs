@@ -193,8 +193,8 @@ fn update(command: Command) -> Command {
             .allow_hyphen_values(true),
     );
     crate::commands::update::options()
-        .fold(command, |command, name| {
-            command.arg(text(name, "See linux.resources").allow_hyphen_values(true))
+        .fold(command, |command, (name, help)| {
+            command.arg(text(name, help).allow_hyphen_values(true))
         })
         .arg(id())
 }
@@ -293,7 +293,7 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
             continue;
         }
         let name = text.trim_start_matches('-');
-        let of_update = || crate::commands::update::options().any(|option| option == name);
+        let of_update = || crate::commands::update::options().any(|(option, _)| option == name);
         value_follows = WITH_VALUE.contains(&name) || of_update();
         let is_long = name.split('=').next().is_some_and(|name| name.len() > 1);
         // `-uID` and the like are one letter and its value.
@@ -362,7 +362,7 @@ fn command_knows(option: &str) -> bool {
         "stats",
     ];
     let name = option.split('=').next().unwrap_or(option);
-    LONG.contains(&name) || crate::commands::update::options().any(|option| option == name)
+    LONG.contains(&name) || crate::commands::update::options().any(|(option, _)| option == name)
 }
 
 /// The value of an option that holds a path.

@@ -115,8 +115,8 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     let groups = intel_rdt.as_ref().map(|settled| settled.group.clone());
     let record = intent(&bundle, &plan, groups, id, &host)?;
     let container = Container { directory: store.reserve(id)?, record };
-    let mut making = Making { plan: &plan, host: &host, options, container };
-    match making.make(&bundle, intel_rdt, console) {
+    let mut making = Making { plan: &plan, host: &host, options, intel_rdt, container };
+    match making.make(&bundle, console) {
         Ok((init, channel, verdict, master)) => {
             let is_filtered = plan.process.as_ref().is_some_and(|process| process.filter.is_some());
             let container = making.container;
@@ -210,6 +210,8 @@ struct Making<'a> {
     plan: &'a Plan,
     host: &'a Host,
     options: &'a Options,
+    /// Until they are made.
+    intel_rdt: Option<intel_rdt::Settled>,
     container: Container,
 }
 
@@ -217,22 +219,18 @@ type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
 
 impl Making<'_> {
     /// From the intent on disk to a created container.
-    fn make(
-        &mut self,
-        bundle: &Bundle,
-        intel_rdt: Option<intel_rdt::Settled>,
-        console: Option<OwnedFd>,
-    ) -> Result<Made> {
+    fn make(&mut self, bundle: &Bundle, console: Option<OwnedFd>) -> Result<Made> {
         self.container.save_first()?;
         self.container.keep_config(&bundle.text)?;
         sd_notify::make_directory(&self.container)?;
-        if let (Some(settled), Some(group)) = (intel_rdt, &mut self.container.record.intel_rdt) {
-            settled.make(group)?;
-        }
         let group = &self.plan.cgroup;
         let _kept = cgroups::create(group)?;
         if let Some(uid) = self.plan.cgroup_owner {
             cgroups::delegate(&group.group, uid).in_field("linux.cgroupsPath")?;
+        }
+        let groups = &mut self.container.record.intel_rdt;
+        if let (Some(settled), Some(groups)) = (self.intel_rdt.take(), groups) {
+            settled.make(groups)?;
         }
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Early))?);
         if let Some(devices) = &group.devices {

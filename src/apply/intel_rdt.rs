@@ -65,6 +65,7 @@ pub fn settle_update(recorded: Option<&Group>, id: &str, lines: Lines) -> Result
         None => (id.to_owned(), resctrl.look_at(id)?.exists),
     };
     let group = Group { class, owned: !is_there, monitoring: None };
+    resctrl.class(&group).in_field(&lines.field)?;
     Ok(Settled { group, resctrl, lines: vec![lines], _lock: lock })
 }
 

@@ -44,9 +44,10 @@ const TEXTS: [(&str, &[&str]); 2] =
 /// The options that change the class of service, and are no cgroup's.
 const CLASS: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
 
-/// The names of the options, for the command line.
-pub fn options() -> impl Iterator<Item = &'static str> {
-    NUMBERS.iter().chain(&TEXTS).map(|(name, _)| *name).chain(CLASS)
+/// The names of the options, for the command line, and where their values are described.
+pub fn options() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let of_cgroup = NUMBERS.iter().chain(&TEXTS).map(|(name, _)| (*name, "See linux.resources"));
+    of_cgroup.chain(CLASS.map(|name| (name, "See linux.intelRdt")))
 }
 
 /// Runs the verb.
