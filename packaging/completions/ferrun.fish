@@ -131,6 +131,6 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-swap -d 
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l pids-limit -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-cpus -d 'See linux.resources' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-mems -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l l3-cache-schema -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l mem-bw-schema -d 'See linux.resources' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l l3-cache-schema -d 'See linux.intelRdt' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l mem-bw-schema -d 'See linux.intelRdt' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -s h -l help -d 'Print help'
