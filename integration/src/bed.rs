@@ -465,7 +465,7 @@ impl Bed {
         self.complaints.borrow_mut().push(complaint);
     }
 
-    /// Fails if anything is left of containers: process, cgroup, mount, socket or file.
+    /// Fails if anything is left of containers: process, group, mount, socket or file.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         let left = leftovers::find(self);

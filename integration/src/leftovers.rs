@@ -16,8 +16,13 @@ use crate::Bed;
 /// One thing that is left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Leftover {
-    Process { pid: i32, name: String },
+    Process {
+        pid: i32,
+        name: String,
+    },
     Cgroup(PathBuf),
+    /// Of resctrl.
+    Group(PathBuf),
     Mount(PathBuf),
     Socket(String),
     File(PathBuf),
@@ -34,6 +39,7 @@ pub(crate) fn find(bed: &Bed) -> Vec<Leftover> {
     let mut left = processes(bed);
     let groups = cgroups(bed).into_iter().filter(|path| is_cgroup(path));
     left.extend(groups.map(Leftover::Cgroup));
+    left.extend(groups_of_resctrl(bed).into_iter().map(Leftover::Group));
     left.extend(mounts(bed, "/proc/thread-self/mountinfo").into_iter().map(Leftover::Mount));
     left.extend(mounts(bed, "/proc/1/mountinfo").into_iter().map(Leftover::Mount));
     left.extend(sockets(bed).into_iter().map(Leftover::Socket));
@@ -63,6 +69,9 @@ pub(crate) fn remove(bed: &Bed) {
     }
     for mount in hierarchies() {
         let _ = fs::remove_dir(mount.join(&bed.name));
+    }
+    for path in groups_of_resctrl(bed) {
+        let _ = fs::remove_dir(&path);
     }
     // Whatever is mounted there would be emptied.
     if mounts(bed, "/proc/thread-self/mountinfo").is_empty() {
@@ -126,6 +135,16 @@ fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
             found.push(entry.path());
         }
     }
+}
+
+/// The classes and the MON groups that bear the name, a class after those in it.
+fn groups_of_resctrl(bed: &Bed) -> Vec<PathBuf> {
+    let of_bed = format!("{}-", bed.name);
+    let mut found = Vec::new();
+    collect(Path::new("/sys/fs/resctrl"), &mut found);
+    let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str().map(str::to_owned));
+    found.retain(|path| name(path).is_some_and(|name| name.starts_with(&of_bed)));
+    found
 }
 
 /// Where cgroups are mounted, and where crun only thinks so.

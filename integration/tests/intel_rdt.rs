@@ -37,11 +37,10 @@ fn has_resctrl() -> bool {
     Path::new(ROOT).join("schemata").exists()
 }
 
-/// A class of resctrl that a test has made or had made, and removes.
+/// A class of resctrl. One that a test has made or had made it has to remove.
 struct Class(PathBuf);
 
 impl Class {
-    /// One that is not there yet.
     fn named(name: &str) -> Self {
         Self(Path::new(ROOT).join(name))
     }
@@ -59,6 +58,15 @@ impl Class {
         self.0.exists()
     }
 
+    fn name(&self) -> &str {
+        self.0.file_name().and_then(|name| name.to_str()).expect("a name")
+    }
+
+    #[track_caller]
+    fn remove(self) {
+        fs::remove_dir(&self.0).expect("the class is there");
+    }
+
     #[track_caller]
     fn tasks(&self) -> BTreeSet<i32> {
         tasks(&self.0)
@@ -69,12 +77,6 @@ impl Class {
     fn schemata(&self) -> Vec<String> {
         let text = fs::read_to_string(self.0.join("schemata")).expect("schemata");
         text.lines().map(|line| line.replace(' ', "")).collect()
-    }
-}
-
-impl Drop for Class {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
     }
 }
 
@@ -98,28 +100,6 @@ fn refused(bed: &Bed, intel_rdt: Value) -> String {
 
 fn update(bed: &Bed, container: &Container<'_>, flags: &[&str]) -> Output {
     bed.call().arg("update").args(flags).arg(&container.id).output()
-}
-
-/// The groups in resctrl that bear the bed's name.
-fn groups(bed: &Bed) -> BTreeSet<PathBuf> {
-    let of_bed = format!("{}-", bed.name);
-    let mut found = BTreeSet::new();
-    let mut left = vec![PathBuf::from(ROOT)];
-    while let Some(directory) = left.pop() {
-        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
-        left.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
-        let name = directory.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| name.starts_with(&of_bed)) {
-            found.insert(directory);
-        }
-    }
-    found
-}
-
-#[track_caller]
-fn assert_no_group(bed: &Bed) {
-    let left = groups(bed);
-    assert!(left.is_empty(), "left behind: {left:?}");
 }
 
 #[test]
@@ -178,7 +158,6 @@ fn features_tell_of_it() {
 fn a_container_without_it_stays_in_the_class_of_its_caller() {
     with_resctrl(|bed| {
         let class = Class::make(&bed.id(), "L3:0=1");
-        let before = groups(bed);
         // This thread; what it starts is where it is.
         fs::write(class.0.join("tasks"), "0").unwrap();
         let container = bed.start(&bed.bundle().sh("sleep 100"));
@@ -189,7 +168,8 @@ fn a_container_without_it_stays_in_the_class_of_its_caller() {
         assert!(tasks(Path::new(ROOT)).contains(&root.pid()));
         root.delete();
         container.delete();
-        assert_eq!(groups(bed), before);
+        class.remove();
+        bed.assert_nothing_left();
     });
 }
 
@@ -215,7 +195,7 @@ fn a_class_of_its_own_is_made_filled_joined_and_removed() {
 
         container.delete();
         assert!(!class.exists());
-        assert_no_group(bed);
+        bed.assert_nothing_left();
     });
 }
 
@@ -237,7 +217,7 @@ fn processes_of_a_user_namespace_join_too() {
         assert!(tasks(&group).is_superset(&[pid, container.pid()].into()));
         assert!(class.tasks().is_superset(&tasks(&group)));
         container.delete();
-        assert_no_group(bed);
+        bed.assert_nothing_left();
     });
 }
 
@@ -258,7 +238,7 @@ fn schemata_are_written_after_the_others() {
 fn a_class_that_has_a_name_is_made_where_it_is_missing_and_stays() {
     with_resctrl(|bed| {
         let class = Class::named(&bed.id());
-        let name = class.0.file_name().unwrap().to_str().unwrap();
+        let name = class.name();
         let asked = json!({"closID": name, "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=25"});
         let first = bed.create(&bundle(bed, asked.clone()));
         assert_eq!(class.schemata(), ["MB:0=30;1=100", "L3:0=00f;1=7ff"]);
@@ -278,7 +258,8 @@ fn a_class_that_has_a_name_is_made_where_it_is_missing_and_stays() {
         third.delete();
         second.delete();
         first.delete();
-        assert!(class.exists() && class.tasks().is_empty());
+        assert!(class.tasks().is_empty());
+        class.remove();
     });
 }
 
@@ -289,7 +270,7 @@ fn a_class_that_is_missing_without_a_schema_is_an_error() {
         let said = refused(bed, json!({"closID": name}));
         let reason = format!("linux.intelRdt.closID: {name:?}: there is no such class");
         assert!(said.contains(&reason), "{said}");
-        assert_no_group(bed);
+        bed.assert_nothing_left();
     });
 }
 
@@ -303,7 +284,7 @@ fn a_directory_that_somebody_else_has_made_under_the_id_stays() {
         assert_eq!(class.schemata(), ["MB:0=10;1=100", "L3:0=007;1=7ff"]);
         assert_eq!(class.tasks(), [container.pid()].into());
         container.delete();
-        assert!(class.exists());
+        class.remove();
     });
 }
 
@@ -311,7 +292,7 @@ fn a_directory_that_somebody_else_has_made_under_the_id_stays() {
 fn a_mon_group_is_made_in_the_class_and_removed() {
     with_resctrl(|bed| {
         let named = Class::make(&bed.id(), "L3:0=7");
-        let name = named.0.file_name().unwrap().to_str().unwrap();
+        let name = named.name();
         for class in [None, Some(name), Some("/")] {
             let mut asked = json!({"enableMonitoring": true});
             if let Some(class) = class {
@@ -329,7 +310,7 @@ fn a_mon_group_is_made_in_the_class_and_removed() {
             container.delete();
             assert!(!group.exists());
         }
-        assert!(named.exists());
+        named.remove();
     });
 }
 
@@ -340,12 +321,13 @@ fn a_mon_group_that_is_there_is_an_error_and_stays() {
         let id = bed.id();
         let group = class.0.join("mon_groups").join(&id);
         fs::create_dir(&group).unwrap();
-        let name = class.0.file_name().unwrap().to_str().unwrap();
+        let name = class.name();
         let bundle = bundle(bed, json!({"closID": name, "enableMonitoring": true}));
         let said = bed.create_call(&bundle, &id).output().failure(1).to_owned();
         let reason = format!("linux.intelRdt.enableMonitoring: mkdir {group:?}: File exists");
         assert!(said.contains(&reason), "{said}");
         assert!(group.exists());
+        class.remove();
     });
 }
 
@@ -396,7 +378,7 @@ fn what_the_kernel_refuses_is_told_with_its_reason_and_nothing_is_left() {
             let said = refused(bed, asked);
             assert!(said.contains(&format!("linux.intelRdt.{field}")), "{said}");
             assert!(said.contains(reason), "{said}");
-            assert_no_group(bed);
+            bed.assert_nothing_left();
         }
     });
 }
@@ -414,13 +396,13 @@ fn a_create_that_fails_later_takes_its_groups_along() {
             let bundle = bundle(bed, asked).args(["/no/such/program"]);
             let said = bed.create_call(&bundle, &bed.id()).output().failure(1).to_owned();
             assert!(said.contains("process.args"), "{said}");
-            assert_no_group(bed);
+            bed.assert_nothing_left();
         }
         // The class was there before.
         let class = Class::make(&name, "L3:0=1");
         let bundle = bundle(bed, json!({"closID": name})).args(["/no/such/program"]);
         bed.create_call(&bundle, &bed.id()).output().failure(1);
-        assert!(class.exists());
+        class.remove();
     });
 }
 
@@ -428,7 +410,7 @@ fn a_create_that_fails_later_takes_its_groups_along() {
 fn a_class_that_others_have_joined_outlives_the_create_that_made_it() {
     with_resctrl(|bed| {
         let class = Class::named(&bed.id());
-        let name = class.0.file_name().unwrap().to_str().unwrap();
+        let name = class.name();
         let hook = json!([{"path": "/bin/sleep", "args": ["sleep", "92"]}]);
         let maker = bundle(bed, json!({"closID": name, "schemata": ["L3:0=1"]}))
             .with("/hooks/createRuntime", hook);
@@ -441,6 +423,7 @@ fn a_class_that_others_have_joined_outlives_the_create_that_made_it() {
         bed.runtime(["delete", "--force", &id]).success();
         assert_eq!(class.tasks(), [other.pid()].into());
         other.delete();
+        class.remove();
     });
 }
 
@@ -453,19 +436,20 @@ fn nothing_is_left_of_a_create_that_was_killed() {
             json!({"enableMonitoring": true}),
             json!({"closID": name, "schemata": ["L3:0=1"], "enableMonitoring": true}),
         ] {
+            let class = asked["closID"].as_str().map(str::to_owned);
             let bundle = bundle(bed, asked).with("/hooks/createRuntime", hook.clone());
             let id = bed.id();
-            let before = groups(bed).len();
+            let group = Class::named(&class.unwrap_or(id.clone())).0.join("mon_groups").join(&id);
             let making = bed.create_call(&bundle, &id).spawn();
-            eventually("its groups are made", || groups(bed).len() > before);
             eventually("it is at its hook", || {
                 fs::read_to_string(format!("/proc/{0}/task/{0}/children", making.pid()))
                     .is_ok_and(|children| children.split_whitespace().count() >= 2)
             });
+            assert!(!tasks(&group).is_empty());
             making.signal(Signal::SIGKILL);
             making.wait();
             bed.runtime(["delete", "--force", &id]).success();
-            assert_no_group(bed);
+            bed.assert_nothing_left();
         }
     });
 }
@@ -476,12 +460,12 @@ fn groups_go_with_a_container_however_it_ends() {
         let asked = json!({"enableMonitoring": true});
         // In the foreground.
         bed.run(&bundle(bed, asked.clone()).sh("exit 0")).success();
-        assert_no_group(bed);
+        bed.assert_nothing_left();
         // Its program cannot be started.
         let broken = bundle(bed, asked.clone())
             .with("/hooks/startContainer", json!([{"path": "/no/such/hook"}]));
         bed.run(&broken).failure(1);
-        assert_no_group(bed);
+        bed.assert_nothing_left();
         // Its init process has died.
         let container = bed.start(&bundle(bed, asked));
         container.prints("up");
@@ -489,7 +473,7 @@ fn groups_go_with_a_container_however_it_ends() {
         container.ended();
         assert!(Class::named(&container.id).exists());
         bed.runtime(["delete", &container.id]).success();
-        assert_no_group(bed);
+        bed.assert_nothing_left();
     });
 }
 
@@ -515,9 +499,7 @@ fn where_there_is_no_class_left_the_kernels_reason_is_told() {
         let said = refused(bed, json!({}));
         let reason = "out of CLOSIDs: No space left on device";
         assert!(said.contains("linux.intelRdt.closID: mkdir ") && said.contains(reason), "{said}");
-        bed.assert_nothing_left();
-        drop(taken);
-        assert_no_group(bed);
+        taken.into_iter().for_each(Class::remove);
     });
 }
 
@@ -578,7 +560,7 @@ fn update_puts_a_running_container_into_a_class_of_its_own() {
 fn events_tell_of_the_class_and_of_what_was_counted() {
     with_resctrl(|bed| {
         let named = Class::make(&bed.id(), "L3:0=f\nMB:0=50");
-        let name = named.0.file_name().unwrap().to_str().unwrap();
+        let name = named.name();
         let start = |asked| {
             let container =
                 bed.start(&bed.bundle().with("/linux/intelRdt", asked).args(["/bin/sleep", "100"]));
@@ -614,5 +596,9 @@ fn events_tell_of_the_class_and_of_what_was_counted() {
         assert_eq!(stats(&other), expected(2), "all of its class, where it is not counted alone");
         let without = bed.start(&bed.bundle().sh("sleep 100"));
         assert_eq!(stats(&without), json!({}));
+        for container in [counted, other] {
+            container.delete();
+        }
+        named.remove();
     });
 }

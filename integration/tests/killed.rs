@@ -1,6 +1,8 @@
 //! The intent is on disk before anything is made: wherever `create` is killed,
 //! `delete --force` finds and removes everything.
 
+use std::path::Path;
+
 use integration::{Bed, Bundle, Container, Running, as_both, as_root, eventually};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
@@ -44,7 +46,13 @@ fn kill_at(running: &Running, number: u32) -> Reached {
 
 /// A bundle that makes something of each kind.
 fn bundle(bed: &Bed) -> Bundle {
-    bed.bundle()
+    let may_have_class = !bed.is_rootless() && Path::new("/sys/fs/resctrl/tasks").exists();
+    let bundle = bed.bundle();
+    let bundle = match may_have_class {
+        true => bundle.with("/linux/intelRdt", json!({"enableMonitoring": true})),
+        false => bundle,
+    };
+    bundle
         .with_namespace("cgroup", None)
         .with("/linux/resources/devices", json!([{"allow": false, "access": "rwm"}]))
         .with("/hooks/createRuntime", json!([{"path": "/bin/true"}]))
