@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
 use integration::{Bed, Bundle, Container, Output, as_both, as_root, eventually};
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -222,6 +222,24 @@ fn processes_of_a_user_namespace_join_too() {
 }
 
 #[test]
+fn it_is_found_wherever_it_is_mounted() {
+    with_resctrl(|bed| {
+        // In the mounts of this test alone.
+        let elsewhere = bed.make_directory("a mount", 0o755);
+        let none = None::<&str>;
+        mount(Some(ROOT), &elsewhere, none, MsFlags::MS_BIND, none).expect("mount");
+        umount2(ROOT, MntFlags::MNT_DETACH).expect("umount");
+        let container = bed.create(&bundle(bed, json!({"l3CacheSchema": "L3:0=7"})));
+        let class = Class(elsewhere.join(&container.id));
+        assert_eq!(class.tasks(), [container.pid()].into());
+        assert_eq!(class.schemata(), ["MB:0=100;1=100", "L3:0=007;1=7ff"]);
+        container.delete();
+        assert!(!class.exists());
+        umount2(&elsewhere, MntFlags::MNT_DETACH).expect("umount");
+    });
+}
+
+#[test]
 fn schemata_are_written_after_the_others() {
     with_resctrl(|bed| {
         let asked = json!({
@@ -324,7 +342,8 @@ fn a_mon_group_that_is_there_is_an_error_and_stays() {
         let name = class.name();
         let bundle = bundle(bed, json!({"closID": name, "enableMonitoring": true}));
         let said = bed.create_call(&bundle, &id).output().failure(1).to_owned();
-        let reason = format!("linux.intelRdt.enableMonitoring: mkdir {group:?}: File exists");
+        let reason =
+            format!("linux.intelRdt.enableMonitoring: the class has a MON group {id:?} already");
         assert!(said.contains(&reason), "{said}");
         assert!(group.exists());
         class.remove();
@@ -498,7 +517,7 @@ fn where_there_is_no_class_left_the_kernels_reason_is_told() {
         }
         let said = refused(bed, json!({}));
         let reason = "out of CLOSIDs: No space left on device";
-        assert!(said.contains("linux.intelRdt.closID: mkdir ") && said.contains(reason), "{said}");
+        assert!(said.contains("linux.intelRdt: mkdir ") && said.contains(reason), "{said}");
         taken.into_iter().for_each(Class::remove);
     });
 }

@@ -45,7 +45,7 @@ pub struct Settled {
 pub fn settle(plan: &IntelRdt) -> Result<Settled> {
     let resctrl = Resctrl::find().in_field("linux.intelRdt")?;
     let lock = resctrl.lock().in_field("linux.intelRdt")?;
-    let found = resctrl.look_at(&plan.class).in_field("linux.intelRdt")?;
+    let found = resctrl.look_at(&plan.class, plan.monitoring.as_deref());
     let (group, lines) = plan.settle(&found)?;
     Ok(Settled { group, resctrl, lines, _lock: lock })
 }
@@ -62,7 +62,7 @@ pub fn settle_update(recorded: Option<&Group>, id: &str, lines: Lines) -> Result
     let lock = resctrl.lock().in_field(&lines.field)?;
     let (class, is_there) = match recorded {
         Some(group) => (group.class.clone(), true),
-        None => (id.to_owned(), resctrl.look_at(id)?.exists),
+        None => (id.to_owned(), resctrl.look_at(id, None).exists),
     };
     let group = Group { class, owned: !is_there, monitoring: None };
     resctrl.class(&group).in_field(&lines.field)?;
@@ -70,24 +70,22 @@ pub fn settle_update(recorded: Option<&Group>, id: &str, lines: Lines) -> Result
 }
 
 impl Settled {
-    /// Makes the groups. What of `recorded` could not be made, because it is there, is
-    /// somebody else's, and taken out of it.
-    pub fn make(self, recorded: &mut Group) -> Result<()> {
-        let Self { resctrl, lines, .. } = self;
-        let class = resctrl.class(recorded).in_field("linux.intelRdt")?;
-        if recorded.owned
-            && let Err(error) = resctrl.make_directory(&class)
-        {
-            recorded.owned = false;
-            recorded.monitoring = None;
-            return Err(error).in_field("linux.intelRdt.closID");
+    /// Makes the groups. Where that fails, `group` has left what was made: the rest may be
+    /// there, and is somebody else's.
+    pub fn make(self, group: &mut Group) -> Result<()> {
+        let Self { group: wanted, resctrl, lines, .. } = self;
+        let class = resctrl.class(&wanted).in_field("linux.intelRdt")?;
+        *group = Group { owned: false, monitoring: None, ..wanted.clone() };
+        if wanted.owned {
+            resctrl.make_directory(&class).in_field("linux.intelRdt")?;
+            group.owned = true;
         }
         lines.iter().try_for_each(|lines| resctrl.write(&class, lines))?;
-        if let Some(name) = &recorded.monitoring
-            && let Err(error) = resctrl.make_directory(&monitoring(&class, name))
-        {
-            recorded.monitoring = None;
-            return Err(error).in_field("linux.intelRdt.enableMonitoring");
+        if let Some(name) = wanted.monitoring {
+            resctrl
+                .make_directory(&monitoring(&class, &name))
+                .in_field("linux.intelRdt.enableMonitoring")?;
+            group.monitoring = Some(name);
         }
         Ok(())
     }
@@ -164,17 +162,18 @@ impl Resctrl {
         Ok(root)
     }
 
-    /// What there is of a class.
-    fn look_at(&self, class: &str) -> Result<Found> {
+    /// What there is of a class, and whether it has a MON group of this name.
+    fn look_at(&self, class: &str, name: Option<&str>) -> Found {
         let directory = self.mount.join(class);
         let step = cgroups::try_read(&self.mount.join("info/MB/bandwidth_gran")).ok();
         // A class of a kernel that only counts has none.
         let schemata = cgroups::try_read(&directory.join("schemata"));
-        Ok(Found {
+        Found {
             exists: directory.is_dir(),
             schemata: schemata.unwrap_or_default(),
             bandwidth_step: step.and_then(|step| step.trim().parse().ok()),
-        })
+            has_monitoring: name.is_some_and(|name| monitoring(&directory, name).exists()),
+        }
     }
 
     /// The directory of the class, which no record can lead elsewhere.

@@ -26,8 +26,8 @@ pub struct IntelRdt {
     allotment: Vec<Lines>,
     /// What it gets in any case, after that.
     schemata: Option<Lines>,
-    /// The name of a MON group.
-    monitoring: Option<String>,
+    /// The name of a MON group in it.
+    pub monitoring: Option<String>,
 }
 
 /// Lines for a file `schemata`, written at once: the kernel takes all of them or none.
@@ -46,8 +46,10 @@ pub struct Found {
     pub exists: bool,
     /// Its schemata.
     pub schemata: String,
-    /// The steps, in percent, to which the kernel rounds memory bandwidth up.
+    /// The steps to which the kernel rounds memory bandwidth up.
     pub bandwidth_step: Option<u64>,
+    /// Whether it has a MON group of the name that the container's would have.
+    pub has_monitoring: bool,
 }
 
 /// The groups of a container, as they are recorded.
@@ -115,6 +117,9 @@ impl IntelRdt {
             bail!(
                 "linux.intelRdt.closID: {class:?}: there is no such class, and no schema to make it with"
             );
+        }
+        if let Some(name) = self.monitoring.as_ref().filter(|_| found.has_monitoring) {
+            bail!("linux.intelRdt.enableMonitoring: the class has a MON group {name:?} already");
         }
         // Others may be in a class that has a name, so it is not changed by these.
         let is_shared = self.is_named && found.exists;
@@ -275,7 +280,8 @@ mod tests {
 
     fn class(exists: bool) -> Found {
         let schemata = if exists { FOUND } else { "" };
-        Found { exists, schemata: schemata.into(), bandwidth_step: Some(10) }
+        let schemata = schemata.into();
+        Found { exists, schemata, bandwidth_step: Some(10), has_monitoring: false }
     }
 
     /// The class, whether it goes with the container, and what is written to it.
@@ -368,6 +374,8 @@ mod tests {
         ] {
             let (group, _) = plan(json).unwrap().0.settle(&class(true)).unwrap();
             assert_eq!(group.monitoring.as_deref(), expected, "{json}");
+            let taken = Found { has_monitoring: true, ..class(true) };
+            assert_eq!(plan(json).unwrap().0.settle(&taken).is_err(), expected.is_some());
         }
     }
 
