@@ -69,6 +69,7 @@ fn statistics_have_the_shape_that_callers_parse() {
             number(&event["data"], &format!("/memory/{section}/limit"));
             number(&event["data"], &format!("/memory/{section}/failcnt"));
         }
+        assert!(event["data"]["cpuset"]["mem_hardwall"].is_number(), "{event:#}");
         assert!(event["data"]["memory"]["raw"].is_object(), "{event:#}");
         assert!(event["data"]["cpu"]["throttling"].is_object(), "{event:#}");
     });

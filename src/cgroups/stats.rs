@@ -136,7 +136,9 @@ fn is_zero(value: &u64) -> bool {
 
 /// Reads what the group uses now.
 pub fn stats(group: &Group) -> Result<Stats> {
-    let mut stats = Stats::default();
+    // Version 2 has none of these, and callers of runc find a zero.
+    let cpuset = CPUSET_NUMBERS.map(|name| (name, 0.into())).into();
+    let mut stats = Stats { cpuset, ..Stats::default() };
     for directory in &group.directories {
         let files = Files(checked(directory)?);
         match directory.version {
