@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use integration::Bed;
 
@@ -36,9 +36,8 @@ impl Inventory {
         found.retain(|line| {
             !line.starts_with("file /run/docker/netns") && !line.contains("/run/docker/libnetwork")
         });
-        for hierarchy in list("/sys/fs/cgroup") {
-            let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(&bed.name);
-            walk(&group, &mut |path| {
+        for hierarchy in hierarchies() {
+            walk(&hierarchy.join(&bed.name), &mut |path| {
                 if path.is_dir() {
                     found.insert(format!("cgroup {}", path.display()));
                 }
@@ -51,6 +50,16 @@ impl Inventory {
     pub fn since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
     }
+}
+
+/// The roots of the cgroup hierarchies: the one of version 2, or those below it of version 1.
+pub(crate) fn hierarchies() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return vec![root.to_owned()];
+    }
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 /// The mount points in the calling thread's mount namespace.

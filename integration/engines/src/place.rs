@@ -16,14 +16,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use integration::terminal::Terminal;
-use integration::{Bed, Call, Running, View, as_root};
+use integration::{Bed, Call, Running, as_root};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 
-use crate::inventory::{mounts, processes};
+use crate::inventory::{hierarchies, mounts, processes};
 use crate::{Answer, Inventory, Session, missing, own_file, path};
 
 /// How long a line may take. The machine may be busy with other tests.
@@ -71,9 +71,6 @@ pub fn in_place<F: Fn(&Place<'_>) + Sync>(programs: &[&str], test: F) {
     as_root(|bed| {
         if !missing.is_empty() {
             return bed.skip(&format!("not installed: {}", missing.join(", ")));
-        }
-        if bed.view == View::V2 {
-            return bed.skip("what engines limit is looked up in cgroups of version 1");
         }
         let images = images();
         let started = Instant::now();
@@ -303,19 +300,25 @@ impl<'bed> Place<'bed> {
         !status.contains(&all)
     }
 
-    /// The file of a cgroup version 1 below the bed's own.
+    /// A cgroup below the bed's own: that of version 2, or of a controller of version 1.
+    pub fn cgroup(&self, controller: &str, group: &str) -> PathBuf {
+        let mount = Path::new("/sys/fs/cgroup").join(self.bed.by_version(controller, ""));
+        mount.join(&self.bed.name).join(group)
+    }
+
+    /// The file of a cgroup below the bed's own.
     pub fn cgroup_file(&self, group: &str, file: &str) -> String {
         let controller = file.split('.').next().unwrap_or_default();
-        let path = format!("/sys/fs/cgroup/{controller}/{}/{group}/{file}", self.bed.name);
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let path = self.cgroup(controller, group).join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         text.trim().to_owned()
     }
 
     /// Removes a cgroup below the bed's own that an engine keeps for later containers.
     #[track_caller]
     pub fn remove_group(&self, name: &str) {
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
-            let group = hierarchy.path().join(&self.bed.name).join(name);
+        for hierarchy in hierarchies() {
+            let group = hierarchy.join(&self.bed.name).join(name);
             // What has been in it may still be ending.
             integration::eventually("the cgroup can be removed", || {
                 !group.exists() || fs::remove_dir(&group).is_ok()
@@ -352,8 +355,8 @@ impl<'bed> Place<'bed> {
 
 /// The mounts, and the cgroups of engines that are outside of the bed's own.
 fn standing() -> Vec<String> {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    let groups = hierarchies.flat_map(|entry| USUAL_GROUPS.map(|name| entry.path().join(name)));
+    let hierarchies = hierarchies().into_iter();
+    let groups = hierarchies.flat_map(|root| USUAL_GROUPS.map(|name| root.join(name)));
     let groups = groups.filter(|path| path.exists());
     let mounts = mounts().into_iter().filter(|point| !USUAL_MOUNTS.contains(&&**point));
     let groups = groups.map(|path| format!("cgroup {}", path.display()));

@@ -1,7 +1,6 @@
 //! Containers by containerd's own client.
 
 use std::fs;
-use std::path::Path;
 
 use crate::daemon::with_containerd;
 
@@ -52,7 +51,8 @@ fn a_detached_container_is_watched_stopped_and_removed() {
         daemon.ctr("task resume two").succeeds();
         becomes("RUNNING");
 
-        daemon.ctr("task metrics two").mentions("memory.usage_in_bytes").mentions("pids.current");
+        let memory = daemon.place.bed.by_version("memory.usage_in_bytes", "memory.usage");
+        daemon.ctr("task metrics two").mentions(memory).mentions("pids.current");
         let output = daemon.ctr("task ps two").output;
         let pids: Vec<u32> = output
             .success()
@@ -80,11 +80,12 @@ fn limits_and_the_filter_are_those_that_were_asked_for() {
         let pid = fs::read_to_string(&file).unwrap();
         let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
         daemon.place.claim("it has a filter", status.contains("Seccomp:\t2"));
-        let limit = daemon.place.cgroup_file("three", "memory.limit_in_bytes");
+        let file = daemon.place.bed.by_version("memory.limit_in_bytes", "memory.max");
+        let limit = daemon.place.cgroup_file("three", file);
         daemon.place.claim("it has the limit", limit == "67108864");
         daemon.ctr("task rm --force three").output.success();
         daemon.ctr("container rm three").succeeds();
-        let group = Path::new("/sys/fs/cgroup/memory").join(&daemon.place.bed.name).join("three");
+        let group = daemon.place.cgroup("memory", "three");
         daemon.place.claim("its cgroup has gone", !group.exists());
     });
 }

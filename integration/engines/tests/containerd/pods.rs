@@ -125,9 +125,14 @@ fn the_life_of_a_pod_and_its_containers() {
         pod.crictl(&format!("update --memory 33554432 {one}")).succeeds();
         let limit = pod.inspect(&one, "/info/pid");
         let group = fs::read_to_string(format!("/proc/{limit}/cgroup")).unwrap();
-        let path = group.lines().find_map(|line| line.split_once(":memory:")).unwrap().1;
-        let file = format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes");
-        let limit = fs::read_to_string(file).unwrap();
+        let bed = daemon.place.bed;
+        let controller = bed.by_version(":memory:", "::");
+        let path = group.lines().find_map(|line| line.split_once(controller)).unwrap().1;
+        let file = bed.by_version(
+            format!("memory{path}/memory.limit_in_bytes"),
+            format!("{path}/memory.max"),
+        );
+        let limit = fs::read_to_string(format!("/sys/fs/cgroup/{file}")).unwrap();
         daemon.place.claim("the limit is the new one", limit.trim() == "33554432");
 
         pod.crictl(&format!("stop --timeout 1 {one}")).succeeds();
