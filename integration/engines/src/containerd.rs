@@ -132,8 +132,9 @@ impl<'place> Containerd<'place> {
         // For each registry by its name, as 1.6 does not know `_default` without a host.
         let mirror = "[host.'http://127.0.0.1:5001']\ncapabilities = ['pull', 'resolve']\n";
         place.write("/etc/containerd/certs.d/_default/hosts.toml", mirror);
-        let endpoint = "runtime-endpoint: unix:///run/containerd/containerd.sock\n";
-        place.write("/etc/crictl.yaml", endpoint);
+        // In seconds: the two of its own are few for a busy or an emulated machine.
+        let config = "runtime-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 60\n";
+        place.write("/etc/crictl.yaml", config);
     }
 
     /// A call of `ctr` in a namespace, and so in cgroups, of the bed's name.

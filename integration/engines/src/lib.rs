@@ -37,6 +37,15 @@ pub fn runtime_name() -> &'static str {
     }
 }
 
+/// Of two weights of version 2 the one that the runtime makes of cpu.shares: runc 1.1 and
+/// older ones convert in a straight line, and what came later does not.
+pub fn cpu_weight(curved: &'static str, straight: &'static str) -> &'static str {
+    match integration::runtime().kind {
+        integration::Kind::Ferrun => curved,
+        _ => straight,
+    }
+}
+
 /// The programs among these that are not installed.
 pub fn missing(programs: &[&str]) -> Vec<String> {
     let path = path();

@@ -161,7 +161,8 @@ impl Cluster<'_> {
             umount2(directory, MntFlags::MNT_DETACH).expect(why);
         }
         // Only if they are empty: of the groups of pods, the node's own are left.
-        let groups = format!("/sys/fs/cgroup/*/{}/kubepods", place.bed.name);
+        let hierarchies = place.bed.by_version("*/", "");
+        let groups = format!("/sys/fs/cgroup/{hierarchies}{}/kubepods", place.bed.name);
         place.sh(&format!("find {groups} -depth -type d -exec rmdir {{}} +")).succeeds();
     }
 

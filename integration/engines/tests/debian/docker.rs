@@ -3,7 +3,7 @@
 use std::fs;
 
 use engines::docker::{Docker, PROGRAMS, with_docker};
-use engines::{in_place, is_current, runtime_name};
+use engines::{cpu_weight, in_place, is_current, runtime_name};
 use integration::runtime;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -147,25 +147,32 @@ fn a_running_container_is_watched_and_changed() {
             .mentions("/ 64MiB");
 
         docker.sh("docker pause one").prints("one");
-        docker
-            .place
-            .claim("it is frozen", docker.place.cgroup_file(&id, "freezer.state") == "FROZEN");
+        let bed = docker.place.bed;
+        let (file, [frozen, thawed]) =
+            bed.by_version(("freezer.state", ["FROZEN", "THAWED"]), ("cgroup.freeze", ["1", "0"]));
+        docker.place.claim("it is frozen", docker.place.cgroup_file(&id, file) == frozen);
         docker.sh("docker ps").mentions("(Paused)");
         docker.sh("docker exec one true").fails(1, "is paused");
         docker.sh("docker unpause one").prints("one");
-        docker
-            .place
-            .claim("it is thawed", docker.place.cgroup_file(&id, "freezer.state") == "THAWED");
+        docker.place.claim("it is thawed", docker.place.cgroup_file(&id, file) == thawed);
         docker.sh("docker exec one echo alive").prints("alive");
 
         docker.sh("docker update --memory 96m --memory-swap -1 --cpus 0.5 --cpu-shares 512 --pids-limit 77 one")
             .prints("one");
-        for (file, value) in [
-            ("memory.limit_in_bytes", "100663296"),
-            ("cpu.cfs_quota_us", "50000"),
-            ("cpu.shares", "512"),
-            ("pids.max", "77"),
-        ] {
+        for (file, value) in bed.by_version(
+            [
+                ("memory.limit_in_bytes", "100663296"),
+                ("cpu.cfs_quota_us", "50000"),
+                ("cpu.shares", "512"),
+                ("pids.max", "77"),
+            ],
+            [
+                ("memory.max", "100663296"),
+                ("cpu.max", "50000 100000"),
+                ("cpu.weight", cpu_weight("59", "20")),
+                ("pids.max", "77"),
+            ],
+        ) {
             let found = docker.place.cgroup_file(&id, file);
             docker.place.claim(&format!("{file} is {value}, not {found}"), found == value);
         }

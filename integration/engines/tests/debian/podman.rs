@@ -100,13 +100,14 @@ fn root_runs_containers() {
         podman.becomes("one", ".State.Status", "paused");
         podman.sh("podman unpause one && podman exec one echo alive").mentions("alive");
         podman.sh("podman update --memory 96m --cpus 0.5 one").succeeds();
-        let group =
-            podman.sh("grep :memory: /proc/$(podman inspect -f '{{.State.Pid}}' one)/cgroup");
-        let group = group.text().rsplit_once(':').unwrap().1.to_owned();
-        podman
-            .sh(&format!("cat /sys/fs/cgroup/memory{group}/memory.limit_in_bytes"))
-            .prints("100663296");
-        podman.sh(&format!("cat /sys/fs/cgroup/cpu{group}/cpu.cfs_quota_us")).prints("50000");
+        let group = format!("libpod-{}", podman.inspect("one", ".Id"));
+        for (file, value) in podman.place.bed.by_version(
+            [("memory.limit_in_bytes", "100663296"), ("cpu.cfs_quota_us", "50000")],
+            [("memory.max", "100663296"), ("cpu.max", "50000 100000")],
+        ) {
+            let found = podman.place.cgroup_file(&group, file);
+            podman.place.claim(&format!("{file} is {value}, not {found}"), found == value);
+        }
         podman.sh("podman cp one:/etc/alpine-release - | tar -xO").mentions("3.");
         podman.sh("podman diff one").succeeds();
 
@@ -150,9 +151,11 @@ fn root_asks_for_this_and_that() {
         podman
             .run("--rm --tmpfs /scratch alpine sh -c 'touch /scratch/file && echo written'")
             .prints("written");
+        // Where it looks for its own group, and may make more.
+        let group = podman.place.bed.by_version("/sys/fs/cgroup/systemd", "/sys/fs/cgroup");
         podman
-            .run("--rm --systemd always alpine ls -d /sys/fs/cgroup/systemd")
-            .mentions("/sys/fs/cgroup/systemd");
+            .run(&format!("--rm --systemd always alpine sh -c 'mkdir {group}/made && echo made'"))
+            .prints("made");
         podman.run("--name hungry -m 16m --memory-swap 16m alpine sh -c 'x=x; while :; do x=$x$x; done'").exits(137);
         // Why it ended Podman does not know: its monitor finds no cgroup without systemd.
 
