@@ -84,7 +84,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="guest-") as home:
         home = pathlib.Path(home)
         make_disk(home, pathlib.Path(sys.argv[1]), tests)
-        make_initramfs(home)
+        make_initramfs(home, DISK_MODULES, FIRST_INIT)
         console = boot(home)
     reason = failure(console)
     if reason:
@@ -101,10 +101,10 @@ def failure(console):
     return f"these have failed: {' '.join(failed)}" if failed else None
 
 
-def build(names):
+def build(names, package="integration"):
     """Builds the tests of these names, or all. Returns the program of each."""
     command = [*shlex.split(os.environ.get("CARGO", "cargo")), "test", "--locked", "--no-run",
-               "--message-format=json", "--package", "integration"]
+               "--message-format=json", "--package", package]
     built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if built.returncode != 0:
         sys.exit(built.returncode)
@@ -145,31 +145,32 @@ def make_disk(home, runtime, tests):
                    check=True)
 
 
-def make_initramfs(home):
+def make_initramfs(home, modules, init):
     """What finds the disk: the kernel has the drivers as modules."""
     root = home / "initramfs"
     for directory in ["bin", "dev", "disk"]:
         (root / directory).mkdir(parents=True)
     copy(busybox(), root / "bin" / "busybox")
-    for name in DISK_MODULES:
+    for name in modules:
         copy(module(name), root / f"{name}.ko")
-    write_script(root / "init", FIRST_INIT.format(modules=" ".join(DISK_MODULES)))
+    write_script(root / "init", init.format(modules=" ".join(modules)))
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     with (home / "initramfs.cpio").open("wb") as archive:
         subprocess.run([busybox(), "cpio", "-o", "-H", "newc"], cwd=root, input=names.encode(), stdout=archive,
                        stderr=subprocess.DEVNULL, check=True)
 
 
-def boot(home):
-    """Runs the machine to its end. Returns what its console has said, which it shows."""
+def boot(home, *more, patience=PATIENCE):
+    """Runs the machine, with `more` arguments, to its end. Returns what its console has
+    said, which it shows."""
     kernel, = (CACHE / "boot").glob("vmlinuz-*")
     machine = subprocess.Popen(
         ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max",
          "-m", str(MEMORY), "-display", "none", "-nic", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
          "-kernel", kernel, "-initrd", home / "initramfs.cpio", "-append", "console=ttyS0 quiet panic=-1",
-         "-drive", f"file={home / 'disk'},format=raw,if=virtio,cache=unsafe"],
+         "-drive", f"file={home / 'disk'},format=raw,if=virtio,cache=unsafe", *more],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    bound = threading.Timer(PATIENCE, machine.kill)
+    bound = threading.Timer(patience, machine.kill)
     bound.start()
     said = []
     try:
