@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,6 +50,8 @@ pub struct Place<'bed> {
     /// What the place is made of, and where its files are.
     pub bed: &'bed Bed,
     user: Option<u32>,
+    /// The cgroup that is the user's own.
+    group: RefCell<Option<PathBuf>>,
     daemons: RefCell<Vec<Daemon>>,
     steps: Rc<Cell<u32>>,
     /// Mounts and cgroups that were there before.
@@ -115,8 +117,8 @@ impl<'bed> Place<'bed> {
     /// Takes the calling thread there.
     fn enter(bed: &'bed Bed) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        let (daemons, steps) = Default::default();
-        let mut place = Self { bed, user: None, daemons, steps, strangers: Vec::new() };
+        let (group, daemons, steps) = Default::default();
+        let mut place = Self { bed, user: None, group, daemons, steps, strangers: Vec::new() };
         // Also hides that the machine has systemd, if it has: engines would ask it for cgroups.
         mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .expect("/run");
@@ -169,8 +171,21 @@ impl<'bed> Place<'bed> {
     /// The same place for an ordinary user, whose home is the bed's `user`.
     pub fn as_user(&self, id: u32) -> Place<'bed> {
         let steps = Rc::clone(&self.steps);
-        let (user, daemons) = (Some(id), RefCell::default());
-        Place { bed: self.bed, user, daemons, steps, strangers: Vec::new() }
+        let (user, group, daemons) = (Some(id), RefCell::default(), RefCell::default());
+        Place { bed: self.bed, user, group, daemons, steps, strangers: Vec::new() }
+    }
+
+    /// Runs `test` while the user has a cgroup of version 2, in which all that he types runs.
+    pub fn with_a_cgroup(&self, test: impl FnOnce()) {
+        let directory = self.cgroup("", "user");
+        fs::create_dir_all(&directory).expect("a cgroup");
+        for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            chown(directory.join(name), self.user, self.user).expect("chown");
+        }
+        self.group.replace(Some(directory));
+        test();
+        self.group.replace(None);
+        self.remove_group("user");
     }
 
     /// Counts one more claim that holds.
@@ -200,6 +215,10 @@ impl<'bed> Place<'bed> {
         let call = call.env("TMPDIR", self.bed.directory.join("tmp"));
         let call = call.env("PATH", path).env("HOME", &home).current_dir(&home);
         let call = call.env("TERM", "xterm").env("DOCKER_BUILDKIT", "0").env("LC_ALL", "C.UTF-8");
+        let call = match &*self.group.borrow() {
+            None => call,
+            Some(directory) => call.in_cgroup(directory),
+        };
         match self.user {
             None => call,
             Some(id) => call.user(id).env("XDG_RUNTIME_DIR", format!("/run/user/{id}")),

@@ -2,6 +2,7 @@
 
 use engines::podman::{PROGRAMS, configure, user};
 use engines::{Answer, Place, in_place, runtime_name};
+use integration::View;
 
 /// Podman in its place, as one who calls it.
 struct Podman<'place> {
@@ -236,6 +237,30 @@ fn a_user_runs_containers() {
         podman.becomes("one", ".State.ExitCode", "137");
         podman.sh("podman start one && podman stop -t 1 one").mentions("one");
         podman.sh("podman rm one").succeeds();
+    });
+}
+
+#[test]
+fn a_user_has_a_cgroup_of_his_own() {
+    as_user(|podman| {
+        let place = podman.place;
+        if place.bed.view != View::V2 {
+            return place.bed.skip("version 1 can be delegated to nobody");
+        }
+        place.with_a_cgroup(|| {
+            podman.run("-d --name one --network none alpine sleep 1000").succeeds();
+            let pid = podman.inspect("one", ".State.Pid");
+            let own = format!("0::/{}/", place.bed.name);
+            let groups = podman.sh(&format!("cat /proc/{pid}/cgroup"));
+            let group = groups.mentions(&own).text().rsplit_once(&own).unwrap().1;
+            place.claim("it is below the user's", group.starts_with("user/"));
+            podman.sh("podman exec one cat /proc/self/cgroup").mentions("0::/\n");
+            podman.sh("podman pause one").succeeds();
+            place.claim("it is frozen", place.cgroup_file(group, "cgroup.freeze") == "1");
+            podman.sh("podman unpause one && podman exec one echo alive").mentions("alive");
+            podman.sh("podman stop -t 1 one && podman rm one").succeeds();
+            place.claim("its cgroup has gone", !place.cgroup("", group).exists());
+        });
     });
 }
 
