@@ -4,13 +4,15 @@ controllers, which a machine whose own hierarchies are of version 1 cannot show.
 
     guest_engines.py RUNTIME [ARGUMENT ...]
 
-An ARGUMENT is one of the tests' programs, such as a part of a test's name. The machine
+An ARGUMENT is one of the tests' programs, such as a part of a test's name. $ENGINES is
+where engines newer than this machine's are, as for the tests themselves. The machine
 is that of guest.py, but sees the files of this one, by virtiofsd: all engines that are
 installed here are there. What it writes goes to a disk that lives for this run alone.
 So it needs root, as engines do. The exit status is that of guest.py.
 """
 
 import contextlib
+import os
 import pathlib
 import re
 import shlex
@@ -21,7 +23,7 @@ import time
 
 import guest
 
-PATIENCE = 3600  # seconds
+PATIENCE = 7200  # seconds
 DISK = "8G"
 # The one of QEMU itself up to 7, and the one that came after it.
 SERVERS = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]
@@ -59,7 +61,7 @@ ln -sf {busybox} /sbin/modprobe
 for module in {modules}; do modprobe $module; done
 ip link set lo up
 uname -a; cat /sys/fs/cgroup/cgroup.controllers; echo
-export RUNTIME={runtime} TMPDIR=/mnt/tmp RUST_BACKTRACE=0
+export {environment}
 for test in {tests}; do
     echo "=== $test"
     $test --color=never --test-threads=2 {arguments} || echo "guest: ${{test##*/}}: exit status $?"
@@ -82,7 +84,8 @@ def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     runtime, arguments = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:] or LEFT_OUT
-    tests = guest.build(["debian", "containerd"], "engines").values()
+    names = ["debian", "buildkit", "moby"] if "ENGINES" in os.environ else ["debian", "containerd"]
+    tests = guest.build(names, "engines").values()
     with tempfile.TemporaryDirectory(prefix="guest-") as home, contextlib.ExitStack() as stack:
         home = pathlib.Path(home)
         make_disk(home, runtime, tests, arguments)
@@ -104,9 +107,13 @@ def make_disk(home, runtime, tests, arguments):
         (root / directory).mkdir(parents=True)
     root.chmod(0o755)
     (root / "tmp").chmod(0o1777)
+    environment = {"RUNTIME": runtime, "TMPDIR": "/mnt/tmp", "RUST_BACKTRACE": 0}
+    if "ENGINES" in os.environ:
+        environment["ENGINES"] = os.environ["ENGINES"]
     guest.write_script(root / "init", SECOND_INIT.format(
-        cache=guest.CACHE.parent, busybox=guest.busybox(), modules=" ".join(MODULES), runtime=runtime,
-        tests=" ".join(map(str, tests)), arguments=shlex.join(arguments), end=guest.END))
+        cache=guest.CACHE.parent, busybox=guest.busybox(), modules=" ".join(MODULES), end=guest.END,
+        environment=shlex.join(f"{name}={value}" for name, value in environment.items()),
+        tests=shlex.join(map(str, tests)), arguments=shlex.join(arguments)))
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, home / "disk", DISK], stdout=subprocess.DEVNULL,
                    check=True)
 

@@ -30,6 +30,10 @@ const WORDS: [&str; 11] = [
     "process already finished",
 ];
 
+/// Fields that are not compared: annotations of `features` have names of the runtime's own,
+/// and how often a container was throttled is chance, with zeros left out.
+const OWN: [&str; 2] = ["annotations", "throttling"];
+
 /// Calls by what was typed that led to them.
 type Calls<'a> = BTreeMap<&'a str, Vec<&'a Recorded>>;
 
@@ -137,10 +141,11 @@ fn by_title(calls: &[Recorded]) -> Calls<'_> {
 fn differences(place: &str, expected: &Value, found: &Value, into: &mut Vec<String>) {
     match (expected, found) {
         (Value::Object(expected), Value::Object(found)) => {
-            // Annotations of `features` have names of the runtime's own.
-            for (key, value) in expected.iter().filter(|(key, _)| *key != "annotations") {
+            for (key, value) in expected.iter().filter(|(key, _)| !OWN.contains(&key.as_str())) {
                 match found.get(key) {
                     Some(other) => differences(&format!("{place}.{key}"), value, other, into),
+                    // What is not there is read as zero.
+                    None if *value == json!(0) => {}
                     None => into.push(format!("{place}.{key} is missing")),
                 }
             }
