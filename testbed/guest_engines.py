@@ -64,7 +64,7 @@ uname -a; cat /sys/fs/cgroup/cgroup.controllers; echo
 export {environment}
 for test in {tests}; do
     echo "=== $test"
-    $test --color=never --test-threads=2 {arguments} || echo "guest: ${{test##*/}}: exit status $?"
+    $test --color=never --test-threads=2 {arguments} || echo "guest: $(basename ${{test%-*}}): exit status $?"
 done
 echo "{end}"
 {busybox} poweroff -f
