@@ -147,7 +147,7 @@ def files_of_this_machine(home):
     shared.mkdir()
     program = next(filter(lambda path: pathlib.Path(path).exists(), SERVERS), None)
     if program is None:
-        sys.exit("guest: virtiofsd is missing")
+        sys.exit(f"guest: there is no {' or '.join(SERVERS)}")
     server = subprocess.Popen(["unshare", "--mount", "sh", "-ec", SERVE, "sh", shared, program, socket],
                               stdin=subprocess.DEVNULL)
     try:
