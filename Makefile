@@ -114,9 +114,10 @@ engines: $(BUILT) $(ENGINES)/.containerd
 	RUNTIME=$(TESTED) $(ENGINES_TEST) --test debian --test containerd
 # A machine of cgroup version 1 has a view of version 2, but without the controllers that limit.
 # These ask for no limit; containerd always does, and so does Podman of root.
+DOCKER_WITHOUT_LIMITS := compose:: docker::a_daemon docker::privileged docker::the_tutorial docker::users \
+	docker::what_cannot docker::what_is_run options::mounts options::s
 engines-v2: $(BUILT)
-	RUNTIME=$(TESTED) VIEWS=V2 $(ENGINES_TEST) --test debian -- buildah:: compose:: docker::a_daemon docker::privileged \
-		docker::the_tutorial docker::users docker::what_cannot docker::what_is_run options::mounts options::s podman::a_user
+	RUNTIME=$(TESTED) VIEWS=V2 $(ENGINES_TEST) --test debian -- $(DOCKER_WITHOUT_LIMITS) buildah:: podman::a_user
 
 .PHONY: test-engines-guest
 test-engines-guest: ## the same engines in a virtual machine with cgroup v2 whole; half an hour
@@ -134,15 +135,18 @@ engines-guest: $(BUILT) $(ENGINES)/.containerd
 test-engines-current: ## today's containerd, Docker, BuildKit and Kubernetes with the runtime, as root; builds them
 	@$(TESTBED)/install.sh engines
 	@$(MAKE) --no-print-directory $(BUILT) $(addprefix $(ENGINES)/., containerd moby kubernetes)
-	@$(TESTBED)/run_tests.py current-containerd current-buildkit current-docker
+	@$(TESTBED)/run_tests.py current-containerd current-buildkit current-docker current-v2
 
-.PHONY: current-containerd current-buildkit current-docker
+.PHONY: current-containerd current-buildkit current-docker current-v2
 current-containerd:
 	RUNTIME=$(TESTED) $(ENGINES_TEST) --test containerd -- --include-ignored
 current-buildkit:
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(ENGINES_TEST) --test buildkit --test moby
 current-docker:
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) $(ENGINES_TEST) --test debian -- docker:: options:: compose:: leaks::
+current-v2:
+	RUNTIME=$(TESTED) ENGINES=$(ENGINES) VIEWS=V2 $(ENGINES_TEST) --test buildkit --test moby
+	RUNTIME=$(TESTED) ENGINES=$(ENGINES) VIEWS=V2 $(ENGINES_TEST) --test debian -- $(DOCKER_WITHOUT_LIMITS)
 
 .PHONY: test-guest
 test-guest: ## tests in a virtual machine with cgroup v2 whole, AppArmor and a resctrl; two minutes, all with ALL=1
