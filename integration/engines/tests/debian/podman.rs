@@ -254,6 +254,9 @@ fn a_user_has_a_cgroup_of_his_own() {
         if place.bed.view != View::V2 {
             return place.bed.skip("version 1 can be delegated to nobody");
         }
+        if place.bed.is_peer("they want systemd for it") {
+            return;
+        }
         place.with_a_cgroup(|| {
             podman.run("-d --name one --network none alpine sleep 1000").succeeds();
             let pid = podman.inspect("one", ".State.Pid");
