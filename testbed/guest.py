@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs integration tests as root of a virtual machine: cgroup version 2 with all its
-controllers, AppArmor and resctrl, which many a machine of developers has not.
+controllers, AppArmor or SELinux, and resctrl, which many a machine of developers has not.
 
     guest.py RUNTIME [TEST ...]
 
-A TEST is a file of integration/tests; without any all are run. The machine is QEMU
-under software emulation, so it needs neither root nor KVM. Its kernel is Debian's,
+A TEST is a file of integration/tests; without any all are run. A kernel enforces
+AppArmor or SELinux: the tests of the latter have a second boot, with the policy that is
+in selinux/. The machine is QEMU under software emulation, so it needs neither root nor KVM. Its kernel is Debian's,
 which install.sh has unpacked; its disk holds busybox, the test programs, RUNTIME and
 the few programs that tests call, with their libraries. No processor that QEMU knows has
 anything for resctrl to control, so its resctrl is the stand-in that is in resctrl/. It
@@ -39,6 +40,9 @@ PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "
 DISK_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"]
 MODULES = ["veth"]
 STAND_IN = "resctrl"
+# Run where SELinux is, and nothing else is.
+SELINUX = {"selinux"}
+POLICY = ROOT / "testbed" / "selinux" / "policy.cil"
 END = "guest: all was run"
 
 FIRST_INIT = """\
@@ -68,7 +72,14 @@ mount -t resctrl none /sys/fs/resctrl
 ip link set lo up
 uname -a; cat /sys/fs/cgroup/cgroup.controllers /sys/kernel/security/lsm; echo
 export RUNTIME=/bin/{runtime} VIEWS=V2 RUST_BACKTRACE=0
-for test in {tests}; do
+tests="{tests}"
+if [ -d /sys/fs/selinux ]; then
+    mount -t selinuxfs none /sys/fs/selinux
+    dd if=/etc/policy of=/sys/fs/selinux/load bs=1M && echo 1 > /sys/fs/selinux/enforce ||
+        echo "guest: policy: exit status $?"
+    tests="{selinux}"
+fi
+for test in $tests; do
     echo "=== $test"
     /tests/$test --test-threads=2 || echo "guest: $test: exit status $?"
 done
@@ -85,10 +96,10 @@ def main():
         home = pathlib.Path(home)
         make_disk(home, pathlib.Path(sys.argv[1]), tests)
         make_initramfs(home, DISK_MODULES, FIRST_INIT)
-        console = boot(home)
-    reason = failure(console)
-    if reason:
-        sys.exit(f"guest: {reason}")
+        for security, run in [("apparmor", set(tests) - SELINUX), ("selinux", set(tests) & SELINUX)]:
+            reason = run and failure(boot(home, security=security))
+            if reason:
+                sys.exit(f"guest: {reason}")
 
 
 def failure(console):
@@ -137,10 +148,13 @@ def make_disk(home, runtime, tests):
     # Empty: profiles may use whatever the kernel has.
     (root / "etc" / "apparmor").mkdir()
     (root / "etc" / "apparmor" / "parser.conf").touch()
+    subprocess.run(["secilc", "--output", root / "etc" / "policy", "--filecontext", os.devnull, POLICY], check=True)
     (root / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     (root / "etc" / "group").write_text("root:x:0:\n")
     write_script(root / "init", SECOND_INIT.format(modules=" ".join([*MODULES, STAND_IN]), runtime=runtime.name,
-                                                   tests=" ".join(tests), end=END))
+                                                   tests=" ".join(name for name in tests if name not in SELINUX),
+                                                   selinux=" ".join(name for name in tests if name in SELINUX),
+                                                   end=END))
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, home / "disk", DISK], stdout=subprocess.DEVNULL,
                    check=True)
 
@@ -160,14 +174,15 @@ def make_initramfs(home, modules, init):
                        stderr=subprocess.DEVNULL, check=True)
 
 
-def boot(home, *more, patience=PATIENCE):
-    """Runs the machine, with `more` arguments, to its end. Returns what its console has
-    said, which it shows."""
+def boot(home, *more, security="apparmor", patience=PATIENCE):
+    """Runs the machine, with `more` arguments and this security module, to its end. Returns
+    what its console has said, which it shows."""
     kernel, = (CACHE / "boot").glob("vmlinuz-*")
     machine = subprocess.Popen(
         ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max",
          "-m", str(MEMORY), "-display", "none", "-nic", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
-         "-kernel", kernel, "-initrd", home / "initramfs.cpio", "-append", "console=ttyS0 quiet panic=-1",
+         "-kernel", kernel, "-initrd", home / "initramfs.cpio", "-append",
+         f"console=ttyS0 quiet panic=-1 security={security}",
          "-drive", f"file={home / 'disk'},format=raw,if=virtio,cache=unsafe", *more],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     bound = threading.Timer(patience, machine.kill)

@@ -167,7 +167,7 @@ kernel_headers() {
 # Unpacked, not installed: neither the kernel nor AppArmor's profiles are for this machine.
 guest() {
     build
-    packages make:make gcc-12:gcc-12 python3:python3 qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs busybox:busybox-static newuidmap:uidmap
+    packages make:make gcc-12:gcc-12 python3:python3 qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs busybox:busybox-static newuidmap:uidmap secilc:secilc
     if [ -e "$cache/guest/usr/src" ]; then
         return
     fi
