@@ -124,7 +124,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         spawned if options.cgroups.is_empty() => spawned?,
         spawned => spawned.context("--cgroup")?,
     };
-    match finish(container, options, &spawned, &creator, &verdict, console.as_ref()) {
+    match finish(container, options, &plan, &spawned, &creator, &verdict, console.as_ref()) {
         Ok(master) => Ok((spawned, master)),
         Err(error) => {
             // Left to others it could stay a zombie, which keeps its pid namespace from ending.
@@ -139,12 +139,13 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
 fn finish(
     container: &Container,
     options: &Options,
+    plan: &ProcessPlan,
     spawned: &Spawned,
     creator: &CreatorEnd,
     verdict: &Verdict,
     console: Option<&OwnedFd>,
 ) -> Result<Option<OwnedFd>> {
-    let master = converse(container, spawned, creator, verdict, console)?;
+    let master = converse(container, plan, spawned, creator, verdict, console)?;
     if let Some(path) = &options.pidfd_socket {
         console::send_pidfd(path, &spawned.pidfd)?;
     }
@@ -285,6 +286,7 @@ fn open_root(init: i32) -> Result<OwnedFd> {
 
 fn converse(
     container: &Container,
+    plan: &ProcessPlan,
     spawned: &Spawned,
     creator: &CreatorEnd,
     verdict: &Verdict,
@@ -294,7 +296,7 @@ fn converse(
     loop {
         match creator.receive()? {
             None => {
-                verdict.read()?;
+                verdict.read(|| plan.named_label())?;
                 return Ok(terminal);
             }
             Some((FromInit::Console, Some(master))) => match console {

@@ -8,7 +8,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
+use nix::errno::Errno;
 use rustix::fs::MemfdFlags;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
@@ -47,15 +48,15 @@ impl Verdict {
     }
 
     /// Says why execve(2) failed.
-    pub fn failed(&self, errno: nix::errno::Errno) {
+    pub fn failed(&self, errno: Errno) {
         self.0.set(errno as u32);
     }
 
     /// Why execve(2) failed, if it did.
-    pub fn errno(&self) -> Option<nix::errno::Errno> {
+    pub fn errno(&self) -> Option<Errno> {
         match self.0.get() {
             WAITING | EXECUTING => None,
-            errno => Some(nix::errno::Errno::from_raw(errno as i32)),
+            errno => Some(Errno::from_raw(errno as i32)),
         }
     }
 
@@ -64,13 +65,21 @@ impl Verdict {
         self.0.get() == WAITING
     }
 
-    /// What became of the program, once the channel has ended.
-    pub fn read(&self) -> Result<()> {
+    /// What became of the program, once the channel has ended. A policy may refuse it by
+    /// the `label` that it was to run under.
+    pub fn read(&self, label: impl FnOnce() -> Option<String>) -> Result<()> {
         match self.0.get() {
             EXECUTING => Ok(()),
             WAITING => bail!("the init process died before it could run the program"),
             errno => {
-                Err(nix::errno::Errno::from_raw(errno as i32)).in_field("process.args[0]: exec")
+                let errno = Errno::from_raw(errno as i32);
+                let is_refused = matches!(errno, Errno::EACCES | Errno::EPERM);
+                let label = is_refused.then(label).flatten();
+                let failed = label.map_or_else(
+                    || Error::new(errno),
+                    |label| Error::new(errno).context(format!("under {label}")),
+                );
+                Err(failed).in_field("process.args[0]: exec")
             }
         }
     }
@@ -146,14 +155,29 @@ mod tests {
         drop(dead);
         let init = std::thread::spawn(move || {
             let (_start, verdict) = wait(&gate).unwrap();
-            verdict.failed(nix::errno::Errno::ENOEXEC);
+            verdict.failed(Errno::ENOEXEC);
         });
         let (channel, verdict) = open(&directory).unwrap();
         assert!(channel.receive().unwrap().is_none());
-        let error = verdict.read().unwrap_err();
+        let error = verdict.read(|| None).unwrap_err();
         assert_eq!(format!("{error:#}"), "process.args[0]: exec: ENOEXEC: Exec format error");
         init.join().unwrap();
         std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_is_refused_is_told_with_the_label_it_was_to_run_under() {
+        let verdict = Verdict::new().unwrap();
+        let told = |errno, label: Option<&str>| {
+            verdict.failed(errno);
+            crate::error::message(&verdict.read(|| label.map(str::to_owned)).unwrap_err())
+        };
+        let label = Some("process.selinuxLabel \"l\"");
+        let refused = "process.args[0]: exec: under process.selinuxLabel \"l\": ";
+        assert_eq!(told(Errno::EPERM, label), format!("{refused}Operation not permitted"));
+        assert_eq!(told(Errno::EACCES, label), format!("{refused}Permission denied"));
+        assert_eq!(told(Errno::EACCES, None), "process.args[0]: exec: Permission denied");
+        assert_eq!(told(Errno::ENOEXEC, label), "process.args[0]: exec: Exec format error");
     }
 
     #[test]
@@ -169,7 +193,7 @@ mod tests {
             });
             let (channel, verdict) = open(&directory).unwrap();
             assert!(channel.receive().unwrap().is_none());
-            assert_eq!((verdict.read().is_ok(), verdict.is_open()), (announced, !announced));
+            assert_eq!((verdict.read(|| None).is_ok(), verdict.is_open()), (announced, !announced));
             init.join().unwrap();
             std::fs::remove_dir_all(path).unwrap();
         }

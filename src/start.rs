@@ -9,6 +9,7 @@ use crate::create::Created;
 use crate::destroy::destroy;
 use crate::gate::{self, Verdict};
 use crate::log;
+use crate::plan::process::{Field, ProcessPlan};
 use crate::sd_notify::Relay;
 use crate::seccomp_agent;
 use crate::state::{Container, Operation, ProcessFacts, Status};
@@ -55,7 +56,7 @@ pub fn start_created(created: &Created) -> Result<()> {
 fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict) -> Result<()> {
     loop {
         match channel.receive()? {
-            None => return verdict.read(),
+            None => return verdict.read(|| named_label(container)),
             Some((FromInit::Listener, Some(listener))) => {
                 let init = container.record.init.context("the container has no init process")?;
                 seccomp_agent::hand_over(container, init.pid, &listener)?;
@@ -65,6 +66,12 @@ fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict)
             Some((other, _)) => bail!("{other:?} where the program was due"),
         }
     }
+}
+
+fn named_label(container: &Container) -> Option<String> {
+    let spec = container.config().ok()?;
+    let plan = ProcessPlan::plan(spec.process().as_ref()?, None, Field::CONFIG).ok()?;
+    plan.named_label()
 }
 
 /// An init that ended before it came as far as the program may have been killed.

@@ -194,6 +194,15 @@ impl ProcessPlan {
         }
     }
 
+    /// Its label or profile, as errors name it.
+    pub fn named_label(&self) -> Option<String> {
+        let named = |property: &str, text: &Option<String>| {
+            text.as_ref().map(|text| format!("{} {text:?}", self.field.of(property)))
+        };
+        named("selinuxLabel", &self.selinux_label)
+            .or_else(|| named("apparmorProfile", &self.apparmor_profile))
+    }
+
     /// The value of a variable of the environment; the last one given counts.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
         self.env
