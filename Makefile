@@ -149,12 +149,12 @@ current-v2:
 	RUNTIME=$(TESTED) ENGINES=$(ENGINES) VIEWS=V2 $(ENGINES_TEST) --test debian -- $(DOCKER_WITHOUT_LIMITS)
 
 .PHONY: test-guest
-test-guest: ## tests in a virtual machine with cgroup v2 whole, AppArmor and a resctrl; two minutes, all with ALL=1
+test-guest: ## tests in a virtual machine with cgroup v2 whole, AppArmor, SELinux and a resctrl; two minutes, all with ALL=1
 	@$(TESTBED)/install.sh guest
 	@$(TESTBED)/run_tests.py guest
 
 # What depends on the kernel and its controllers.
-GUEST := update events resources devices apparmor intel_rdt exec process seccomp rootless namespaces idmapped
+GUEST := update events resources devices apparmor selinux intel_rdt exec process seccomp rootless namespaces idmapped
 .PHONY: guest
 guest: $(BUILT)
 	CARGO="$(CARGO)" $(TESTBED)/guest.py $(TESTED) $(if $(ALL),,$(GUEST))
