@@ -73,7 +73,8 @@ pub struct Options {
 /// Runs the process. Returns it, and the terminal that the caller serves.
 pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option<OwnedFd>)> {
     let spec = container.config()?;
-    let (process, field) = choose(&spec, options)?;
+    let (mut process, field) = choose(&spec, options)?;
+    keep_confined(&mut process, spec.process().as_ref());
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let mut plan = ProcessPlan::plan(&process, seccomp, field)?;
     security_module::refuse_missing(Some(&plan), None)?;
@@ -202,6 +203,19 @@ fn choose(spec: &Spec, options: &Options) -> Result<(Box<Process>, Field)> {
     Ok((process, Field::OWN))
 }
 
+/// Gives the process the label and the profile of the container where it names none of its
+/// own: without, it would have those of the runtime.
+fn keep_confined(process: &mut Process, container: Option<&Process>) {
+    let Some(container) = container else { return };
+    let is_missing = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
+    if is_missing(process.selinux_label()) {
+        process.set_selinux_label(container.selinux_label().clone());
+    }
+    if is_missing(process.apparmor_profile()) {
+        process.set_apparmor_profile(container.apparmor_profile().clone());
+    }
+}
+
 /// `UID[:GID]`, digits only: a sign, a blank or a number past 32 bits is no id.
 fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     let number = |text: &str| -> Result<u32> {
@@ -316,6 +330,27 @@ fn converse(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_a_label_or_profile_has_those_of_the_container() {
+        let process = |label: Option<&str>, profile: Option<&str>| {
+            let mut process = Process::default();
+            process.set_selinux_label(label.map(str::to_owned));
+            process.set_apparmor_profile(profile.map(str::to_owned));
+            process
+        };
+        let kept = |mut own: Process, container: Option<&Process>| {
+            keep_confined(&mut own, container);
+            (own.selinux_label().clone(), own.apparmor_profile().clone())
+        };
+        let texts = |label: &str, profile: &str| (Some(label.to_owned()), Some(profile.to_owned()));
+        let container = process(Some("l"), Some("p"));
+        assert_eq!(kept(process(None, None), Some(&container)), texts("l", "p"));
+        assert_eq!(kept(process(Some(""), Some("")), Some(&container)), texts("l", "p"));
+        assert_eq!(kept(process(Some("own"), None), Some(&container)), texts("own", "p"));
+        assert_eq!(kept(process(None, Some("own")), Some(&container)), texts("l", "own"));
+        assert_eq!(kept(process(Some("own"), None), None), (Some("own".to_owned()), None));
+    }
 
     #[test]
     fn users_are_numbers_and_nothing_else() {

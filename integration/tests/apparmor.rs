@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use integration::{Bed, Bundle, Container, as_root};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Profiles that are loaded, and taken out again.
 struct Profiles {
@@ -121,20 +121,22 @@ fn exec_has_the_profile_of_the_container_or_one_of_its_own() {
                 assert_eq!(exec(&["--apparmor", open]).success(), seen(open, "secret"));
                 let output = exec(&["--apparmor", "no-such-profile"]);
                 assert_profile_is_named(&output);
-                of_a_process_file(bed, &container, open);
+                of_a_process_file(bed, &container, json!(open), &seen(open, "secret"));
+                // None is no way out of the container's.
+                of_a_process_file(bed, &container, json!(null), &seen(confined, "refused"));
             }
         }
     });
 }
 
-/// A process file names the profile of what it describes, or none.
+/// A process file names the profile of what it describes.
 #[track_caller]
-fn of_a_process_file(bed: &Bed, container: &Container<'_>, profile: &str) {
+fn of_a_process_file(bed: &Bed, container: &Container<'_>, profile: Value, expected: &str) {
     let process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "env": ["PATH=/bin"],
         "args": ["/bin/sh", "-c", SCRIPT], "apparmorProfile": profile});
     let path = bed.write("process.json", &process.to_string());
     let call = bed.call().args(["exec", "--process"]).arg(path).arg(&container.id);
-    assert_eq!(call.output().success(), seen(profile, "secret"));
+    assert_eq!(call.output().success(), expected);
 }
 
 #[test]
