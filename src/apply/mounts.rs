@@ -217,6 +217,11 @@ fn new_mount(
             .map_err(|errno| explain(errno, "mode".to_owned()))
             .in_field(&step.field)?;
     }
+    if let Some(label) = &file_system.label {
+        fsconfig_set_string(&context, "context", label.as_str())
+            .map_err(|errno| explain(errno, format!("{label:?}")))
+            .in_field("linux.mountLabel")?;
+    }
     for (key, value) in &file_system.data {
         let (set, word) = match value {
             Some(value) => (

@@ -225,7 +225,8 @@ pub fn null_device() -> Result<OwnedFd> {
 fn empty_file_system(label: Option<&str>) -> Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen \"tmpfs\"")?;
     if let Some(label) = label {
-        fsconfig_set_string(&context, "context", label).context("label \"tmpfs\"")?;
+        fsconfig_set_string(&context, "context", label)
+            .with_context(|| format!("linux.mountLabel: {label:?}"))?;
     }
     fsconfig_create(&context).context("mount \"tmpfs\"")?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY

@@ -29,14 +29,15 @@ pub struct MountStep {
 }
 
 impl MountStep {
-    /// Gives a new file system an SELinux label, where its type takes one: those of the
-    /// kernel have labels of their own.
+    /// Gives a new file system an SELinux label, where its type takes one and its entry
+    /// names none: those of the kernel have labels of their own.
     pub fn label(&mut self, label: &str) {
         let MountKind::New(new) = &mut self.kind else { return };
         match new.fstype.as_str() {
             "proc" | "sysfs" | "cgroup" | "cgroup2" => {}
             "mqueue" => new.root_label = Some(label.to_owned()),
-            _ => new.data.push(("context".to_owned(), Some(label.to_owned()))),
+            _ if new.data.iter().any(|(key, _)| key == "context") => {}
+            _ => new.label = Some(label.to_owned()),
         }
     }
 }
@@ -101,6 +102,8 @@ pub struct FileSystem {
     pub inherits_mode: bool,
     /// A tmpfs that takes a copy of what it covers.
     pub copies_up: bool,
+    /// The SELinux label of all its files.
+    pub label: Option<String>,
     /// The SELinux label of its root, where it takes none as a whole.
     pub root_label: Option<String>,
 }
@@ -234,9 +237,13 @@ fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSy
     let data: Vec<(String, Option<String>)> = options
         .data
         .iter()
-        .flat_map(|word| word.split(','))
+        .flat_map(|word| outside_of_quotes(word))
         .filter(|word| !word.is_empty())
         .map(|word| match word.split_once('=') {
+            // They are there for mount(2), and no part of the label.
+            Some((key, value)) if key.ends_with("context") => {
+                (key.to_owned(), Some(value.replace('"', "")))
+            }
             Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
             None => (word.to_owned(), None),
         })
@@ -255,8 +262,18 @@ fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSy
         switches,
         data,
         copies_up,
+        label: None,
         root_label: None,
     }
+}
+
+/// The parts between commas. An SELinux label has commas of its own, in quotes (mount(8)).
+fn outside_of_quotes(word: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    word.split(move |letter| {
+        quoted ^= letter == '"';
+        letter == ',' && !quoted
+    })
 }
 
 /// `type: cgroup` shows the container its own group, on every version in the
@@ -429,6 +446,20 @@ mod tests {
         );
         assert!(!tmpfs.inherits_mode && !tmpfs.copies_up);
         assert_eq!(steps[0].attributes.set, 0x22);
+    }
+
+    #[test]
+    fn a_label_in_quotes_keeps_its_commas_and_loses_the_quotes() {
+        for (options, label) in [
+            (r#""context=\"u:r:t:s0:c1,c2\",size=1m""#, "u:r:t:s0:c1,c2"),
+            (r#""context=u:r:t:s0,size=1m""#, "u:r:t:s0"),
+        ] {
+            let json = format!(r#"[{{"destination":"/t","type":"tmpfs","options":[{options}]}}]"#);
+            let steps = plan(&json).unwrap();
+            let MountKind::New(tmpfs) = &steps[0].kind else { panic!() };
+            let expected = [("context", label), ("size", "1m")];
+            assert_eq!(tmpfs.data, expected.map(|(key, value)| (key.into(), Some(value.into()))));
+        }
     }
 
     #[test]

@@ -189,20 +189,19 @@ mod tests {
             r#"{"root":{"path":"r"},"mounts":[
                 {"destination":"/proc","type":"proc"},{"destination":"/tmp","type":"tmpfs"},
                 {"destination":"/dev/mqueue","type":"mqueue"},
+                {"destination":"/run","type":"tmpfs","options":["context=u:r:own:s0"]},
                 {"destination":"/data","source":"/d","options":["bind"]}],
                 "linux":{"mountLabel":"u:r:t:s0"}}"#,
         )
         .unwrap();
         let labels = |step: &MountStep| match &step.kind {
-            crate::plan::mounts::MountKind::New(new) => {
-                let context = new.data.iter().find(|(key, _)| key == "context");
-                (context.and_then(|(_, value)| value.clone()), new.root_label.clone())
-            }
+            crate::plan::mounts::MountKind::New(new) => (new.label.clone(), new.root_label.clone()),
             _ => (None, None),
         };
         let label = || Some("u:r:t:s0".to_owned());
         let found: Vec<_> = planned.mounts.iter().map(labels).collect();
-        assert_eq!(found, [(None, None), (label(), None), (None, label()), (None, None)]);
+        let none = (None, None);
+        assert_eq!(found, [none.clone(), (label(), None), (None, label()), none.clone(), none]);
         assert_eq!(planned.label, label());
     }
 
