@@ -6,11 +6,11 @@ controllers, AppArmor or SELinux, and resctrl, which many a machine of developer
 
 A TEST is a file of integration/tests; without any all are run. A kernel enforces
 AppArmor or SELinux: the tests of the latter have a second boot, with the policy that is
-in selinux/. The machine is QEMU under software emulation, so it needs neither root nor KVM. Its kernel is Debian's,
-which install.sh has unpacked; its disk holds busybox, the test programs, RUNTIME and
-the few programs that tests call, with their libraries. No processor that QEMU knows has
-anything for resctrl to control, so its resctrl is the stand-in that is in resctrl/. It
-lives for this run alone.
+in selinux/. The machine is QEMU under software emulation, so it needs neither root nor
+KVM. Its kernel is Debian's, which install.sh has unpacked; its disk holds busybox, the
+test programs, RUNTIME and the few programs that tests call, with their libraries. No
+processor that QEMU knows has anything for resctrl to control, so its resctrl is the
+stand-in that is in resctrl/. It lives for this run alone.
 What its console says goes to stdout. The exit status is 1 if a test has failed, or the
 machine has not come to its end.
 """
@@ -96,10 +96,10 @@ def main():
         home = pathlib.Path(home)
         make_disk(home, pathlib.Path(sys.argv[1]), tests)
         make_initramfs(home, DISK_MODULES, FIRST_INIT)
-        for security, run in [("apparmor", set(tests) - SELINUX), ("selinux", set(tests) & SELINUX)]:
-            reason = run and failure(boot(home, security=security))
-            if reason:
-                sys.exit(f"guest: {reason}")
+        boots = {"apparmor": tests.keys() - SELINUX, "selinux": tests.keys() & SELINUX}
+        reasons = [failure(boot(home, security=security)) for security, names in boots.items() if names]
+    if any(reasons):
+        sys.exit("\n".join(f"guest: {reason}" for reason in reasons if reason))
 
 
 def failure(console):

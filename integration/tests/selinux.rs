@@ -16,6 +16,8 @@ const CONTAINER: &str = "system_u:system_r:container_t:s0:c1,c2";
 const OTHER: &str = "system_u:system_r:container_t:s0:c3";
 const FILES: &str = "system_u:object_r:container_file_t:s0:c1,c2";
 const FILES_OF_OTHER: &str = "system_u:object_r:container_file_t:s0:c3";
+/// With a comma, as labels of containers have.
+const SEVERAL: &str = "system_u:object_r:container_file_t:s0:c1,c3";
 const SECRET: &str = "system_u:object_r:secret_t:s0";
 const KERNEL: &str = "system_u:object_r:kernel_file_t:s0";
 const FORBIDDEN: &str = "system_u:system_r:forbidden_t:s0";
@@ -130,16 +132,20 @@ fn exec_has_the_label_of_the_container_or_one_of_its_own() {
         let container = bed.start(&under(bed, CONTAINER, "sleep 100"));
         let exec =
             |options: &[&str]| container.exec_call(options, &["/bin/sh", "-c", SCRIPT]).output();
-        assert_eq!(exec(&[]).success(), seen(CONTAINER));
-        for label in [OTHER, TESTS] {
-            assert_eq!(exec(&["--process-label", label]).success(), seen(label));
-            // A process file names the label of what it describes, or none.
+        let of_a_file = |label: serde_json::Value| {
             let process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "env": ["PATH=/bin"],
                 "args": ["/bin/sh", "-c", SCRIPT], "selinuxLabel": label});
             let path = bed.write("process.json", &process.to_string());
-            let call = bed.call().args(["exec", "--process"]).arg(path).arg(&container.id);
-            assert_eq!(call.output().success(), seen(label));
+            bed.call().args(["exec", "--process"]).arg(path).arg(&container.id).output()
+        };
+        assert_eq!(exec(&[]).success(), seen(CONTAINER));
+        for label in [OTHER, TESTS] {
+            assert_eq!(exec(&["--process-label", label]).success(), seen(label));
+            assert_eq!(of_a_file(json!(label)).success(), seen(label));
         }
+        // None is no way out of the container's.
+        assert_eq!(of_a_file(json!("")).success(), seen(CONTAINER));
+        assert_eq!(of_a_file(json!(null)).success(), seen(CONTAINER));
         assert_label_is_named(&exec(&["--process-label", NO_SUCH_LABEL]), NO_SUCH_LABEL);
     });
 }
@@ -229,6 +235,8 @@ fn what_is_mounted_for_the_container_has_its_label() {
             .with("/linux/maskedPaths", json!(["/hidden", "/etc/own"]))
             .mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])
             .mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
+            .mount("/own", "tmpfs", "tmpfs", &[&format!("context=\"{FILES_OF_OTHER}\",size=1m")])
+            .mount("/several", "tmpfs", "tmpfs", &["size=1m", &format!("context=\"{SEVERAL}\"")])
             .mount("/bound", "bind", source.to_str().unwrap(), &["bind"]);
         if !bed.is_rootless() {
             bundle = bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
@@ -246,6 +254,8 @@ fn what_is_mounted_for_the_container_has_its_label() {
             for path in labelled.split_whitespace() {
                 assert_eq!(label_of(&root.join(path)), FILES, "{path}");
             }
+            assert_eq!(label_of(&root.join("own")), FILES_OF_OTHER);
+            assert_eq!(label_of(&root.join("several")), SEVERAL);
             assert_eq!(label_of(&root.join("bound")), FILES_OF_OTHER);
             for path in ["proc/version", "sys", "sys/kernel"] {
                 assert_eq!(label_of(&root.join(path)), KERNEL, "{path}");
@@ -259,7 +269,10 @@ fn a_mount_label_that_the_policy_has_not_is_refused_by_name() {
     with_policy(|bed| {
         let output = bed.run(&bed.bundle().with("/linux/mountLabel", NO_SUCH_LABEL));
         assert!(output.code != 0 && output.stdout.is_empty(), "{output}");
-        assert!(output.stderr.contains(NO_SUCH_LABEL), "{output}");
+        assert!(
+            output.stderr.contains(&format!("linux.mountLabel: {NO_SUCH_LABEL:?}")),
+            "{output}"
+        );
         bed.assert_nothing_left();
     });
 }
