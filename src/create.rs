@@ -114,6 +114,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     let intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::settle).transpose()?;
     let groups = intel_rdt.as_ref().map(|settled| settled.group.clone());
     let record = intent(&bundle, &plan, groups, id, &host)?;
+    let record = Record { callers_keyring: !options.new_keyring, ..record };
     let container = Container { directory: store.reserve(id)?, record };
     let mut making = Making { plan: &plan, host: &host, options, intel_rdt, container };
     match making.make(&bundle, console) {
@@ -171,6 +172,7 @@ fn intent(
         own_pids: namespaces.is_new(Kind::Pid),
         group: plan.cgroup.group.clone(),
         intel_rdt: groups,
+        callers_keyring: false,
         mounts: mounts_to_undo(plan)?,
         annotations: bundle
             .spec

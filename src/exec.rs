@@ -21,7 +21,7 @@ use crate::create::{hide, write_pid_file};
 use crate::error::errno;
 use crate::foreground;
 use crate::gate::Verdict;
-use crate::init;
+use crate::init::{self, Additional};
 use crate::log;
 use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{clone_flag, proc_name};
@@ -109,9 +109,15 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         let cgroup = spawn::Cgroup::open(group, container.record.intel_rdt.as_ref())?;
         let (creator, end) = channel::pair()?;
         let target = target.try_clone().context("dup")?;
+        let given = Additional {
+            preserved: options.preserved,
+            attributes: attributes.as_ref(),
+            root: root.as_ref(),
+            keyring: (!container.record.callers_keyring).then_some(&container.record.id),
+            verdict: &verdict,
+        };
         let spawned = spawn::beside(target, flags, &cgroup, &creator, end, |end, remaining| {
-            let (preserved, attributes) = (options.preserved, attributes.as_ref());
-            init::additional(&plan, preserved, attributes, root.as_ref(), remaining, end, &verdict)
+            init::additional(&plan, &given, remaining, end)
         })?;
         Ok((spawned, creator))
     };

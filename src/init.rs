@@ -85,31 +85,51 @@ pub fn container(
     }
 }
 
+/// What a process that `exec` adds gets from the caller.
+#[derive(Debug)]
+pub struct Additional<'a> {
+    /// How many descriptors after stderr it keeps.
+    pub preserved: u32,
+    /// Where its labels are written.
+    pub attributes: Option<&'a Attributes>,
+    /// The root to enter, where there is no mount namespace to join.
+    pub root: Option<&'a OwnedFd>,
+    /// The ID of the container whose session keyring it gets.
+    pub keyring: Option<&'a str>,
+    /// Where the result of execve(2) goes.
+    pub verdict: &'a Verdict,
+}
+
 /// A process that `exec` adds to a container.
 pub fn additional(
     plan: &ProcessPlan,
-    preserved: u32,
-    attributes: Option<&Attributes>,
-    root: Option<&OwnedFd>,
+    given: &Additional<'_>,
     remaining: Remaining<'_>,
     creator: InitEnd,
-    verdict: &Verdict,
 ) -> Result<Infallible> {
     let ran = (|| {
         stay_with(&creator)?;
         join(&remaining)?;
         process::set_final_affinity(plan)?;
-        if let Some(root) = root {
+        if let Some(root) = given.root {
             rustix::process::fchdir(root).context("fchdir")?;
             rustix::process::chroot(".").context("chroot")?;
         }
         become_root_inside(remaining.joined_user_namespace)?;
         nix::unistd::setsid().context("setsid")?;
+        // After the user namespace, in which its name was given.
+        if let Some(id) = given.keyring {
+            let join = || _ = join_keyring(id);
+            match given.attributes {
+                Some(attributes) => attributes.label_keys(plan, join)?,
+                None => join(),
+            }
+        }
         take_terminal(plan, &creator, None)?;
-        let confined = process::confine(plan, false, preserved, attributes)?;
+        let confined = process::confine(plan, false, given.preserved, given.attributes)?;
         stay_with(&creator)?;
         kernel::set_parent_death_signal(0).context("prctl")?;
-        finish(confined, verdict, &creator)
+        finish(confined, given.verdict, &creator)
     })();
     told(&creator, ran)
 }
@@ -146,10 +166,10 @@ fn prepare_container<'plan>(
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if around.new_keyring {
-        let join = || join_keyring(around.hook_state.id);
+        let make = || make_keyring(around.hook_state.id);
         match (around.attributes, &plan.process) {
-            (Some(attributes), Some(process)) => attributes.label_keys(process, join)?,
-            _ => join(),
+            (Some(attributes), Some(process)) => attributes.label_keys(process, make)?,
+            _ => make(),
         }
     }
     set_names(plan)?;
@@ -264,13 +284,23 @@ fn make_late_namespaces(remaining: &Remaining<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A kernel without keyrings, or a quota that is used up, is no reason to fail.
-fn join_keyring(id: &str) {
-    if let Ok(name) = std::ffi::CString::new(format!("_ses.{id}"))
-        && let Err(errno) = sys::join_session_keyring(&name)
+/// Makes the container's session keyring. It can be found by its name, which is runc's.
+fn make_keyring(id: &str) {
+    /// What a new one has, and that its user may search it (KEY_USR_SEARCH).
+    const PERMISSIONS: u32 = 0x3f1b_0000;
+    if let Some(keyring) = join_keyring(id)
+        && let Err(errno) = sys::set_key_permissions(keyring, PERMISSIONS)
     {
-        crate::log::debug(format!("no session keyring: {errno}"));
+        crate::log::debug(format!("the session keyring cannot be found by others: {errno}"));
     }
+}
+
+/// Leaves the caller's session keyring for the container's. A kernel without keyrings, or
+/// a quota that is used up, is no reason to fail.
+fn join_keyring(id: &str) -> Option<libc::c_long> {
+    let name = std::ffi::CString::new(format!("_ses.{id}")).ok()?;
+    let keyring = sys::join_session_keyring(&name);
+    keyring.inspect_err(|errno| crate::log::debug(format!("no session keyring: {errno}"))).ok()
 }
 
 fn set_names(plan: &Plan) -> Result<()> {

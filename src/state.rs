@@ -68,6 +68,9 @@ pub struct Record {
     /// Its groups in resctrl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<intel_rdt::Group>,
+    /// Whether it has no session keyring of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub callers_keyring: bool,
     /// Mounts to undo one by one, where it has no mount namespace of its own.
     pub mounts: Vec<RecordedMount>,
     /// `annotations` of the configuration.

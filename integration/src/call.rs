@@ -110,6 +110,12 @@ impl Call {
         self
     }
 
+    /// Starts it with a session keyring of its own, [`crate::CALLERS_KEYRING`].
+    pub fn with_keyring(mut self) -> Self {
+        self.before.has_keyring = true;
+        self
+    }
+
     /// Starts it inside of the cgroup version 2 at `directory`.
     pub fn in_cgroup(mut self, directory: &Path) -> Self {
         let procs = directory.join("cgroup.procs");

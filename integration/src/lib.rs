@@ -23,6 +23,7 @@ pub use bundle::{Bundle, config};
 pub use call::{Call, Output, Running};
 pub use container::Container;
 pub use runtime::{Kind, Runtime, runtime};
+pub use sys::CALLERS_KEYRING;
 
 use std::path::Path;
 use std::process::Command;

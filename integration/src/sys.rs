@@ -2,10 +2,14 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+
+/// The name of a session keyring that /proc/keys shows to those alone whose it is.
+pub const CALLERS_KEYRING: &CStr = c"callers-own";
 
 /// What a child does before it becomes the program.
 #[derive(Debug, Default)]
@@ -16,6 +20,8 @@ pub struct Before {
     pub leads_session: bool,
     /// Gives up root for this user and group id.
     pub user: Option<u32>,
+    /// Has a session keyring of its own, [`CALLERS_KEYRING`].
+    pub has_keyring: bool,
     /// Gets SIGTERM when the parent's thread ends.
     pub dies_with_parent: bool,
     /// Is traced by its parent.
@@ -47,6 +53,9 @@ pub fn before_exec(command: &mut Command, before: Before) {
         if let Some(id) = user {
             become_user(*id)?;
         }
+        if before.has_keyring {
+            join_new_keyring()?;
+        }
         // Changing the user would have cleared it.
         if before.dies_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
@@ -72,6 +81,21 @@ pub fn before_exec(command: &mut Command, before: Before) {
     };
     // SAFETY: the closure makes system calls only; it allocates and locks nothing.
     unsafe { command.pre_exec(run) };
+}
+
+fn join_new_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const KEYCTL_SETPERM: libc::c_long = 5;
+    /// Everything, and to nobody else.
+    const TO_POSSESSORS: libc::c_long = 0x3f00_0000;
+    // SAFETY: the kernel reads the name, a constant.
+    let key = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, CALLERS_KEYRING.as_ptr())
+    };
+    // SAFETY: only numbers are passed.
+    let refused = key < 0
+        || unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, TO_POSSESSORS) } != 0;
+    if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// std's own way would come before the cgroup is joined.

@@ -3,7 +3,9 @@
 use std::fs;
 
 use integration::terminal::{ConsoleSocket, Terminal};
-use integration::{View, as_both, as_root, eventually, everywhere, in_views};
+use integration::{
+    CALLERS_KEYRING, Container, View, as_both, as_root, eventually, everywhere, in_views,
+};
 use serde_json::json;
 
 const WAIT: &str = "sleep 100";
@@ -364,6 +366,35 @@ fn nothing_of_the_helper_is_seen_inside() {
         let foreign = output.stdout.lines().filter(|line| line.starts_with('/'));
         for program in foreign {
             assert_eq!(program, "/bin/busybox", "{output}");
+        }
+    });
+}
+
+#[test]
+fn it_has_the_containers_session_keyring_and_not_the_callers() {
+    as_both(|bed| {
+        if bed.is_peer("the exec of runc 1.1 makes another of that name, in that of crun 1.8 it is the caller's") {
+            return;
+        }
+        let own = CALLERS_KEYRING.to_str().unwrap();
+        for keeps in [false, true] {
+            let bundle = bed.bundle().without("/linux/maskedPaths");
+            let bundle = bundle.sh("cat /proc/keys; echo end; sleep 100");
+            let id = bed.id();
+            let create = bed.create_call(&bundle, &id).with_keyring();
+            let create = if keeps { create.flag("--no-new-keyring") } else { create };
+            let container = Container::create(bed, &id, create);
+            container.start();
+            eventually("init has said it", || container.printed().ends_with("end\n"));
+            let cat = container.exec_call(&[], &["/bin/cat", "/proc/keys"]).with_keyring().output();
+            for keys in [&container.printed(), cat.success()] {
+                assert_eq!(keys.contains(own), keeps, "{keys}");
+                let named = format!("_ses.{id}");
+                assert_eq!(
+                    keys.lines().filter(|line| line.contains(&named)).count(),
+                    usize::from(!keeps)
+                );
+            }
         }
     });
 }

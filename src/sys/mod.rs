@@ -62,13 +62,21 @@ pub fn loopback_up(socket: impl AsFd) -> nix::Result<()> {
     Errno::result(ret).map(drop)
 }
 
-/// Joins a new session keyring of this name (keyctl(2)) and lets the possessor
-/// and the user search it.
-pub fn join_session_keyring(name: &std::ffi::CStr) -> nix::Result<()> {
+/// Joins the session keyring of this name, or a new one where none of this name can be
+/// found (keyctl(2)). Returns its number.
+pub fn join_session_keyring(name: &std::ffi::CStr) -> nix::Result<libc::c_long> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // SAFETY: the kernel reads the name, a NUL-terminated string that outlives the call.
     let ret =
         unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    Errno::result(ret)
+}
+
+/// Says what may be done with a key (keyctl_setperm(3)).
+pub fn set_key_permissions(key: libc::c_long, permissions: u32) -> nix::Result<()> {
+    const KEYCTL_SETPERM: libc::c_long = 5;
+    // SAFETY: only numbers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, permissions) };
     Errno::result(ret).map(drop)
 }
 
