@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,8 @@ exec "$2" --socket-path="$3" -o source="$1" -o cache=always -o xattr -o log_leve
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    # Whoever stops it stops the machine, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("guest: stopped"))
     runtime, arguments = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:] or LEFT_OUT
     names = ["debian", "buildkit", "moby"] if "ENGINES" in os.environ else ["debian", "containerd"]
     tests = guest.build(names, "engines").values()
