@@ -123,7 +123,9 @@ fn exec_has_the_profile_of_the_container_or_one_of_its_own() {
                 assert_profile_is_named(&output);
                 of_a_process_file(bed, &container, json!(open), &seen(open, "secret"));
                 // None is no way out of the container's.
-                of_a_process_file(bed, &container, json!(null), &seen(confined, "refused"));
+                if !bed.is_peer("runc takes it for one") {
+                    of_a_process_file(bed, &container, json!(null), &seen(confined, "refused"));
+                }
             }
         }
     });
@@ -153,9 +155,8 @@ fn a_profile_that_is_not_loaded_is_refused_by_name() {
 #[track_caller]
 fn assert_profile_is_named(output: &integration::Output) {
     assert!(output.code != 0 && output.stdout.is_empty(), "{output}");
-    assert!(output.stderr.contains("no-such-profile"), "{output}");
     if integration::runtime().kind == integration::Kind::Ferrun {
-        assert!(output.stderr.contains("apparmorProfile"), "{output}");
+        assert!(output.stderr.contains("apparmorProfile: \"no-such-profile\""), "{output}");
     }
 }
 
