@@ -223,6 +223,9 @@ fn a_bundle_without_any_namespace_runs() {
 #[test]
 fn ids_are_mapped() {
     as_root(|bed| {
+        if bed.is_peer("crun 1.8 gives the machine's /dev/null to the container's root") {
+            return;
+        }
         let bundle = bed
             .bundle()
             .with_namespace("user", None)
@@ -246,6 +249,9 @@ fn ids_are_mapped() {
 #[test]
 fn a_cgroup_that_belongs_to_the_mapped_root_is_entered_by_exec_too() {
     in_views(|bed| {
+        if bed.is_peer("crun 1.8 gives the machine's /dev/null to the container's root") {
+            return;
+        }
         let bundle = bed
             .bundle()
             .with_namespace("user", None)
