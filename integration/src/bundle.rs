@@ -94,6 +94,15 @@ impl Bundle {
         bundle
     }
 
+    /// The same in a new user namespace, in which the first `size` ids of the host are
+    /// what they are outside.
+    pub fn in_user_namespace(self, size: u32) -> Self {
+        let ids = json!([{"containerID": 0, "hostID": 0, "size": size}]);
+        self.with_namespace("user", None)
+            .with("/linux/uidMappings", ids.clone())
+            .with("/linux/gidMappings", ids)
+    }
+
     fn namespaces(&mut self) -> &mut Vec<Value> {
         self.config["linux"]["namespaces"].as_array_mut().expect("linux.namespaces")
     }

@@ -74,15 +74,6 @@ fn under(bed: &Bed, profile: &str, script: &str) -> Bundle {
     bundle
 }
 
-/// The same in a user namespace, whose root the files belong to.
-fn in_user_namespace(bundle: Bundle) -> Bundle {
-    let ids = json!([{"containerID": 0, "hostID": 0, "size": 1000}]);
-    bundle
-        .with_namespace("user", None)
-        .with("/linux/uidMappings", ids.clone())
-        .with("/linux/gidMappings", ids)
-}
-
 /// What `SCRIPT` prints under a profile.
 fn seen(profile: &str, file: &str) -> String {
     format!("{profile} (enforce)\n{file}")
@@ -96,7 +87,7 @@ fn the_program_runs_under_its_profile() {
                 let bundle =
                     under(bed, profile, SCRIPT).with("/process/noNewPrivileges", no_new_privileges);
                 assert_eq!(bed.run(&bundle).success(), seen(profile, file));
-                let mapped = in_user_namespace(bundle);
+                let mapped = bundle.in_user_namespace(1000);
                 assert_eq!(bed.run(&mapped).success(), seen(profile, file), "mapped");
             }
         }
@@ -112,7 +103,7 @@ fn exec_has_the_profile_of_the_container_or_one_of_its_own() {
         for no_new_privileges in [true, false] {
             let bundle = under(bed, confined, "sleep 100")
                 .with("/process/noNewPrivileges", no_new_privileges);
-            for bundle in [bundle.clone(), in_user_namespace(bundle)] {
+            for bundle in [bundle.clone(), bundle.in_user_namespace(1000)] {
                 let container = bed.start(&bundle);
                 let exec = |options: &[&str]| {
                     container.exec_call(options, &["/bin/sh", "-c", SCRIPT]).output()
@@ -145,7 +136,7 @@ fn of_a_process_file(bed: &Bed, container: &Container<'_>, profile: Value, expec
 fn a_profile_that_is_not_loaded_is_refused_by_name() {
     with_profiles(|bed, _| {
         let bundle = under(bed, "no-such-profile", SCRIPT);
-        for bundle in [bundle.clone(), in_user_namespace(bundle)] {
+        for bundle in [bundle.clone(), bundle.in_user_namespace(1000)] {
             assert_profile_is_named(&bed.run(&bundle));
             bed.assert_nothing_left();
         }

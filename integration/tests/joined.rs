@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use integration::{Bed, Bundle, Container, as_root, as_user, eventually};
+use integration::{Bed, Container, as_root, as_user, eventually};
 use serde_json::json;
 
 /// A type of namespace by the names that the configuration, /proc/PID/ns and unshare(1)
@@ -21,6 +21,9 @@ const KINDS: [Kind; 6] = [
     ("cgroup", "cgroup", "--cgroup"),
     ("time", "time", "--time"),
 ];
+
+/// All ids of the host but the last.
+const ALL_IDS: u32 = u32::MAX;
 
 /// Runs a test as root with ferrun.
 fn with_root(test: impl Fn(&Bed) + Sync) {
@@ -74,15 +77,6 @@ fn namespace(process: &str, file: &str) -> PathBuf {
     fs::read_link(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The same with a new user namespace that has all ids of the host but the last.
-fn in_new_user_namespace(bundle: Bundle) -> Bundle {
-    let all = json!([{"containerID": 0, "hostID": 0, "size": 4_294_967_294_u32}]);
-    bundle
-        .with_namespace("user", None)
-        .with("/linux/uidMappings", all.clone())
-        .with("/linux/gidMappings", all)
-}
-
 /// The init process and what exec brings are in the namespaces of these files' processes.
 #[track_caller]
 fn assert_joined(container: &Container<'_>, files: &[(&str, PathBuf)], when: &str) {
@@ -112,7 +106,7 @@ fn each_is_joined_beside_a_new_user_namespace() {
     with_root(|bed| {
         for (kind, file, flag) in KINDS {
             let holder = Holder::new(&[flag]);
-            let bundle = in_new_user_namespace(bed.bundle());
+            let bundle = bed.bundle().in_user_namespace(ALL_IDS);
             let bundle = bundle.with_namespace(kind, Some(&holder.path(file)));
             let container = bed.start(&bundle.sh("sleep 100"));
             let pid = container.pid().to_string();
@@ -126,7 +120,7 @@ fn each_is_joined_beside_a_new_user_namespace() {
 fn a_mount_namespace_cannot_be_joined_beside_a_new_user_namespace() {
     with_root(|bed| {
         let holder = Holder::new(&["--mount"]);
-        let bundle = in_new_user_namespace(bed.bundle());
+        let bundle = bed.bundle().in_user_namespace(ALL_IDS);
         let output = bed.run(&bundle.with_namespace("mount", Some(&holder.path("mnt"))));
         // Behind pid, network, ipc, uts and user.
         assert!(output.failure(1).contains("linux.namespaces[5].path"), "{output}");

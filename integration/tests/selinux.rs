@@ -81,15 +81,6 @@ fn seen(label: &str) -> String {
     format!("{label}\n{files}")
 }
 
-/// The same in a user namespace, whose root the files belong to.
-fn in_user_namespace(bundle: Bundle) -> Bundle {
-    let ids = json!([{"containerID": 0, "hostID": 0, "size": 1000}]);
-    bundle
-        .with_namespace("user", None)
-        .with("/linux/uidMappings", ids.clone())
-        .with("/linux/gidMappings", ids)
-}
-
 #[test]
 fn the_program_runs_under_its_label() {
     with_policy(|bed| {
@@ -99,7 +90,7 @@ fn the_program_runs_under_its_label() {
                     under(bed, label, SCRIPT).with("/process/noNewPrivileges", no_new_privileges);
                 assert_eq!(bed.run(&bundle).success(), seen(label));
                 if !bed.is_rootless() {
-                    let mapped = in_user_namespace(bundle);
+                    let mapped = bundle.in_user_namespace(1000);
                     assert_eq!(bed.run(&mapped).success(), seen(label), "mapped");
                 }
             }
@@ -245,7 +236,7 @@ fn what_is_mounted_for_the_container_has_its_label() {
             bundle = bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
         }
         bundle.write("/hidden/file", "");
-        let mapped = (!bed.is_rootless()).then(|| in_user_namespace(bundle.clone()));
+        let mapped = (!bed.is_rootless()).then(|| bundle.clone().in_user_namespace(1000));
         for bundle in [bundle].into_iter().chain(mapped) {
             let container = bed.start(&bundle);
             container.prints("done");
