@@ -4,17 +4,23 @@
 #![cfg_attr(not(test), no_main)]
 
 use std::ffi::OsStr;
+use std::os::fd::IntoRawFd as _;
 #[cfg(not(test))]
 use std::{
     ffi::{c_char, c_int},
     process::exit,
 };
 
+use anyhow::Context as _;
 use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ferrun::commands::{Global, dispatch};
 use ferrun::sys::{self, arena::Arena, start::Arguments};
 use ferrun::{bundle, cli, error, log, own_executable};
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 #[global_allocator]
 static ARENA: Arena = Arena::new();
@@ -77,13 +83,34 @@ fn ferrun(arguments: Arguments) -> i32 {
     })
 }
 
+/// Makes sure of what the rest relies on.
 #[cfg_attr(test, allow(dead_code))]
 fn begin(arguments: Arguments) -> anyhow::Result<()> {
     // Before all else, because it may start over. An ID of that name does no harm.
     if arguments.iter().any(|argument| ENTERING.iter().any(|verb| argument == *verb)) {
         own_executable::protect(arguments)?;
     }
-    Ok(sys::process::prepare()?)
+    open_stdio().context("stdin, stdout and stderr")?;
+    // A write to a pipe that nobody reads is an error like any other.
+    sys::process::ignore(Signal::SIGPIPE).context("sigaction SIGPIPE")?;
+    // A caller may ignore it; then nobody could wait for a child.
+    sys::process::set_default_action(Signal::SIGCHLD).context("sigaction SIGCHLD")
+}
+
+/// Opens /dev/null for those of the first three descriptors that are closed: nothing that
+/// is opened later may take their place.
+fn open_stdio() -> anyhow::Result<()> {
+    let stdio = [0, 1, 2].map(sys::borrow_descriptor);
+    let mut polled = stdio.map(|descriptor| PollFd::new(descriptor, PollFlags::empty()));
+    poll(&mut polled, PollTimeout::ZERO).context("poll")?;
+    for closed in polled {
+        if closed.revents().is_some_and(|events| events.contains(PollFlags::POLLNVAL)) {
+            // It gets the lowest number, which is the closed one's.
+            let null = open("/dev/null", OFlag::O_RDWR, Mode::empty()).context("/dev/null")?;
+            let _ = null.into_raw_fd();
+        }
+    }
+    Ok(())
 }
 
 fn run(verb: &str, arguments: &ArgMatches, matches: &ArgMatches) -> anyhow::Result<i32> {

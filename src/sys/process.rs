@@ -1,16 +1,13 @@
 //! Kernel calls on processes that nix and rustix do not wrap safely.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 /// How clone3(2) is to make the child.
@@ -255,22 +252,9 @@ pub fn set_default_action(signal: Signal) -> nix::Result<()> {
     set_action(signal, SigHandler::SigDfl)
 }
 
-/// Prepares for this program what its caller may have left otherwise: there are a stdin, a
-/// stdout and a stderr, so that nothing that is opened takes their place; a write to a pipe
-/// that nobody reads is an error like any other; and children can be waited for.
-pub fn prepare() -> nix::Result<()> {
-    let stdio = [0, 1, 2].map(super::borrow_descriptor);
-    let mut polled = stdio.map(|descriptor| PollFd::new(descriptor, PollFlags::empty()));
-    poll(&mut polled, PollTimeout::ZERO)?;
-    for closed in polled {
-        if closed.revents().is_some_and(|events| events.contains(PollFlags::POLLNVAL)) {
-            // It gets the lowest number, which is the closed one's.
-            let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
-            let _ = null.into_raw_fd();
-        }
-    }
-    set_action(Signal::SIGPIPE, SigHandler::SigIgn)?;
-    set_default_action(Signal::SIGCHLD)
+/// Ignores a signal (sigaction(2)).
+pub fn ignore(signal: Signal) -> nix::Result<()> {
+    set_action(signal, SigHandler::SigIgn)
 }
 
 fn set_action(signal: Signal, handler: SigHandler) -> nix::Result<()> {
@@ -280,7 +264,7 @@ fn set_action(signal: Signal, handler: SigHandler) -> nix::Result<()> {
 }
 
 /// Gives SIGPIPE its default action and unblocks all signals, as a program expects
-/// at its start: [`prepare`] ignores SIGPIPE, and what is ignored stays so over execve(2).
+/// at its start: this program ignores SIGPIPE, and what is ignored stays so over execve(2).
 /// Other signals that the caller ignores, as nohup does, are his wish and stay.
 pub fn reset_signals() -> nix::Result<()> {
     set_default_action(Signal::SIGPIPE)?;
