@@ -29,6 +29,7 @@ mod decide;
 mod emit;
 mod program;
 mod table;
+mod walk;
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{
@@ -38,6 +39,7 @@ use oci_spec::runtime::{
 
 pub use arch::Arch;
 pub use program::Instruction;
+pub use walk::KnownCall;
 
 use arch::Call;
 use decide::{Condition, Decision, Decisions, Fallback, Rule};

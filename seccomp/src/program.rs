@@ -21,13 +21,13 @@ pub struct Instruction {
 }
 
 /// `BPF_LD | BPF_W | BPF_ABS`
-const LOAD: u16 = 0x20;
+pub const LOAD: u16 = 0x20;
 /// `BPF_ALU | BPF_AND | BPF_K`
-const AND: u16 = 0x54;
+pub const AND: u16 = 0x54;
 /// `BPF_JMP | BPF_JA`
-const JUMP: u16 = 0x05;
+pub const JUMP: u16 = 0x05;
 /// `BPF_RET | BPF_K`
-const RETURN: u16 = 0x06;
+pub const RETURN: u16 = 0x06;
 
 /// A condition on the accumulator.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,24 @@ pub enum If {
     Greater = 0x25,
     /// `BPF_JMP | BPF_JGE | BPF_K`
     GreaterOrEqual = 0x35,
+}
+
+impl If {
+    /// The condition of an instruction, if it is one.
+    pub fn of(code: u16) -> Option<Self> {
+        [Self::Equal, Self::Greater, Self::GreaterOrEqual]
+            .into_iter()
+            .find(|&known| known as u16 == code)
+    }
+
+    /// Whether it holds for the accumulator's value.
+    pub const fn holds(self, value: u32, k: u32) -> bool {
+        match self {
+            Self::Equal => value == k,
+            Self::Greater => value > k,
+            Self::GreaterOrEqual => value >= k,
+        }
+    }
 }
 
 /// A place in the program to jump to, counted from the program's end.

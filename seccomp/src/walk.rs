@@ -1,0 +1,127 @@
+//! What a filter says of a call of which not everything is known.
+
+use std::collections::HashSet;
+
+use crate::program::{AND, If, Instruction, JUMP, LOAD, RETURN};
+use crate::{Arch, Filter};
+
+/// `SECCOMP_RET_ALLOW` of linux/seccomp.h.
+const RET_ALLOW: u32 = 0x7fff_0000;
+
+/// Offsets in `struct seccomp_data` of linux/seccomp.h.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const FIRST_ARGUMENT: u32 = 16;
+const FIRST_ARGUMENT_HIGH: u32 = 20;
+
+/// A call by its number, and by its first argument where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownCall {
+    /// The number, on the architecture that is asked for.
+    pub number: u32,
+    /// The first argument.
+    pub first: Option<u64>,
+}
+
+impl Filter {
+    /// Whether the filter lets `call` through without a word, whatever the arguments are
+    /// that are not known. `arch` must be a little-endian one.
+    #[must_use]
+    pub fn allows(&self, arch: Arch, call: KnownCall) -> bool {
+        let word = |offset: u32| match offset {
+            NUMBER => Some(call.number),
+            ARCH => Some(arch.token()),
+            FIRST_ARGUMENT => call.first.map(|first| first as u32),
+            FIRST_ARGUMENT_HIGH => call.first.map(|first| (first >> 32) as u32),
+            _ => None,
+        };
+        // Jumps lead forward, so every way ends. One that was gone once need not be again.
+        let mut gone = HashSet::new();
+        let mut ways = vec![(0_usize, None::<u32>)];
+        while let Some((at, accumulator)) = ways.pop() {
+            if !gone.insert((at, accumulator)) {
+                continue;
+            }
+            let Some(&Instruction { code, jt, jf, k }) = self.instructions.get(at) else {
+                return false;
+            };
+            let next = at + 1;
+            match code {
+                LOAD => ways.push((next, word(k))),
+                AND => ways.push((next, accumulator.map(|value| value & k))),
+                JUMP => ways.push((next + k as usize, accumulator)),
+                RETURN if k == RET_ALLOW => {}
+                RETURN => return false,
+                _ => {
+                    let Some(condition) = If::of(code) else { return false };
+                    let holds = accumulator.map(|value| condition.holds(value, k));
+                    if holds != Some(false) {
+                        ways.push((next + usize::from(jt), accumulator));
+                    }
+                    if holds != Some(true) {
+                        ways.push((next + usize::from(jf), accumulator));
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: u32 = 0;
+    const CLONE: u32 = 56;
+    const PERSONALITY: u32 = 135;
+
+    fn filter(syscalls: &str) -> Filter {
+        let profile = format!(
+            r#"{{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],
+                "syscalls":[{syscalls}]}}"#
+        );
+        crate::compile(&serde_json::from_str(&profile).unwrap(), Arch::X86_64).unwrap()
+    }
+
+    fn allows(filter: &Filter, number: u32, first: Option<u64>) -> bool {
+        filter.allows(Arch::X86_64, KnownCall { number, first })
+    }
+
+    #[test]
+    fn a_call_is_allowed_where_no_argument_can_change_that() {
+        let filter = filter(
+            r#"{"names":["read"],"action":"SCMP_ACT_ALLOW"},
+               {"names":["write"],"action":"SCMP_ACT_LOG"},
+               {"names":["personality"],"action":"SCMP_ACT_ALLOW",
+                "args":[{"index":0,"value":4294967296,"op":"SCMP_CMP_EQ"}]},
+               {"names":["clone"],"action":"SCMP_ACT_ALLOW",
+                "args":[{"index":0,"value":2114060288,"valueTwo":0,"op":"SCMP_CMP_MASKED_EQ"}]}"#,
+        );
+        assert!(allows(&filter, READ, None));
+        for (number, first, expected) in [
+            // Written to the log, refused by default.
+            (1, None, false),
+            (2, None, false),
+            (PERSONALITY, None, false),
+            (PERSONALITY, Some(1 << 32), true),
+            (PERSONALITY, Some(0), false),
+            (CLONE, None, false),
+            (CLONE, Some(17), true),
+            (CLONE, Some(0x2000_0011), false),
+        ] {
+            assert_eq!(allows(&filter, number, first), expected, "{number} {first:?}");
+        }
+        // 3 is read there, and close here.
+        assert!(filter.allows(Arch::X86, KnownCall { number: 3, first: None }));
+        assert!(!allows(&filter, 3, None));
+        assert!(!filter.allows(Arch::Aarch64, KnownCall { number: 63, first: None }));
+    }
+
+    #[test]
+    fn a_program_that_ends_nowhere_allows_nothing() {
+        let mut filter = filter(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW"}"#);
+        filter.instructions.truncate(1);
+        assert!(!allows(&filter, READ, None));
+    }
+}
