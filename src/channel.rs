@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -22,8 +23,12 @@ use serde::{Deserialize, Serialize};
 /// What init says. `Failed` may come at any point and ends the conversation.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
-    /// The process between a user's `exec` and its program has made it: the pid.
+    /// The process in between has made the one that stays: the pid; carries its pidfd.
     Spawned(i32),
+    /// The context of a file system; carries its descriptor.
+    Procfs,
+    /// The new namespaces that get their ids or offsets from the creator are there.
+    Unshared,
     /// The master side of the terminal; carries its descriptor.
     Console,
     /// The listener of the notifying filter; carries its descriptor.
@@ -39,11 +44,13 @@ pub enum FromInit {
 /// What init is told.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToInit {
-    /// The pid of a process that another one has made for the creator has arrived.
+    /// The creator has the process that one in between has made, and knows where to find it.
     Known,
-    /// The pid is on disk, and the maps of the new user namespace are in force.
+    /// The maps of the new user namespace are in force, and the pid of an init that stays is
+    /// on disk.
     Placed,
-    /// The tree of the next bind that is the creator's to open; carries its descriptor.
+    /// What the next mount is made of, where that is the creator's to open: the tree of a bind,
+    /// or the context of a file system. Carries its descriptor.
     Tree,
     /// The hooks that belong between `RootfsReady` and pivot_root have run.
     HooksDone,
@@ -168,6 +175,21 @@ fn last_words<T>(mut receive: impl FnMut() -> rustix::io::Result<T>) -> Result<O
 }
 
 impl CreatorEnd {
+    /// Waits for a message from the process that `pidfd` is a handle on, where another one has
+    /// the same end open too. None: it has ended without a further word.
+    pub fn receive_from(&self, pidfd: &OwnedFd) -> Result<Option<(FromInit, Option<OwnedFd>)>> {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [&self.socket, pidfd].map(|fd| PollFd::new(fd, PollFlags::IN));
+        // Its last words come before its end, but may have come after the first look at them.
+        for time in [None, Some(&now)] {
+            rustix::io::retry_on_intr(|| poll(&mut fds, time)).context("poll")?;
+            if !fds[0].revents().is_empty() {
+                return self.receive();
+            }
+        }
+        Ok(None)
+    }
+
     /// Closes the copy of this end that a cloned process has: while anybody has it open,
     /// that process could not see the end of its creator. To be called in the new process
     /// alone, which never returns to where this end is owned.
@@ -193,7 +215,7 @@ impl InitEnd {
 }
 
 impl InitEnd {
-    /// Waits for the next tree.
+    /// Waits for the next tree, or the next context of a file system.
     pub fn expect_tree(&self) -> Result<OwnedFd> {
         match self.receive()? {
             Some((ToInit::Tree, Some(tree))) => Ok(tree),
@@ -240,6 +262,19 @@ mod tests {
         drop(init);
         assert_eq!(creator.receive().unwrap().unwrap().0, FromInit::Ready);
         assert!(creator.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_that_ends_without_a_word_is_not_waited_for() {
+        let (creator, init) = pair().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        init.send(&FromInit::Unshared).unwrap();
+        assert_eq!(creator.receive_from(&pidfd).unwrap().unwrap().0, FromInit::Unshared);
+        // The end of the channel is still open here.
+        assert!(creator.receive_from(&pidfd).unwrap().is_none());
+        child.wait().unwrap();
     }
 
     #[test]

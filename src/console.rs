@@ -58,10 +58,13 @@ pub fn bind(root: impl AsFd, slave: impl AsFd) -> Result<()> {
     attach(clone_tree(slave, false)?, place).context("/dev/console")
 }
 
-/// Makes the terminal stdin, stdout and stderr of the calling session leader,
-/// and its controlling terminal.
+/// Makes stdin the controlling terminal of the calling session leader.
+pub fn control() -> Result<()> {
+    sys::terminal::set_controlling_terminal(rustix::stdio::stdin()).context("TIOCSCTTY")
+}
+
+/// Makes the terminal stdin, stdout and stderr.
 pub fn take(slave: impl AsFd) -> Result<()> {
-    sys::terminal::set_controlling_terminal(&slave).context("TIOCSCTTY")?;
     rustix::stdio::dup2_stdin(&slave).context("dup2")?;
     rustix::stdio::dup2_stdout(&slave).context("dup2")?;
     rustix::stdio::dup2_stderr(&slave).context("dup2")

@@ -14,7 +14,7 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::apply::net_devices::{Destination, Found};
-use crate::apply::{hooks, intel_rdt, mounts, namespaces, net_devices, process, rootfs};
+use crate::apply::{hooks, intel_rdt, mounts, namespaces, net_devices, process, procfs, rootfs};
 use crate::bundle::Bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
@@ -30,7 +30,8 @@ use crate::log;
 use crate::plan::Plan;
 use crate::plan::cgroup::Stage;
 use crate::plan::intel_rdt::Group;
-use crate::plan::mounts::MappedIds;
+use crate::plan::mounts::{MappedIds, MountKind};
+use crate::plan::namespaces::Namespaces;
 use crate::plan::rootfs::{Entry, Rootfs};
 use crate::resolve;
 use crate::sd_notify;
@@ -239,12 +240,13 @@ impl Making<'_> {
             cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
         }
         let devices = net_devices::find(&self.plan.net_devices)?;
-        let (init, channel, verdict) = self.spawn(&devices)?;
-        let facts = ProcessFacts::read(init.pid.as_raw()).context("the init process is gone")?;
-        self.container.record.init = Some(facts.id());
-        self.place(&init, &channel, &devices)?;
-        self.open_trees(&init, &channel)?;
-        let master = self.converse(&channel, &init, console)?;
+        let (mut init, channel, verdict) = self.spawn(&devices)?;
+        let master = self.prepare(&mut init, &channel, &devices, console).inspect_err(|_| {
+            if init.is_between {
+                // Nothing but this process knows of it.
+                init.kill();
+            }
+        })?;
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
         self.refuse_dead(&init)?;
         self.container.record.creator = None;
@@ -262,14 +264,37 @@ impl Making<'_> {
         Ok((init, channel, verdict, master))
     }
 
+    /// Sees the container through until its init process is ready. Returns the terminal, where
+    /// the caller serves it.
+    fn prepare(
+        &mut self,
+        init: &mut Spawned,
+        channel: &CreatorEnd,
+        devices: &[Found],
+        console: Option<OwnedFd>,
+    ) -> Result<Option<OwnedFd>> {
+        if !init.is_between {
+            self.remember(init)?;
+        }
+        self.place(init, channel, devices)?;
+        self.open_trees(init, channel)?;
+        self.converse(channel, init, console)
+    }
+
+    /// Puts the init process on disk.
+    fn remember(&mut self, init: &Spawned) -> Result<()> {
+        let facts = ProcessFacts::read(init.pid.as_raw()).context("the init process is gone")?;
+        self.container.record.init = Some(facts.id());
+        self.container.save()
+    }
+
     fn warn(&self, warnings: Vec<String>) {
         warnings.iter().for_each(log::warn);
     }
 
     fn spawn(&self, devices: &[Found]) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
         let (creator, end) = channel::pair()?;
-        let cgroup =
-            spawn::Cgroup::open(&self.plan.cgroup.group, self.container.record.intel_rdt.as_ref())?;
+        let cgroup = self.cgroup()?;
         let creator_root = rootfs::root_mount()?;
         // A caller who stays shares a page with init; else `start` will bring one.
         let verdict = self.options.stays.then(Verdict::new).transpose()?;
@@ -289,7 +314,7 @@ impl Making<'_> {
         };
         let plan = self.plan;
         let _inherited = process::OomScoreAdj::take(plan.process.as_ref())?;
-        if !self.init_hides_itself() {
+        if !self.hides_itself() {
             hide()?;
         }
         let init = spawn::container(&plan.namespaces, &cgroup, &creator, end, |end, remaining| {
@@ -298,19 +323,30 @@ impl Making<'_> {
         Ok((init, creator, verdict))
     }
 
-    /// A joined namespace may hold somebody who traces what enters it, so init is hidden
-    /// from its first moment. But only root may write the id maps of a hidden process,
-    /// and nobody in a user namespace its own time offsets: then init does it later.
-    fn init_hides_itself(&self) -> bool {
-        let ordinary = self.host.uid != 0 || self.host.in_user_namespace;
-        let namespaces = &self.plan.namespaces;
-        namespaces.id_maps.is_some() && (ordinary || !namespaces.time_offsets.is_empty())
+    /// Others in the caller's pid namespace see the new process, so it is hidden from its
+    /// first moment. But the kernel lets root alone, by the caller's user namespace, write the
+    /// id maps of a hidden process: that of an ordinary user hides itself later. It is his
+    /// own until then, and only his own processes have rights over it.
+    fn hides_itself(&self) -> bool {
+        self.plan.namespaces.id_maps.is_some() && self.host.uid != 0
     }
 
-    /// Gives init its ids and its network interfaces, and puts its pid on disk.
+    /// Gives the process its ids, its offsets and its network interfaces, and says so.
     fn place(&self, init: &Spawned, channel: &CreatorEnd, devices: &[Found]) -> Result<()> {
-        if let Some(maps) = &self.plan.namespaces.id_maps {
+        let Namespaces { id_maps, time_offsets, .. } = &self.plan.namespaces;
+        if self.plan.namespaces.announces() {
+            match init.hear(channel)? {
+                Some((FromInit::Unshared, _)) => {}
+                Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
+                Some((other, _)) => bail!("{other:?} out of turn from the init process"),
+                None => return Err(self.cause_of_death(init)),
+            }
+        }
+        if let Some(maps) = id_maps {
             namespaces::write_id_maps(init.pid, maps, self.host.uid, self.host.gid)?;
+        }
+        if self.plan.namespaces.gets_offsets() {
+            namespaces::write_time_offsets(init.pid, time_offsets)?;
         }
         if !devices.is_empty() {
             let joined = &self.plan.namespaces.joined;
@@ -320,7 +356,6 @@ impl Making<'_> {
             };
             net_devices::move_to(&destination, devices)?;
         }
-        self.container.save()?;
         // Where init has died over something, it has said so, and that is read next.
         let _ = channel.send(&ToInit::Placed);
         Ok(())
@@ -328,17 +363,37 @@ impl Making<'_> {
 
     /// Opens what init cannot, and hands it over in the order of the mounts.
     fn open_trees(&self, init: &Spawned, channel: &CreatorEnd) -> Result<()> {
-        for (step, bind) in self.plan.rootfs.opened_by_creator() {
-            let tree = mounts::open_source(step, bind)?;
-            if let Some(ids) = &bind.ids {
-                self.map_ids(&tree, ids, init).in_field(&step.field)?;
-            }
+        for step in self.plan.rootfs.opened_by_creator() {
+            let tree = match &step.kind {
+                MountKind::Bind(bind) => {
+                    let tree = mounts::open_source(step, bind)?;
+                    if let Some(ids) = &bind.ids {
+                        self.map_ids(&tree, ids, init).in_field(&step.field)?;
+                    }
+                    tree
+                }
+                _ => self.open_procfs().in_field(&step.field)?,
+            };
             if channel.send_with(&ToInit::Tree, &tree).is_err() {
                 // Init has died over something, and that is read next.
                 break;
             }
         }
         Ok(())
+    }
+
+    /// The procfs of the pid namespace that is joined.
+    fn open_procfs(&self) -> Result<OwnedFd> {
+        let joined = self.plan.namespaces.joined.iter();
+        let joined = joined.filter(|join| matches!(join.kind, Kind::Pid | Kind::User));
+        let opened = joined.map(namespaces::open_joined).collect::<Result<Vec<_>>>()?;
+        procfs::context_in(opened, &self.cgroup()?)
+    }
+
+    /// The container's cgroup, to be entered.
+    fn cgroup(&self) -> Result<spawn::Cgroup> {
+        let record = &self.container.record;
+        spawn::Cgroup::open(&self.plan.cgroup.group, record.intel_rdt.as_ref())
     }
 
     fn map_ids(&self, tree: &OwnedFd, ids: &MappedIds, init: &Spawned) -> Result<()> {
@@ -351,14 +406,25 @@ impl Making<'_> {
 
     /// Answers init until it is ready. Returns the terminal, where the caller serves it.
     fn converse(
-        &self,
+        &mut self,
         channel: &CreatorEnd,
-        init: &Spawned,
+        init: &mut Spawned,
         console: Option<OwnedFd>,
     ) -> Result<Option<OwnedFd>> {
         let mut terminal = None;
         loop {
-            match channel.receive()? {
+            match init.hear(channel)? {
+                Some((FromInit::Spawned(pid), Some(pidfd))) => {
+                    init.is_succeeded_by(pid, pidfd);
+                    self.remember(init)?;
+                    if let Some(process) = &self.plan.process
+                        && process.gets_scheduler_by_creator()
+                    {
+                        process::set_scheduler(process, pid)?;
+                    }
+                    // Where it has died over something, it has said so, and that is read next.
+                    let _ = channel.send(&ToInit::Known);
+                }
                 Some((FromInit::Ready, _)) => return Ok(terminal),
                 Some((FromInit::RootfsReady, _)) => {
                     self.run_creators_hooks(init)?;

@@ -10,9 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType as Kind, Process, Spec};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::apply::process::{InitialAffinity, OomScoreAdj};
+use crate::apply::process::{InitialAffinity, OomScoreAdj, set_scheduler};
 use crate::bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
@@ -23,6 +22,7 @@ use crate::foreground;
 use crate::gate::Verdict;
 use crate::init::{self, Additional};
 use crate::log;
+use crate::plan::Policies;
 use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{clone_flag, proc_name};
 use crate::plan::process::{Field, ProcessPlan};
@@ -77,6 +77,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     keep_confined(&mut process, spec.process().as_ref());
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let mut plan = ProcessPlan::plan(&process, seccomp, field)?;
+    let policies = Policies::plan(&spec)?;
     security_module::refuse_missing(Some(&plan), None)?;
     let attributes = Attributes::open(Some(&plan))?;
     if options.serves_terminal {
@@ -102,8 +103,8 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         Some(open_root(init.pid)?)
     };
     let verdict = Verdict::new()?;
-    // Inside, whoever may trace others must not see what the new process still holds.
     let _inherited = (OomScoreAdj::take(Some(&plan))?, InitialAffinity::take(&plan)?);
+    // From its first moment: where the container has the caller's pid namespace it is seen.
     hide()?;
     let spawn = |group: &Group| -> Result<(Spawned, CreatorEnd)> {
         let cgroup = spawn::Cgroup::open(group, container.record.intel_rdt.as_ref())?;
@@ -114,6 +115,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
             attributes: attributes.as_ref(),
             root: root.as_ref(),
             keyring: (!container.record.callers_keyring).then_some(&container.record.id),
+            policies: &policies,
             verdict: &verdict,
         };
         let spawned = spawn::beside(target, flags, &cgroup, &creator, end, |end, remaining| {
@@ -122,7 +124,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         Ok((spawned, creator))
     };
     let group = container.record.group.below(&options.cgroups).context("--cgroup")?;
-    let (spawned, creator) = match spawn(&group) {
+    let (mut spawned, creator) = match spawn(&group) {
         // The container has put groups of its own below, so the kernel lets nothing
         // into this one: then into the one that its init is in now.
         Err(error) if errno(&error) == Some(libc::EBUSY) && options.cgroups.is_empty() => {
@@ -131,12 +133,10 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         spawned if options.cgroups.is_empty() => spawned?,
         spawned => spawned.context("--cgroup")?,
     };
-    match finish(container, options, &plan, &spawned, &creator, &verdict, console.as_ref()) {
+    match finish(container, options, &plan, &mut spawned, &creator, &verdict, console.as_ref()) {
         Ok(master) => Ok((spawned, master)),
         Err(error) => {
-            // Left to others it could stay a zombie, which keeps its pid namespace from ending.
-            let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
-            let _ = nix::sys::wait::waitpid(spawned.pid, None);
+            spawned.kill();
             Err(error)
         }
     }
@@ -147,7 +147,7 @@ fn finish(
     container: &Container,
     options: &Options,
     plan: &ProcessPlan,
-    spawned: &Spawned,
+    spawned: &mut Spawned,
     creator: &CreatorEnd,
     verdict: &Verdict,
     console: Option<&OwnedFd>,
@@ -307,14 +307,24 @@ fn open_root(init: i32) -> Result<OwnedFd> {
 fn converse(
     container: &Container,
     plan: &ProcessPlan,
-    spawned: &Spawned,
+    spawned: &mut Spawned,
     creator: &CreatorEnd,
     verdict: &Verdict,
     console: Option<&OwnedFd>,
 ) -> Result<Option<OwnedFd>> {
     let mut terminal = None;
     loop {
-        match creator.receive()? {
+        match spawned.hear(creator)? {
+            Some((FromInit::Spawned(pid), Some(pidfd))) => {
+                spawned.is_succeeded_by(pid, pidfd);
+                if plan.gets_scheduler_by_creator() {
+                    set_scheduler(plan, pid)?;
+                }
+                if plan.waits_to_be_known() {
+                    // Where it has died over something, it has said so, and that is read next.
+                    let _ = creator.send(&ToInit::Known);
+                }
+            }
             None => {
                 verdict.read(|| plan.named_label())?;
                 return Ok(terminal);

@@ -9,13 +9,13 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::setns;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 
 use crate::apply::net_devices::Found;
-use crate::apply::process::Confined;
+use crate::apply::process::{Confined, Confinement};
 use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
 use crate::channel::{Failure, FromInit, InitEnd, ToInit};
 use crate::console;
@@ -23,10 +23,10 @@ use crate::create::hide;
 use crate::error::InField as _;
 use crate::gate::{self, Verdict};
 use crate::hook_state::HookState;
-use crate::plan::Plan;
 use crate::plan::process::ProcessPlan;
+use crate::plan::{Plan, Policies};
 use crate::security_module::Attributes;
-use crate::spawn::Remaining;
+use crate::spawn::{self, Remaining};
 use crate::state::Status;
 use crate::sys;
 use crate::sys::process as kernel;
@@ -38,6 +38,15 @@ pub enum Start<'a> {
     Gate(OwnedFd),
     /// The creator, who stays.
     Creator(&'a Verdict),
+}
+
+impl Start<'_> {
+    fn gate(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Gate(gate) => Some(gate),
+            Self::Creator(_) => None,
+        }
+    }
 }
 
 /// What init needs to know besides the plan.
@@ -66,8 +75,10 @@ pub fn container(
     remaining: Remaining<'_>,
     creator: InitEnd,
 ) -> Result<Infallible> {
-    let failed = prepare_container(plan, &around, remaining, &creator);
-    let confined = told(&creator, failed)?;
+    let is_between = remaining.is_between;
+    let settled = prepare_container(plan, &around, remaining, &creator)
+        .and_then(|prepared| settle(prepared, plan, &around, is_between, &creator));
+    let confined = told(&creator, settled)?;
     let run = |verdict: &Verdict, other: &InitEnd| match confined {
         Some(confined) => run_container(plan, &around.hook_state, confined, verdict, other),
         None => bail!("process: missing: there is no program to start"),
@@ -96,6 +107,8 @@ pub struct Additional<'a> {
     pub root: Option<&'a OwnedFd>,
     /// The ID of the container whose session keyring it gets.
     pub keyring: Option<&'a str>,
+    /// What the container is given besides its process.
+    pub policies: &'a Policies,
     /// Where the result of execve(2) goes.
     pub verdict: &'a Verdict,
 }
@@ -107,16 +120,17 @@ pub fn additional(
     remaining: Remaining<'_>,
     creator: InitEnd,
 ) -> Result<Infallible> {
+    let is_between = remaining.is_between;
     let ran = (|| {
         stay_with(&creator)?;
-        join(&remaining)?;
+        let in_user_namespace = remaining.joined_user_namespace;
+        join(remaining)?;
         process::set_final_affinity(plan)?;
         if let Some(root) = given.root {
             rustix::process::fchdir(root).context("fchdir")?;
             rustix::process::chroot(".").context("chroot")?;
         }
-        become_root_inside(remaining.joined_user_namespace)?;
-        nix::unistd::setsid().context("setsid")?;
+        become_root_inside(in_user_namespace)?;
         // After the user namespace, in which its name was given.
         if let Some(id) = given.keyring {
             let join = || _ = join_keyring(id);
@@ -126,9 +140,30 @@ pub fn additional(
             }
         }
         take_terminal(plan, &creator, None)?;
-        let confined = process::confine(plan, false, given.preserved, given.attributes)?;
-        stay_with(&creator)?;
-        kernel::set_parent_death_signal(0).context("prctl")?;
+        set_policies(given.policies)?;
+        let mut confined = process::confine(
+            plan,
+            &Confinement {
+                new_user_namespace: false,
+                preserved: given.preserved,
+                attributes: given.attributes,
+                is_between,
+            },
+        )?;
+        leave_the_host(given.preserved, &creator, None)?;
+        confined.give_up()?;
+        if is_between {
+            spawn::emerge(&creator)?;
+        }
+        lead_session(Some(plan))?;
+        if is_between && plan.waits_to_be_known() {
+            stay_with(&creator)?;
+            creator.expect(&ToInit::Known)?;
+        }
+        // A clone has left it already.
+        if !is_between || plan.waits_to_be_known() {
+            kernel::set_parent_death_signal(0).context("prctl")?;
+        }
         finish(confined, given.verdict, &creator)
     })();
     told(&creator, ran)
@@ -143,26 +178,46 @@ fn told<T>(other: &InitEnd, result: Result<T>) -> Result<T> {
     result
 }
 
-/// Everything up to `Ready`. None: the container has no program.
+/// A container that only waits for its program.
+struct Prepared<'plan> {
+    /// None: it has no program.
+    confined: Option<Confined<'plan>>,
+    /// Whether the creator has said so.
+    is_placed: bool,
+}
+
+/// Everything that is done to the container, and to the process until it has the rights of
+/// the program.
 fn prepare_container<'plan>(
     plan: &'plan Plan,
     around: &Surroundings<'_>,
     remaining: Remaining<'_>,
     creator: &InitEnd,
-) -> Result<Option<Confined<'plan>>> {
+) -> Result<Prepared<'plan>> {
     stay_with(creator)?;
-    join(&remaining)?;
     let new_user = plan.namespaces.is_new(Kind::User);
-    let mut placed = false;
-    let needs_creator = plan.rootfs.opened_by_creator().next().is_some();
-    if new_user || needs_creator || !around.net_devices.is_empty() {
-        creator.expect(&ToInit::Placed)?;
-        placed = true;
+    let (is_between, in_user_namespace) =
+        (remaining.is_between, new_user || remaining.joined_user_namespace);
+    join(remaining)?;
+    if plan.namespaces.announces() {
+        creator.send(&FromInit::Unshared)?;
     }
-    make_late_namespaces(&remaining)?;
-    become_root_inside(new_user || remaining.joined_user_namespace)?;
+    let mut is_placed = false;
+    let needs_creator = plan.rootfs.opened_by_creator().next().is_some();
+    if is_between
+        || new_user
+        || needs_creator
+        || plan.namespaces.announces()
+        || !around.net_devices.is_empty()
+    {
+        creator.expect(&ToInit::Placed)?;
+        is_placed = true;
+    }
+    if plan.namespaces.gets_offsets() {
+        namespaces::enter_own_time()?;
+    }
+    become_root_inside(in_user_namespace)?;
     hide()?;
-    nix::unistd::setsid().context("setsid")?;
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if around.new_keyring {
@@ -184,11 +239,14 @@ fn prepare_container<'plan>(
     if let Some(process) = &plan.process {
         take_terminal(process, creator, Some(root))?;
     }
+    if !is_between {
+        lead_session(plan.process.as_ref())?;
+    }
     if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
         creator.send(&FromInit::RootfsReady)?;
-        if !placed {
+        if !is_placed {
             creator.expect(&ToInit::Placed)?;
-            placed = true;
+            is_placed = true;
         }
         creator.expect(&ToInit::HooksDone)?;
     }
@@ -199,21 +257,70 @@ fn prepare_container<'plan>(
     rootfs::protect(root, &plan.rootfs)?;
     rootfs::enter(root, &plan.rootfs, around.creator_root)?;
 
-    set_policies(plan)?;
-    let confined = plan
-        .process
-        .as_ref()
-        .map(|process| process::confine(process, new_user, around.preserved, around.attributes))
-        .transpose()?;
-    // Changes of ids have cleared it.
-    stay_with(creator)?;
-    if !placed {
+    set_policies(&plan.policies)?;
+    let confinement = Confinement {
+        new_user_namespace: new_user,
+        preserved: around.preserved,
+        attributes: around.attributes,
+        is_between,
+    };
+    let confined =
+        plan.process.as_ref().map(|process| process::confine(process, &confinement)).transpose()?;
+    Ok(Prepared { confined, is_placed })
+}
+
+/// From a prepared container to `Ready`. Whoever can see init from here on finds a process of
+/// the container, with the rights of its program.
+fn settle<'plan>(
+    prepared: Prepared<'plan>,
+    plan: &Plan,
+    around: &Surroundings<'_>,
+    is_between: bool,
+    creator: &InitEnd,
+) -> Result<Option<Confined<'plan>>> {
+    let Prepared { mut confined, is_placed } = prepared;
+    if !is_placed {
         creator.expect(&ToInit::Placed)?;
+    }
+    leave_the_host(around.preserved, creator, around.start.gate())?;
+    if let Some(confined) = &mut confined {
+        confined.give_up()?;
+    }
+    if is_between {
+        spawn::emerge(creator)?;
+        lead_session(plan.process.as_ref())?;
+        confined.iter_mut().try_for_each(Confined::look_again)?;
+    }
+    // Neither a clone nor a change of ids has left it.
+    stay_with(creator)?;
+    if is_between {
+        creator.expect(&ToInit::Known)?;
     }
     // From here on others know the pid: whoever wants this process gone will find it.
     kernel::set_parent_death_signal(0).context("prctl")?;
     creator.send(&FromInit::Ready)?;
     Ok(confined)
+}
+
+/// Closes what is the host's, and forgets how this program was called. What was opened here
+/// is closed by its owners already.
+fn leave_the_host(preserved: u32, creator: &InitEnd, gate: Option<&OwnedFd>) -> Result<()> {
+    // A change of ids may have made it visible again (fs.suid_dumpable in proc_sys_fs(5)).
+    hide()?;
+    crate::log::leave_file();
+    let kept: Vec<_> = gate.map(OwnedFd::as_fd).into_iter().chain([creator.as_fd()]).collect();
+    sys::close_others(3 + preserved, &kept).context("close_range")?;
+    sys::start::forget();
+    Ok(())
+}
+
+/// Begins a session, with the terminal where there is one.
+fn lead_session(process: Option<&ProcessPlan>) -> Result<()> {
+    nix::unistd::setsid().context("setsid")?;
+    match process.and_then(|process| process.terminal) {
+        Some(_) => console::control(),
+        None => Ok(()),
+    }
 }
 
 /// What comes after the gate: hooks, and the program.
@@ -224,8 +331,11 @@ fn run_container(
     verdict: &Verdict,
     other: &InitEnd,
 ) -> Result<Infallible> {
-    let state = state.json(Status::Created, std::process::id() as i32);
-    hooks::run_confined(&plan.hooks.start_container, &confined, &state)?;
+    // Without hooks no call is made that a filter might refuse.
+    if !plan.hooks.start_container.is_empty() {
+        let state = state.json(Status::Created, std::process::id() as i32);
+        hooks::run_confined(&plan.hooks.start_container, &confined, &state)?;
+    }
     finish(confined, verdict, other)
 }
 
@@ -248,15 +358,18 @@ fn stay_with(creator: &InitEnd) -> Result<()> {
     Ok(())
 }
 
-/// Enters the cgroups first: what a joined namespace shows of them may be less.
-fn join(remaining: &Remaining<'_>) -> Result<()> {
+/// Enters the cgroups first: what a joined namespace shows of them may be less, and a new one
+/// has them as its roots. Then what is joined, and at last what is made new, so that a new
+/// user namespace takes no right to join away.
+fn join(remaining: Remaining<'_>) -> Result<()> {
     if let Some(entrance) = remaining.entrance {
         entrance.enter()?;
     }
     if let Some((process, flags)) = &remaining.join_process {
         setns(process, *flags).context("setns")?;
     }
-    remaining.join.iter().try_for_each(namespaces::Opened::join)
+    namespaces::join_all(remaining.join)?;
+    namespaces::make_new(&remaining.new)
 }
 
 /// In a user namespace the caller's ids are not what they were outside.
@@ -269,19 +382,6 @@ fn become_root_inside(entered: bool) -> Result<()> {
             .context(call)
             .context("linux.uidMappings: root is not mapped into the user namespace")
     })
-}
-
-fn make_late_namespaces(remaining: &Remaining<'_>) -> Result<()> {
-    if let Some(offsets) = &remaining.time_offsets {
-        unshare(CloneFlags::from_bits_retain(Kind::Time as i32))
-            .context("unshare: linux.namespaces: time")?;
-        namespaces::write_time_offsets(offsets)?;
-        namespaces::enter_own_time()?;
-    }
-    if remaining.cgroup_namespace {
-        unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare: linux.namespaces: cgroup")?;
-    }
-    Ok(())
 }
 
 /// Makes the container's session keyring. It can be found by its name, which is runc's.
@@ -354,11 +454,11 @@ fn write_sysctls(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn set_policies(plan: &Plan) -> Result<()> {
-    if let Some(domain) = plan.personality {
+fn set_policies(policies: &Policies) -> Result<()> {
+    if let Some(domain) = policies.personality {
         kernel::set_personality(domain).context("personality").in_field("linux.personality")?;
     }
-    if let Some((mode, nodes)) = &plan.memory_policy {
+    if let Some((mode, nodes)) = &policies.memory_policy {
         kernel::set_memory_policy(*mode, nodes)
             .context("set_mempolicy")
             .in_field("linux.memoryPolicy")?;

@@ -9,12 +9,14 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
 use crate::time;
 
 static LOG: OnceLock<Log> = OnceLock::new();
+static HAS_LEFT: AtomicBool = AtomicBool::new(false);
 
 /// How entries are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +75,12 @@ pub fn open(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
     Ok(())
 }
 
+/// Writes no more to the file, whose number may be another file's from now on: what is logged
+/// goes to stderr. For a process that closes what is the caller's.
+pub fn leave_file() {
+    HAS_LEFT.store(true, Ordering::Relaxed);
+}
+
 /// Logs that something is passed over; the operation goes on.
 pub fn warn(message: impl AsRef<str>) {
     write(Level::Warning, message.as_ref());
@@ -99,8 +107,10 @@ fn write(level: Level, message: &str) {
     }
     // A log that cannot be written must not fail the operation.
     let _ = match &log.file {
-        Some(file) => (&*file).write_all(entry(log.format, level, message).as_bytes()),
-        None => writeln!(std::io::stderr(), "ferrun: {}: {message}", level.name()),
+        Some(file) if !HAS_LEFT.load(Ordering::Relaxed) => {
+            (&*file).write_all(entry(log.format, level, message).as_bytes())
+        }
+        _ => writeln!(std::io::stderr(), "ferrun: {}: {message}", level.name()),
     };
 }
 

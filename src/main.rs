@@ -48,6 +48,7 @@ const ENTERING: [&str; 3] = ["create", "run", "exec"];
 extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: what C promises of `main`'s arguments; nothing here changes them.
     let arguments = unsafe { Arguments::new(arguments) };
+    arguments.remember();
     if let Err(error) = begin(arguments) {
         eprintln!("ferrun: {}", error::message(&error));
         exit(1);

@@ -1,26 +1,36 @@
-//! How an init process comes into being in the right namespaces: what is made by
-//! the clone itself, what its creator joins before, what it joins itself, and
+//! How the process that becomes a program comes into being in the right namespaces: what
+//! is made by the clone itself, what its creator joins before, what it joins itself, and
 //! when a process in between is needed.
+//!
+//! A pid namespace is where others see a process, by /proc/PID: its root, its mounts, its
+//! descriptors, and with CAP_SYS_PTRACE all that it may do. So nothing is cloned into a pid
+//! namespace in which somebody may be before everything else is behind it. A process in
+//! between, which they cannot see, joins and prepares all of it, gives up what the program
+//! does not get, closes what is the host's, and then makes the one that stays ([`emerge`]).
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid as ProcessPid, WaitId, WaitIdOptions, waitid};
+use rustix::process::{
+    Pid as ProcessPid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid,
+};
 
 use crate::apply::intel_rdt::{explain, tasks};
-use crate::apply::namespaces::{Excursion, Opened, explain_clone, open_joined, write_time_offsets};
+use crate::apply::namespaces::{
+    Excursion, Opened, explain_new, join_all, open_joined, write_time_offsets,
+};
 use crate::cgroups::{self, Entrance};
 use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd, ToInit};
 use crate::error::InField as _;
 use crate::plan::cgroup::{Group, Version};
 use crate::plan::intel_rdt;
 use crate::plan::namespaces::{Namespaces, clone_flag};
-use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
+use crate::sys::process::{Clone3, Cloned, clone_sibling, clone3, exit_now};
 
 /// A process that was made.
 #[derive(Debug)]
@@ -29,6 +39,8 @@ pub struct Spawned {
     pub pid: Pid,
     /// A handle on it.
     pub pidfd: OwnedFd,
+    /// Whether it is in between, and another process will take its place.
+    pub is_between: bool,
 }
 
 impl Spawned {
@@ -37,6 +49,32 @@ impl Spawned {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         Ok(poll(&mut fds, Some(&now)).context("poll")? > 0)
+    }
+
+    /// What it says next, or the process that takes its place. None: the channel has ended.
+    pub fn hear(&self, creator: &CreatorEnd) -> Result<Option<(FromInit, Option<OwnedFd>)>> {
+        // The one that it makes has the other end too, and would wait for ever to be known.
+        if self.is_between { creator.receive_from(&self.pidfd) } else { creator.receive() }
+    }
+
+    /// Takes the one that it has made for it, after which it ends.
+    pub fn is_succeeded_by(&mut self, pid: i32, pidfd: OwnedFd) {
+        self.reap();
+        *self = Self { pid: Pid::from_raw(pid), pidfd, is_between: false };
+    }
+
+    /// Ends the process, and waits until it is gone: left to others it could stay a zombie,
+    /// which keeps its pid namespace from ending.
+    pub fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.reap();
+    }
+
+    /// Waits for the end of the process, which is a child.
+    pub fn reap(&self) {
+        if let Some(pid) = ProcessPid::from_raw(self.pid.as_raw()) {
+            let _ = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED));
+        }
     }
 }
 
@@ -61,8 +99,14 @@ impl Cgroup {
         Ok(Self { unified: cgroups::directory_fd(group)?, entrance, has_v1 })
     }
 
-    fn unified(&self) -> Option<BorrowedFd<'_>> {
+    /// The directory of version 2, which a process is cloned into.
+    pub fn unified(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What a process enters by itself.
+    pub fn entrance(&self) -> &Entrance {
+        &self.entrance
     }
 }
 
@@ -71,19 +115,21 @@ impl Cgroup {
 pub struct Remaining<'a> {
     /// Trees of cgroup version 1 to enter.
     pub entrance: Option<&'a Entrance>,
-    /// To join, in this order.
+    /// To join.
     pub join: Vec<Opened>,
     /// The namespaces of another process to join at once.
     pub join_process: Option<(OwnedFd, CloneFlags)>,
-    /// To make new, once it is in its cgroup.
-    pub cgroup_namespace: bool,
-    /// To make new with these offsets, in a user namespace of its own.
-    pub time_offsets: Option<String>,
+    /// To make new, once all is joined and the process is in its cgroup.
+    pub new: Vec<Kind>,
     /// Whether the process has entered a user namespace that others made.
     pub joined_user_namespace: bool,
+    /// Whether the process is in between: it prepares everything and then makes the one
+    /// that stays, by [`emerge`].
+    pub is_between: bool,
 }
 
-/// Makes the init process of a container. `child` runs in it and never returns.
+/// Makes the init process of a container, or the process in between that will make it.
+/// `child` runs in it and never returns.
 pub fn container(
     namespaces: &Namespaces,
     cgroup: &Cgroup,
@@ -92,44 +138,51 @@ pub fn container(
     child: impl FnOnce(InitEnd, Remaining<'_>) -> Result<Infallible>,
 ) -> Result<Spawned> {
     let mut opened = namespaces.joined.iter().map(open_joined).collect::<Result<Vec<_>>>()?;
-    let mut remaining = Remaining { entrance: Some(&cgroup.entrance), ..Remaining::default() };
+    let mut remaining = Remaining {
+        entrance: Some(&cgroup.entrance),
+        joined_user_namespace: namespaces.is_joined(Kind::User),
+        ..Remaining::default()
+    };
+    if namespaces.is_prepared_outside() {
+        remaining.join = opened;
+        remaining.new.clone_from(&namespaces.new);
+        remaining.is_between = true;
+        let between = spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))?;
+        return Ok(Spawned { is_between: true, ..between });
+    }
+
     let mut excursion = Excursion::default();
     let new_user = namespaces.is_new(Kind::User);
-    let mut flags: u64 = namespaces.new.iter().map(|kind| clone_flag(*kind)).sum();
-
+    let mut new = namespaces.new.clone();
     // On v1 the cgroup is joined after the clone, and the namespace must be rooted there.
     if namespaces.is_new(Kind::Cgroup) && cgroup.has_v1 {
-        flags &= !clone_flag(Kind::Cgroup);
-        remaining.cgroup_namespace = true;
+        new.retain(|kind| *kind != Kind::Cgroup);
+        remaining.new.push(Kind::Cgroup);
     }
     if !namespaces.time_offsets.is_empty() {
         // A clone into a new time namespace would freeze its offsets.
-        flags &= !clone_flag(Kind::Time);
-        if new_user {
-            remaining.time_offsets = Some(namespaces.time_offsets.clone());
+        new.retain(|kind| *kind != Kind::Time);
+        if namespaces.gets_offsets() {
+            remaining.new.push(Kind::Time);
         } else {
             excursion.leave(Kind::Time)?;
             unshare(CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32))
                 .context("unshare: linux.namespaces: time")?;
-            write_time_offsets(&namespaces.time_offsets)?;
+            write_time_offsets(Pid::this(), &namespaces.time_offsets)?;
         }
     }
-    if opened.iter().any(|join| join.kind == Kind::User) {
-        return in_between(
-            flags,
-            cgroup.unified(),
-            &namespaces.new,
-            opened,
-            remaining,
-            creator,
-            init,
-            child,
-        );
+    let flags = new.iter().map(|kind| clone_flag(*kind)).sum();
+    if namespaces.is_joined(Kind::User) {
+        // A mount namespace changes what paths mean; that is the new process's to meet.
+        let mounts = opened.extract_if(.., |join| join.kind == Kind::Mount);
+        remaining.join = mounts.collect();
+        let join = move || join_all(opened);
+        let child = move |init| child(init, remaining);
+        return through(flags, cgroup.unified(), &namespaces.new, join, creator, init, child);
     }
     // A new user namespace has no rights over the others: the creator joins those for
-    // it. So he does for pid and time, which only children enter.
-    let by_creator = |join: &Opened| new_user || matches!(join.kind, Kind::Pid | Kind::Time);
-    for join in opened.extract_if(.., |join| by_creator(join)) {
+    // it. So he does for time, which only children enter.
+    for join in opened.extract_if(.., |join| new_user || join.kind == Kind::Time) {
         excursion.leave(join.kind)?;
         join.join()?;
     }
@@ -137,8 +190,8 @@ pub fn container(
     spawn(flags, cgroup.unified(), &namespaces.new, creator, move || child(init, remaining))
 }
 
-/// Makes a process in the namespaces of the process that `target` is a handle on.
-/// `flags` are those that it does not share with the caller.
+/// Makes a process in the namespaces of the process that `target` is a handle on, or the one
+/// in between. `flags` are those that it does not share with the caller.
 pub fn beside(
     target: OwnedFd,
     flags: CloneFlags,
@@ -147,59 +200,26 @@ pub fn beside(
     init: InitEnd,
     child: impl FnOnce(InitEnd, Remaining<'_>) -> Result<Infallible>,
 ) -> Result<Spawned> {
-    if flags.contains(CloneFlags::CLONE_NEWUSER) {
-        let join = move || setns(&target, flags).context("setns");
-        let remaining = Remaining {
-            entrance: Some(&cgroup.entrance),
-            joined_user_namespace: true,
-            ..Remaining::default()
-        };
-        let child = move |init| child(init, remaining);
-        return through(0, cgroup.unified(), &[], join, creator, init, child);
-    }
-    let of_children =
-        CloneFlags::CLONE_NEWPID | CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32);
-    let before = flags & of_children;
-    if !before.is_empty() {
-        setns(&target, before).context("setns")?;
-    }
-    let rest = flags - of_children;
-    let join_process = (!rest.is_empty()).then_some((target, rest));
-    let remaining =
-        Remaining { entrance: Some(&cgroup.entrance), join_process, ..Remaining::default() };
-    spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))
-}
-
-/// A joined user namespace: only a process inside of it may enter what belongs to
-/// it, and a pid namespace takes effect for children.
-#[expect(clippy::too_many_arguments, reason = "a step of `container`, cut out of it")]
-fn in_between(
-    flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
-    new: &[Kind],
-    opened: Vec<Opened>,
-    mut remaining: Remaining<'_>,
-    creator: &CreatorEnd,
-    init: InitEnd,
-    child: impl FnOnce(InitEnd, Remaining<'_>) -> Result<Infallible>,
-) -> Result<Spawned> {
-    let (mounts, others): (Vec<_>, Vec<_>) =
-        opened.into_iter().partition(|join| join.kind == Kind::Mount);
-    remaining.join = mounts;
-    remaining.joined_user_namespace = true;
-    let join = move || {
-        let (user, others): (Vec<_>, Vec<_>) =
-            others.into_iter().partition(|join| join.kind == Kind::User);
-        // With the caller's rights first, then with those inside.
-        let refused: Vec<Opened> = others.into_iter().filter(|join| join.join().is_err()).collect();
-        user.iter().chain(&refused).try_for_each(Opened::join)
+    // What only children enter, and what is entered after a user namespace of its own.
+    let for_children = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUSER
+        | CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32);
+    let remaining = Remaining {
+        entrance: Some(&cgroup.entrance),
+        join_process: (!flags.is_empty()).then_some((target, flags)),
+        joined_user_namespace: flags.contains(CloneFlags::CLONE_NEWUSER),
+        is_between: flags.intersects(for_children),
+        ..Remaining::default()
     };
-    through(flags, cgroup, new, join, creator, init, move |init| child(init, remaining))
+    let is_between = remaining.is_between;
+    let spawned = spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))?;
+    Ok(Spawned { is_between, ..spawned })
 }
 
-/// Makes the process through another one, which runs `join` and becomes nobody's
-/// parent: the new process is the creator's own child. It inherits the cgroup: from
-/// inside of the user namespace none could be given that belongs to its user.
+/// Makes a process in new namespaces that belong to a joined user namespace, through another
+/// one, which runs `join` and becomes nobody's parent: the new process is the creator's own
+/// child. It inherits the cgroup: from inside of the user namespace none could be given that
+/// belongs to its user.
 fn through(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
@@ -209,70 +229,67 @@ fn through(
     init: InitEnd,
     child: impl FnOnce(InitEnd) -> Result<Infallible>,
 ) -> Result<Spawned> {
-    let first = Clone3 { flags: 0, cgroup };
-    let between = match clone3(&first).map_err(|errno| explain_clone(errno, &[]))? {
-        Cloned::Parent(pid, _) => pid,
-        Cloned::Child => {
-            creator.close_in_child();
-            between(flags, new, join, init, child)
+    let mut process = spawn(0, cgroup, &[], creator, move || {
+        let args = Clone3 { flags: flags | libc::CLONE_PARENT as u64, cgroup: None };
+        let clone = || clone3(&args).map_err(|errno| explain_new("clone3", errno, new));
+        let stays = join().and_then(|()| hand_over(&init, clone()?));
+        if let Err(error) = stays {
+            let _ = init.send(&FromInit::Failed(Failure::new(&error)));
+            exit_now(1);
         }
-    };
-    let spawned = match creator.receive()? {
+        init.expect(&ToInit::Known)?;
+        child(init)
+    })?;
+    process.is_between = true;
+    match process.hear(creator)? {
         Some((FromInit::Spawned(pid), Some(pidfd))) => {
             // Only now may the new process speak: its first words could overtake these.
             let _ = creator.send(&ToInit::Known);
-            Ok(Spawned { pid: Pid::from_raw(pid), pidfd })
+            process.is_succeeded_by(pid, pidfd);
+            Ok(process)
         }
-        Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
-        _ => bail!("the process between died"),
-    };
-    reap(between);
-    spawned
-}
-
-/// The life of the process in between.
-fn between(
-    flags: u64,
-    new: &[Kind],
-    join: impl FnOnce() -> Result<()>,
-    init: InitEnd,
-    child: impl FnOnce(InitEnd) -> Result<Infallible>,
-) -> ! {
-    let args = Clone3 { flags: flags | libc::CLONE_PARENT as u64, cgroup: None };
-    let cloned = join().and_then(|()| clone3(&args).map_err(|errno| explain_clone(errno, new)));
-    let told = match cloned {
-        Ok(Cloned::Child) => {
-            if init.expect(&ToInit::Known).is_ok() {
-                let Err(_) = child(init);
+        told => {
+            process.kill();
+            match told {
+                Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
+                _ => bail!("the process in between died"),
             }
-            exit_now(1)
         }
-        Ok(Cloned::Parent(pid, pidfd)) => init.send_with(&FromInit::Spawned(pid.as_raw()), pidfd),
-        Err(error) => init.send(&FromInit::Failed(Failure::new(&error))),
-    };
-    exit_now(i32::from(told.is_err()))
+    }
 }
 
-fn spawn(
+/// Makes the process that stays, where this one is in between. Returns in the new process
+/// alone, which may speak once it is [`ToInit::Known`].
+pub fn emerge(init: &InitEnd) -> Result<()> {
+    hand_over(init, clone_sibling().context("clone")?)
+}
+
+/// In the process in between: tells the creator of the process that was made, and ends.
+fn hand_over(init: &InitEnd, cloned: Cloned) -> Result<()> {
+    match cloned {
+        Cloned::Child => Ok(()),
+        Cloned::Parent(pid, pidfd) => {
+            let told = init.send_with(&FromInit::Spawned(pid.as_raw()), pidfd);
+            exit_now(i32::from(told.is_err()))
+        }
+    }
+}
+
+/// Makes a process with these CLONE_* flags in a cgroup of version 2. `child` runs in it and
+/// never returns.
+pub fn spawn(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
     new: &[Kind],
     creator: &CreatorEnd,
     child: impl FnOnce() -> Result<Infallible>,
 ) -> Result<Spawned> {
-    match clone3(&Clone3 { flags, cgroup }).map_err(|errno| explain_clone(errno, new))? {
-        Cloned::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd }),
+    match clone3(&Clone3 { flags, cgroup }).map_err(|errno| explain_new("clone3", errno, new))? {
+        Cloned::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd, is_between: false }),
         Cloned::Child => {
             creator.close_in_child();
             let Err(_) = child();
             exit_now(1)
         }
-    }
-}
-
-/// Takes the exit status of a child that is known to have ended.
-fn reap(pid: Pid) {
-    if let Some(pid) = ProcessPid::from_raw(pid.as_raw()) {
-        let _ = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED));
     }
 }

@@ -11,6 +11,7 @@ mod bed;
 mod bundle;
 mod call;
 mod container;
+mod holder;
 mod leftovers;
 mod runtime;
 mod sys;
@@ -22,6 +23,7 @@ pub use bed::{
 pub use bundle::{Bundle, config};
 pub use call::{Call, Output, Running};
 pub use container::Container;
+pub use holder::Holder;
 pub use runtime::{Kind, Runtime, runtime};
 pub use sys::CALLERS_KEYRING;
 

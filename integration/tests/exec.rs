@@ -533,3 +533,23 @@ fn it_passes_signals_on_and_gives_the_exit_code() {
         assert_eq!(container.status(), "running");
     });
 }
+
+#[test]
+fn it_has_the_personality_and_the_memory_policy_of_the_container() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 know no memory policy") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .with("/linux/personality", json!({"domain": "LINUX32"}))
+            .with("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"}))
+            .sh(WAIT);
+        let container = bed.start(&bundle);
+        // The first line is about a mapping of the program: its policy is the process's.
+        let output = container.sh("uname -m; read line < /proc/self/numa_maps; echo $line");
+        let lines: Vec<&str> = output.success().lines().collect();
+        assert_ne!(lines[0], "x86_64", "{output}");
+        assert_eq!(lines[1].split(' ').nth(1), Some("bind:0"), "{output}");
+    });
+}

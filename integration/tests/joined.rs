@@ -4,9 +4,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 
-use integration::{Bed, Container, as_root, as_user, eventually};
+use integration::{Bed, Container, Holder, as_root, as_user};
 use serde_json::json;
 
 /// A type of namespace by the names that the configuration, /proc/PID/ns and unshare(1)
@@ -32,42 +31,6 @@ fn with_root(test: impl Fn(&Bed) + Sync) {
             test(bed);
         }
     });
-}
-
-/// A process in namespaces of its own, which ends with the value.
-struct Holder {
-    unshare: Child,
-    pid: String,
-}
-
-impl Holder {
-    fn new(flags: &[&str]) -> Self {
-        let unshare = Command::new("/usr/bin/unshare")
-            .args(flags)
-            .args(["--fork", "--kill-child", "/bin/sleep", "100"])
-            .spawn()
-            .unwrap();
-        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-        let mut pid = String::new();
-        eventually("the holder sleeps", || {
-            pid = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
-        });
-        Self { unshare, pid }
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        Path::new("/proc").join(&self.pid).join("ns").join(file)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
-        let process = Path::new("/proc").join(&self.pid);
-        eventually("the holder ends", || !process.exists());
-    }
 }
 
 /// Which namespace a process is in.

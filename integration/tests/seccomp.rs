@@ -217,3 +217,74 @@ fn names_that_the_kernel_does_not_have_are_passed_over() {
         assert!(output.success().contains("not permitted"), "{output}");
     });
 }
+
+/// The runtime loads a filter before its last calls, where the filter lets them all through.
+/// One that knows those and the program's alone, and kills for any other, shows that the list
+/// of them is whole: for an init that waits, for one that does not, and for `exec`.
+#[test]
+fn the_last_calls_of_the_runtime_are_those_that_it_knows() {
+    const LAST_CALLS: [&str; 23] = [
+        "accept4",
+        "brk",
+        "capset",
+        "clone",
+        "close",
+        "execve",
+        "exit_group",
+        "ioctl",
+        "madvise",
+        "mmap",
+        "mprotect",
+        "munmap",
+        "ppoll",
+        "prctl",
+        "prlimit64",
+        "recvfrom",
+        "recvmsg",
+        "restart_syscall",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "sendmsg",
+        "setsid",
+        "write",
+    ];
+    // What busybox's `true` calls.
+    const PROGRAM: [&str; 12] = [
+        "arch_prctl",
+        "fstat",
+        "getrandom",
+        "getuid",
+        "mprotect",
+        "newfstatat",
+        "read",
+        "readlink",
+        "readlinkat",
+        "rseq",
+        "set_robust_list",
+        "set_tid_address",
+    ];
+    as_both(|bed| {
+        if bed.is_peer("runc and crun have other last calls") {
+            return;
+        }
+        let names = [&LAST_CALLS[..], &PROGRAM[..]].concat();
+        let profile = json!({"defaultAction": "SCMP_ACT_KILL_PROCESS",
+            "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]});
+        let program = ["/bin/busybox", "true"];
+        let bundle = bed
+            .bundle()
+            .with("/linux/seccomp", profile)
+            .with("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 64}]))
+            .args(program);
+        for bundle in both_ways(&bundle) {
+            bed.run(&bundle).success();
+            let container = bed.create(&bundle);
+            let options = ["--tty"];
+            assert_eq!(container.exec_call(&options, &program).output().code, 0);
+            container.exec(&program).success();
+            container.start();
+            assert_eq!(container.ended(), "stopped");
+            container.delete();
+        }
+    });
+}

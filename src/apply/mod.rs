@@ -7,4 +7,5 @@ pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;
 pub mod process;
+pub mod procfs;
 pub mod rootfs;

@@ -33,7 +33,7 @@ pub fn apply(
     match &step.kind {
         MountKind::New(file_system) => {
             let target = directory(root, step, file_system)?;
-            let mount = match new_mount(root, &target, step, file_system) {
+            let mount = match new_mount(root, &target, step, file_system, opened) {
                 Err(error) if errno(&error) == Some(libc::EPERM) => {
                     let tree = callers(file_system, step).ok_or(error)?;
                     set_attributes(&tree, step).in_field(&step.field)?;
@@ -188,13 +188,17 @@ fn new_mount(
     target: &OwnedFd,
     step: &MountStep,
     file_system: &FileSystem,
+    opened: &impl Fn() -> Result<OwnedFd>,
 ) -> Result<OwnedFd> {
     let FileSystem { fstype, .. } = file_system;
     let field = |property: &str| format!("{}.{property}", step.field);
-    let context = match fsopen(fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC) {
-        Ok(context) => context,
-        Err(Errno::NODEV) => bail!("{}: {fstype:?}: unknown to this kernel", field("type")),
-        Err(errno) => return Err(errno).context("fsopen").in_field(field("type")),
+    let context = match file_system.opener {
+        Opener::Creator => opened()?,
+        Opener::Init => match fsopen(fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC) {
+            Ok(context) => context,
+            Err(Errno::NODEV) => bail!("{}: {fstype:?}: unknown to this kernel", field("type")),
+            Err(errno) => return Err(errno).context("fsopen").in_field(field("type")),
+        },
     };
     let explain = |errno: Errno, what: String| -> Error {
         let error = Error::new(errno);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::fs::{Mode, OFlags, open};
@@ -48,6 +48,28 @@ impl Opened {
             .context("setns")
             .in_field(&self.field)
     }
+}
+
+/// Joins all of them, a mount namespace last. A user namespace comes after what can be joined
+/// with the caller's rights, and before what takes rights inside of it.
+pub fn join_all(opened: Vec<Opened>) -> Result<()> {
+    let (mounts, others): (Vec<_>, Vec<_>) =
+        opened.into_iter().partition(|join| join.kind == Kind::Mount);
+    let (user, others): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|join| join.kind == Kind::User);
+    let refused: Vec<Opened> = others.into_iter().filter(|join| join.join().is_err()).collect();
+    user.iter().chain(&refused).chain(&mounts).try_for_each(Opened::join)
+}
+
+/// Makes new namespaces of the calling process, in one call: a user namespace among them owns
+/// the others. A time namespace is that of its children.
+pub fn make_new(kinds: &[Kind]) -> Result<()> {
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    let flags = kinds.iter().map(|kind| clone_flag(*kind) as i32).sum();
+    unshare(CloneFlags::from_bits_retain(flags))
+        .map_err(|errno| explain_new("unshare", errno, kinds))
 }
 
 /// The namespaces that the caller left for a while; dropping it returns to them.
@@ -140,7 +162,7 @@ fn ask_for_map(program: &str, pid: Pid, ranges: &[IdRange]) -> Result<()> {
 /// come into being, and none to go on.
 pub fn user_namespace(maps: &IdMaps, uid: u32, gid: u32) -> Result<OwnedFd> {
     let args = Clone3 { flags: clone_flag(Kind::User), cgroup: None };
-    match clone3(&args).map_err(|errno| explain_clone(errno, &[Kind::User]))? {
+    match clone3(&args).map_err(|errno| explain_new("clone3", errno, &[Kind::User]))? {
         Cloned::Child => {
             // Waits to be killed, and does not outlive its parent.
             let _ = set_parent_death_signal(libc::SIGKILL);
@@ -163,11 +185,11 @@ pub fn user_namespace_of(pid: Pid) -> Result<OwnedFd> {
     open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(|| path)
 }
 
-/// Writes the offsets of the time namespace that the caller's children will be in.
-pub fn write_time_offsets(offsets: &str) -> Result<()> {
-    const FILE: &str = "/proc/self/timens_offsets";
-    fs::write(FILE, offsets)
-        .with_context(|| format!("write {offsets:?} to {FILE}"))
+/// Writes the offsets of the time namespace that the children of a process will be in.
+pub fn write_time_offsets(pid: Pid, offsets: &str) -> Result<()> {
+    let file = format!("/proc/{pid}/timens_offsets");
+    fs::write(&file, offsets)
+        .with_context(|| format!("write {offsets:?} to {file}"))
         .in_field("linux.timeOffsets")
 }
 
@@ -180,11 +202,11 @@ pub fn enter_own_time() -> Result<()> {
     setns(namespace, flag).context("setns: linux.namespaces: time")
 }
 
-/// Why a clone with new namespaces failed, with the setting that forbids it.
-pub fn explain_clone(errno: nix::errno::Errno, new: &[Kind]) -> anyhow::Error {
+/// Why the call that makes new namespaces failed, with the setting that forbids it.
+pub fn explain_new(call: &'static str, errno: nix::errno::Errno, new: &[Kind]) -> anyhow::Error {
     use nix::errno::Errno;
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    let error = anyhow::Error::new(errno).context("clone3");
+    let error = anyhow::Error::new(errno).context(call);
     if !matches!(errno, Errno::ENOSPC | Errno::EPERM | Errno::EUSERS) {
         return error;
     }

@@ -7,6 +7,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use ferrun_seccomp::Filter;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, open, statat};
@@ -44,21 +46,38 @@ const SYS_ADMIN: u64 = 1 << 21;
 #[derive(Debug)]
 pub struct Confined<'plan> {
     plan: &'plan ProcessPlan,
-    program: CString,
+    /// None: not found outside of the pid namespace.
+    program: Option<CString>,
     args: Vec<CString>,
     env: Vec<CString>,
     /// The sets that the program is to have.
     sets: ThreadSets,
-    /// A limit on descriptors that would keep us from opening the last ones.
-    descriptors: Option<&'plan Rlimit>,
+    /// Limits that would be in our own way.
+    late_limits: Vec<&'plan Rlimit>,
+    /// Whether the filter is in force.
+    is_filtered: bool,
+}
+
+/// What a process is confined with besides its plan.
+#[derive(Debug)]
+pub struct Confinement<'a> {
+    /// Whether its user namespace is new.
+    pub new_user_namespace: bool,
+    /// Descriptors after stdio that are kept open.
+    pub preserved: u32,
+    /// The way to its labels, where it has any.
+    pub attributes: Option<&'a Attributes>,
+    /// Whether it is in between, and its clone becomes the program.
+    pub is_between: bool,
 }
 
 /// The oom_score_adj that a process is to inherit, taken on by its parent for the
 /// time of the clone: inside, in a user namespace or behind a /proc that the
-/// container has made, it could not be written. Dropping it sets it back.
+/// container has made, it could not be written. Dropping it sets it back, by a descriptor
+/// from before: an ordinary user's process that has hidden itself may not open the file.
 #[derive(Debug, Default)]
 pub struct OomScoreAdj {
-    before: Option<String>,
+    before: Option<(fs::File, String)>,
 }
 
 impl OomScoreAdj {
@@ -74,8 +93,9 @@ impl OomScoreAdj {
             if before.trim() == score.to_string() {
                 return Ok(Self::default());
             }
-            fs::write(Self::FILE, score.to_string())?;
-            Ok(Self { before: Some(before) })
+            let mut file = fs::File::options().write(true).open(Self::FILE)?;
+            file.write_all(score.to_string().as_bytes())?;
+            Ok(Self { before: Some((file, before)) })
         };
         set()
             .with_context(|| format!("{score}: write oom_score_adj"))
@@ -85,8 +105,8 @@ impl OomScoreAdj {
 
 impl Drop for OomScoreAdj {
     fn drop(&mut self) {
-        if let Some(before) = &self.before
-            && let Err(error) = fs::write(Self::FILE, before.trim())
+        if let Some((file, before)) = &mut self.before
+            && let Err(error) = file.write_all(before.trim().as_bytes())
         {
             log::warn(format!("set the own oom_score_adj back: {error}"));
         }
@@ -141,30 +161,26 @@ fn set_affinity(plan: &ProcessPlan, mask: &[u64], property: &str) -> Result<()> 
 }
 
 /// Takes the user, the groups, the limits and the capabilities of the program on,
-/// and looks the program up. `preserved` descriptors after stdio are kept open.
+/// and looks the program up.
 pub fn confine<'plan>(
     plan: &'plan ProcessPlan,
-    new_user_namespace: bool,
-    preserved: u32,
-    attributes: Option<&Attributes>,
+    confinement: &Confinement<'_>,
 ) -> Result<Confined<'plan>> {
     if let Some((class, priority)) = plan.io_priority {
         kernel::set_io_priority(class, priority)
             .context("ioprio_set")
             .in_field(plan.field.of("ioPriority"))?;
     }
-    if let Some(scheduler) = &plan.scheduler {
-        kernel::set_scheduler(scheduler)
-            .context("sched_setattr")
-            .in_field(plan.field.of("scheduler"))?;
+    if !confinement.is_between || !plan.gets_scheduler_by_creator() {
+        set_scheduler(plan, 0)?;
     }
     // While root still is, whom a module may ask for more than a user.
-    if let Some(attributes) = attributes {
+    if let Some(attributes) = confinement.attributes {
         attributes.label_program(plan)?;
     }
-    let descriptors = set_rlimits(&plan.rlimits)?;
+    let late_limits = set_rlimits(&plan.rlimits, confinement.is_between)?;
     let (uid, _) = (plan.user.uid, plan.user.gid);
-    if uid != 0 || new_user_namespace {
+    if uid != 0 || confinement.new_user_namespace {
         give_stdio(uid);
     }
     // As the runtime first, who may enter more; as the user where root may not.
@@ -178,15 +194,30 @@ pub fn confine<'plan>(
     .in_field(plan.field.of("cwd"))?;
     refuse_outside(plan)?;
     rustix::process::umask(Mode::from_raw_mode(plan.user.umask & 0o777));
-    let program = find_program(plan).in_field(plan.field.of("args[0]"))?;
-    sys::close_range_cloexec(3 + preserved).context("close_range")?;
+    let program = match find_program(plan) {
+        // It may be one of /proc/self, which this process is not in.
+        Err(_) if confinement.is_between => None,
+        found => Some(found?),
+    };
+    sys::close_range_cloexec(3 + confinement.preserved).context("close_range")?;
     let mut env = plan.env.clone();
     if plan.variable("HOME").is_none() {
         let mut home = b"HOME=".to_vec();
         home.extend(home_directory(uid));
         env.extend(CString::new(home));
     }
-    Ok(Confined { plan, program, args: plan.args.clone(), env, sets, descriptors })
+    let args = plan.args.clone();
+    Ok(Confined { plan, program, args, env, sets, late_limits, is_filtered: false })
+}
+
+/// Gives a process its scheduling policy, if it has one; 0 is the calling one.
+pub fn set_scheduler(plan: &ProcessPlan, pid: i32) -> Result<()> {
+    match &plan.scheduler {
+        Some(scheduler) => kernel::set_scheduler(pid, scheduler)
+            .context("sched_setattr")
+            .in_field(plan.field.of("scheduler")),
+        None => Ok(()),
+    }
 }
 
 impl Confined<'_> {
@@ -198,36 +229,70 @@ impl Confined<'_> {
         };
         Ok(Self {
             plan: self.plan,
-            program: CString::new(program.as_os_str().as_bytes())?,
+            program: Some(CString::new(program.as_os_str().as_bytes())?),
             args: strings(args)?,
             env: env.map_or_else(|| Ok(self.env.clone()), strings)?,
             sets: self.sets,
-            descriptors: None,
+            late_limits: Vec::new(),
+            is_filtered: self.is_filtered,
         })
+    }
+
+    /// Looks for the program again, if it was not found from outside of the pid namespace.
+    pub fn look_again(&mut self) -> Result<()> {
+        if self.program.is_none() {
+            self.program = Some(find_program(self.plan)?);
+        }
+        Ok(())
+    }
+
+    /// Gives up what the program does not get: loads the filter, where it lets the rest
+    /// through, and then nothing is held for its sake any more.
+    pub fn give_up(&mut self) -> Result<()> {
+        let Some(filter) = self.plan.filter.as_ref().filter(|_| self.plan.filter_comes_first)
+        else {
+            return Ok(());
+        };
+        self.forbid_new_privileges()?;
+        load(filter, filter.flags.bits(), false)?;
+        if !self.plan.no_new_privileges {
+            self.take_sets()?;
+        }
+        self.is_filtered = true;
+        Ok(())
+    }
+
+    /// Sets no_new_privs, with the program's own capabilities in force.
+    fn forbid_new_privileges(&self) -> Result<()> {
+        if !self.plan.no_new_privileges {
+            return Ok(());
+        }
+        self.take_sets()?;
+        set_no_new_privs(true).context("prctl").in_field(self.plan.field.of("noNewPrivileges"))
+    }
+
+    fn take_sets(&self) -> Result<()> {
+        set_capabilities(None, self.sets)
+            .context("capset")
+            .in_field(self.plan.field.of("capabilities"))
     }
 
     /// Runs the program. Returns only with an error, which under the filter cannot
     /// be told in any other way than by `verdict`. `other` gets the listener of a
     /// notifying filter.
-    pub fn execute(self, verdict: &Verdict, other: Option<&InitEnd>) -> Result<Errno> {
-        if let Some(limit) = self.descriptors {
-            set_rlimit(limit)?;
-        }
+    pub fn execute(mut self, verdict: &Verdict, other: Option<&InitEnd>) -> Result<Errno> {
+        self.look_again()?;
+        self.late_limits.iter().try_for_each(|limit| set_rlimit(limit))?;
         kernel::reset_signals().context("sigaction")?;
         let args: Vec<&CStr> = self.args.iter().map(CString::as_c_str).collect();
         let env: Vec<&CStr> = self.env.iter().map(CString::as_c_str).collect();
-        let filter = self.plan.filter.as_ref();
+        let filter = self.plan.filter.as_ref().filter(|_| !self.is_filtered);
         let courier = match (filter.filter(|filter| filter.notifies), other) {
             (Some(_), Some(other)) => Some(Courier::send_out(other)?),
             _ => None,
         };
-        if self.plan.no_new_privileges {
-            set_capabilities(None, self.sets)
-                .context("capset")
-                .in_field(self.plan.field.of("capabilities"))?;
-            set_no_new_privs(true)
-                .context("prctl")
-                .in_field(self.plan.field.of("noNewPrivileges"))?;
+        if !self.is_filtered {
+            self.forbid_new_privileges()?;
         }
         if let Some(filter) = filter {
             // The courier must stay free of the filter; it is the only other thread.
@@ -236,9 +301,7 @@ impl Confined<'_> {
                 None => filter.flags.bits(),
             };
             let listens = courier.is_some();
-            let listener = sys::seccomp_set_filter(&filter.instructions, flags, listens)
-                .context("seccomp")
-                .in_field("linux.seccomp")?;
+            let listener = load(filter, flags, listens)?;
             if let Some(courier) = courier
                 && !courier.deliver(listener)
             {
@@ -247,13 +310,21 @@ impl Confined<'_> {
             }
         }
         verdict.executing();
-        let errno = match nix::unistd::execve(&self.program, &args, &env) {
+        let program = self.program.as_deref().unwrap_or_default();
+        let errno = match nix::unistd::execve(program, &args, &env) {
             Err(errno) => errno,
             Ok(never) => match never {},
         };
         verdict.failed(errno);
         Ok(errno)
     }
+}
+
+/// Loads a filter. Returns the number of the listener, where it has one.
+fn load(filter: &Filter, flags: u64, listens: bool) -> Result<i32> {
+    sys::seccomp_set_filter(&filter.instructions, flags, listens)
+        .context("seccomp")
+        .in_field("linux.seccomp")
 }
 
 /// A thread beside the one that loads a notifying filter. The listener exists only once
@@ -310,19 +381,23 @@ impl Courier {
     }
 }
 
-/// Sets all limits but one on descriptors that is lower than now: that one is
-/// returned, for the end.
-fn set_rlimits(limits: &[Rlimit]) -> Result<Option<&Rlimit>> {
-    let mut later = None;
+/// Sets all limits but those that are lower than now and would be in our own way: they are
+/// returned, for the end. So is one on descriptors, and one on processes before a clone.
+fn set_rlimits(limits: &[Rlimit], clones: bool) -> Result<Vec<&Rlimit>> {
+    use rustix::process::Resource as Kind;
+    let mut later = Vec::new();
     for limit in limits {
-        if limit.resource == Resource::RLIMIT_NOFILE {
-            let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-            if now.maximum.is_none_or(|maximum| limit.hard <= maximum) {
-                later = Some(limit);
-                continue;
-            }
+        let kind = match limit.resource {
+            Resource::RLIMIT_NOFILE => Some(Kind::Nofile),
+            Resource::RLIMIT_NPROC if clones => Some(Kind::Nproc),
+            _ => None,
+        };
+        let now = kind.map(rustix::process::getrlimit);
+        if now.is_some_and(|now| now.maximum.is_none_or(|maximum| limit.hard <= maximum)) {
+            later.push(limit);
+        } else {
+            set_rlimit(limit)?;
         }
-        set_rlimit(limit)?;
     }
     Ok(later)
 }
@@ -455,6 +530,10 @@ fn refuse_outside(plan: &ProcessPlan) -> Result<()> {
 /// Finds the program as execvp(3) does. The texts are those that engines turn
 /// into exit codes 126 and 127.
 fn find_program(plan: &ProcessPlan) -> Result<CString> {
+    look_up(plan).in_field(plan.field.of("args[0]"))
+}
+
+fn look_up(plan: &ProcessPlan) -> Result<CString> {
     let Some(name) = plan.args.first() else { bail!("args must not be empty") };
     let shown = name.to_string_lossy();
     let as_path = |bytes: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod devices;
 pub mod hooks;
 pub mod intel_rdt;
+pub mod last_calls;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;
@@ -61,12 +62,26 @@ pub struct Plan {
     pub hooks: Hooks,
     /// Its program; without one a container can be created, not started.
     pub process: Option<ProcessPlan>,
+    /// What every process of the container has besides.
+    pub policies: Policies,
+    /// What is passed over, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// What every process of a container has, those that `exec` adds too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policies {
     /// The execution domain (personality(2)).
     pub personality: Option<u64>,
     /// The NUMA policy: mode with its flags, and the mask of nodes.
     pub memory_policy: Option<(u32, Vec<u64>)>,
-    /// What is passed over, for the log.
-    pub warnings: Vec<String>,
+}
+
+impl Policies {
+    /// Plans those of a configuration.
+    pub fn plan(spec: &Spec) -> Result<Self> {
+        Ok(Self { personality: personality(spec)?, memory_policy: memory_policy(spec)? })
+    }
 }
 
 impl Plan {
@@ -93,6 +108,7 @@ impl Plan {
             creator_opens: namespaces.has(Kind::User)
                 && namespaces.is_new(Kind::Mount)
                 && host.uid == 0,
+            joined_pids: namespaces.is_prepared_outside(),
         };
         let may_make_devices = !host.in_user_namespace && !namespaces.has(Kind::User);
         let (rootfs, mut warnings) =
@@ -108,12 +124,16 @@ impl Plan {
             }
         }
         let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
-        let process = match spec.process() {
+        let mut process = match spec.process() {
             Some(process) => Some(ProcessPlan::plan(process, seccomp, Field::CONFIG)?),
             None => None,
         };
         let cgroup_owner = cgroup_owner(&namespaces, &rootfs, process.as_ref(), host);
         let hooks = Hooks::plan(spec.hooks().as_ref())?;
+        if let Some(process) = &mut process {
+            // To call a hook and wait for it takes far more than `last_calls` knows of.
+            process.filter_comes_first &= hooks.start_container.is_empty();
+        }
         let notifies = |process: &ProcessPlan| process.filter.as_ref().is_some_and(|f| f.notifies);
         if process.as_ref().is_some_and(notifies) && !hooks.start_container.is_empty() {
             // They run under the program's filter, and would need a listener each.
@@ -132,8 +152,7 @@ impl Plan {
             domainname: not_empty(spec.domainname()),
             hooks,
             process,
-            personality: personality(spec)?,
-            memory_policy: memory_policy(spec)?,
+            policies: Policies::plan(spec)?,
             warnings,
         })
     }

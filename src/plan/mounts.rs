@@ -68,13 +68,15 @@ pub struct Bind {
     pub ids: Option<MappedIds>,
 }
 
-/// Who opens the tree of a bind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who opens the tree of a bind, or makes the context of a file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Opener {
     /// Init, who may do so where it has the rights of the caller.
+    #[default]
     Init,
     /// The creator: in a user namespace of its own init can neither enter directories
-    /// that are closed to it nor map the ids of a file system of the host.
+    /// that are closed to it nor map the ids of a file system of the host. So it is with the
+    /// procfs of a joined pid namespace, which it enters last.
     Creator,
 }
 
@@ -98,6 +100,8 @@ pub struct FileSystem {
     pub switches: Vec<&'static str>,
     /// Parameters in their order; None for a word without a value.
     pub data: Vec<(String, Option<String>)>,
+    /// Whose step it is to call fsopen(2).
+    pub opener: Opener,
     /// A tmpfs that takes the mode of the directory that it covers.
     pub inherits_mode: bool,
     /// A tmpfs that takes a copy of what it covers.
@@ -123,6 +127,8 @@ pub struct Surroundings<'a> {
     pub user_namespace: bool,
     /// Whether the creator opens the sources of binds.
     pub creator_opens: bool,
+    /// Whether the container's pid namespace is a joined one.
+    pub joined_pids: bool,
 }
 
 /// Plans every entry of `mounts`. Also says what is passed over.
@@ -214,7 +220,11 @@ fn plan_one(
             Ok(())
         }
         _ => {
-            let kind = MountKind::New(file_system(fstype, mount.source().as_deref(), &options));
+            let mut new = file_system(fstype, mount.source().as_deref(), &options);
+            if fstype == "proc" && around.joined_pids {
+                new.opener = Opener::Creator;
+            }
+            let kind = MountKind::New(new);
             steps.push(step(field, target, kind, &options));
             Ok(())
         }
@@ -261,6 +271,7 @@ fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSy
         inherits_mode: tmpfs && !data.iter().any(|(key, _)| key == "mode"),
         switches,
         data,
+        opener: Opener::Init,
         copies_up,
         label: None,
         root_label: None,
@@ -394,6 +405,7 @@ mod tests {
             cgroup_namespace,
             user_namespace: false,
             creator_opens: false,
+            joined_pids: false,
         };
         plan_mounts(&mounts, &around).map(|(steps, _)| steps)
     }
@@ -494,6 +506,7 @@ mod tests {
                 cgroup_namespace: false,
                 user_namespace,
                 creator_opens: false,
+                joined_pids: false,
             };
             plan_mounts(&mounts, &around).unwrap().0.remove(0).kind
         };

@@ -141,7 +141,31 @@ impl Namespaces {
 
     /// Whether a namespace of this type is made or joined; else the caller's is kept.
     pub fn has(&self, kind: Kind) -> bool {
-        self.is_new(kind) || self.joined.iter().any(|join| join.kind == kind)
+        self.is_new(kind) || self.is_joined(kind)
+    }
+
+    /// Whether a namespace of this type is joined.
+    pub fn is_joined(&self, kind: Kind) -> bool {
+        self.joined.iter().any(|join| join.kind == kind)
+    }
+
+    /// Whether the container is prepared by a process outside of its pid namespace, which
+    /// then makes init. Others live in a joined one: they would see init at work, with the
+    /// host's files and the caller's rights.
+    pub fn is_prepared_outside(&self) -> bool {
+        self.is_joined(Kind::Pid)
+    }
+
+    /// Whether the creator writes the time offsets into a namespace that another process has
+    /// made. Else he makes it himself, for his children.
+    pub fn gets_offsets(&self) -> bool {
+        !self.time_offsets.is_empty() && (self.is_new(Kind::User) || self.is_prepared_outside())
+    }
+
+    /// Whether the creator must be told that the namespaces are there which he writes to: they
+    /// are not made by his own clone.
+    pub fn announces(&self) -> bool {
+        self.gets_offsets() || (self.is_prepared_outside() && self.id_maps.is_some())
     }
 
     /// Whether a namespace of this type is made.

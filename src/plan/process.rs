@@ -14,6 +14,7 @@ use oci_spec::runtime::{
 };
 
 use super::bit_mask;
+use super::last_calls::may_come_first;
 use crate::error::InField as _;
 use crate::sys::process::SchedulerAttributes;
 
@@ -46,6 +47,8 @@ pub struct ProcessPlan {
     pub scheduler: Option<SchedulerAttributes>,
     /// The seccomp filter.
     pub filter: Option<Filter>,
+    /// Whether it is loaded as soon as the process has the rights of the program.
+    pub filter_comes_first: bool,
     /// The AppArmor profile.
     pub apparmor_profile: Option<String>,
     /// The SELinux label.
@@ -171,11 +174,24 @@ impl ProcessPlan {
             oom_score_adj: oom_score_adj(process, field)?,
             io_priority: io_priority(process, field)?,
             scheduler: process.scheduler().as_ref().map(scheduler),
+            filter_comes_first: filter.as_ref().is_some_and(may_come_first),
             filter,
             apparmor_profile: label("apparmorProfile", process.apparmor_profile(), field)?,
             selinux_label: label("selinuxLabel", process.selinux_label(), field)?,
             exec_affinity: exec_affinity(process, field)?,
         })
+    }
+
+    /// Whether a process in between cannot hand its scheduling policy on: then the creator
+    /// gives it to the one that stays.
+    pub fn gets_scheduler_by_creator(&self) -> bool {
+        self.scheduler.as_ref().is_some_and(|scheduler| !scheduler.are_inherited())
+    }
+
+    /// Whether a process that one in between has made must wait until the creator has heard of
+    /// it: for its scheduling policy, or because what it says next is about its pid.
+    pub fn waits_to_be_known(&self) -> bool {
+        self.gets_scheduler_by_creator() || self.filter.as_ref().is_some_and(|f| f.notifies)
     }
 
     /// Gives the terminal the size of the one that will show it, where there is one.

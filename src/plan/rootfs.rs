@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::Spec;
 
 use super::devices::{Device, LINKS, Node, plan_devices};
-use super::mounts::{Bind, MountKind, MountStep, Opener, Surroundings, dev_is_bound, plan_mounts};
+use super::mounts::{MountKind, MountStep, Opener, Surroundings, dev_is_bound, plan_mounts};
 
 /// How the file system that the init process sees is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +39,12 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// The steps whose source the creator opens, in their order.
-    pub fn opened_by_creator(&self) -> impl Iterator<Item = (&MountStep, &Bind)> {
-        self.mounts.iter().filter_map(|step| match &step.kind {
-            MountKind::Bind(bind) if bind.opener == Opener::Creator => Some((step, bind)),
-            _ => None,
+    /// The steps that take something which the creator opens, in their order.
+    pub fn opened_by_creator(&self) -> impl Iterator<Item = &MountStep> {
+        self.mounts.iter().filter(|step| match &step.kind {
+            MountKind::Bind(bind) => bind.opener == Opener::Creator,
+            MountKind::New(new) => new.opener == Opener::Creator,
+            _ => false,
         })
     }
 
@@ -169,6 +170,7 @@ mod tests {
             cgroup_namespace: false,
             user_namespace: false,
             creator_opens: false,
+            joined_pids: false,
         };
         plan_rootfs(&spec, true, true, &around).map(|(rootfs, _)| rootfs)
     }

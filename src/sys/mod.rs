@@ -39,6 +39,25 @@ pub fn close_inherited(descriptor: impl AsFd) {
     let _ = unsafe { libc::close(descriptor.as_fd().as_raw_fd()) };
 }
 
+/// Closes every descriptor from `first` on but those `kept` (close_range(2)). Only for a process that is a copy of its parent, never returns to the
+/// code that owns them, and owns none itself but `kept`.
+pub fn close_others(mut first: u32, kept: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let close = |first: u32, last: u32| {
+        // SAFETY: whoever owned what is closed does not run in this process (see above).
+        let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        Errno::result(ret).map(drop)
+    };
+    let mut kept: Vec<u32> = kept.iter().map(|kept| kept.as_raw_fd() as u32).collect();
+    kept.sort_unstable();
+    for number in kept {
+        if first < number {
+            close(first, number - 1)?;
+        }
+        first = first.max(number + 1);
+    }
+    close(first, u32::MAX)
+}
+
 /// The kind of namespace that a descriptor stands for, as its CLONE_NEW* flag
 /// (ioctl_nsfs(2), NS_GET_NSTYPE). ENOTTY: not a namespace.
 pub fn namespace_type(namespace: impl AsFd) -> nix::Result<libc::c_int> {

@@ -78,6 +78,29 @@ pub fn clone3(args: &Clone3<'_>) -> nix::Result<Cloned> {
     }
 }
 
+/// The flags by which [`clone_sibling`] clones. The exit signal is the caller's own.
+pub const SIBLING: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
+
+/// Makes a sibling of this process, a child of its parent, with a copy of its memory.
+/// By clone(2), which filters for containers let through where they refuse clone3(2),
+/// whose flags they cannot read. The same holds for the caller as for [`clone3`].
+pub fn clone_sibling() -> nix::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: no stack is given and CLONE_VM is not among the flags, so the child runs on a
+    // copy of this memory as after fork(2). Third comes, on all architectures that this is
+    // built for, the address that the kernel writes the pidfd to: a variable that lives until
+    // the call returns. The last two are not used without their flags.
+    let ret = unsafe { libc::syscall(libc::SYS_clone, SIBLING, 0, &raw mut pidfd, 0, 0) };
+    match Errno::result(ret)? {
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD).
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent(Pid::from_raw(pid as libc::pid_t), pidfd))
+        }
+    }
+}
+
 /// Ends the process at once, without running destructors or exit handlers of
 /// memory that it shares in copy with its parent. Traps where a filter refuses exit.
 pub fn exit_now(code: i32) -> ! {
@@ -212,12 +235,23 @@ pub struct SchedulerAttributes {
     pub period: u64,
 }
 
-/// Sets the scheduling policy of the calling thread (sched_setattr(2)).
-pub fn set_scheduler(attributes: &SchedulerAttributes) -> nix::Result<()> {
+impl SchedulerAttributes {
+    /// Whether a child has them too: with SCHED_DEADLINE there cannot be one, and
+    /// SCHED_FLAG_RESET_ON_FORK keeps them from it.
+    pub fn are_inherited(&self) -> bool {
+        const SCHED_DEADLINE: u32 = 6;
+        const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+        self.policy != SCHED_DEADLINE && self.flags & SCHED_FLAG_RESET_ON_FORK == 0
+    }
+}
+
+/// Sets the scheduling policy of a process with one thread, the calling one for 0
+/// (sched_setattr(2)).
+pub fn set_scheduler(pid: i32, attributes: &SchedulerAttributes) -> nix::Result<()> {
     let attributes =
         SchedulerAttributes { size: size_of::<SchedulerAttributes>() as u32, ..*attributes };
     // SAFETY: the kernel reads as many bytes as `size` says.
-    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attributes, 0) };
     Errno::result(ret).map(drop)
 }
 

@@ -3,12 +3,51 @@
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use nix::errno::Errno;
 
+/// A list of C strings that ends with a null.
+type Strings = *const *const libc::c_char;
+
+unsafe extern "C" {
+    static environ: Strings;
+}
+
+/// The arguments of `main`, for [`forget`].
+static ARGUMENTS: AtomicPtr<*const libc::c_char> = AtomicPtr::new(null_mut());
+
+/// Overwrites the command line and the environment that this program was started with, where
+/// /proc/PID/cmdline and /proc/PID/environ show them: what is left is the name `init`. Only
+/// for a process with one thread that is a copy of its parent, never returns to the code
+/// that borrowed from them, and reads neither any more.
+pub fn forget() {
+    let mut name: &[u8] = b"init";
+    // SAFETY: the C library's own list, which no other thread changes.
+    let environment = unsafe { environ };
+    for mut next in [ARGUMENTS.load(Relaxed).cast_const(), environment] {
+        // SAFETY: `next` is null, or does not go beyond the null that ends the pointers.
+        while !next.is_null() && !unsafe { *next }.is_null() {
+            // SAFETY: each points to a C string, on the stack where execve(2) put it or on the
+            // heap, that may be written to and is not borrowed (see above). The slice ends
+            // before its null.
+            let text = unsafe {
+                let text = (*next).cast_mut().cast::<u8>();
+                std::slice::from_raw_parts_mut(text, libc::strlen(*next))
+            };
+            text.fill(0);
+            text.iter_mut().zip(std::mem::take(&mut name)).for_each(|(byte, new)| *byte = *new);
+            // SAFETY: that was not the last one.
+            next = unsafe { next.add(1) };
+        }
+        name = b"";
+    }
+}
+
 /// The arguments of `main`.
 #[derive(Debug, Clone, Copy)]
-pub struct Arguments(*const *const libc::c_char);
+pub struct Arguments(Strings);
 
 impl Arguments {
     /// Takes `main`'s second parameter.
@@ -16,8 +55,13 @@ impl Arguments {
     /// # Safety
     /// It points to pointers to C strings, the last of them null, and all of it stays as
     /// it is until the process ends.
-    pub const unsafe fn new(pointers: *const *const libc::c_char) -> Self {
+    pub const unsafe fn new(pointers: Strings) -> Self {
         Self(pointers)
+    }
+
+    /// Lets [`forget`] find them.
+    pub fn remember(self) {
+        ARGUMENTS.store(self.0.cast_mut(), Relaxed);
     }
 
     /// Each of them, the program's name first.
@@ -40,9 +84,6 @@ impl Arguments {
     /// Runs the program that `file` is open on in the place of this one, with the same
     /// arguments and environment (execveat(2)).
     pub fn execute(self, file: impl AsFd) -> Errno {
-        unsafe extern "C" {
-            static environ: *const *const libc::c_char;
-        }
         // SAFETY: the path is a literal, and both lists end with a null: one by the promise
         // of `new`, the other one is the C library's, which no thread changes meanwhile,
         // because there is one thread.

@@ -1,0 +1,89 @@
+//! A procfs of a pid namespace that the process which mounts it is not in.
+//!
+//! A procfs shows the pid namespace of whoever calls fsopen(2), and in a joined one others
+//! may look into whoever is there. So the call is made by a process that has nothing: its
+//! root is an empty file system, its namespaces are its own and empty, it has no descriptor
+//! but the way back, and rights in a user namespace of its own alone. They suffice to make
+//! the context of a file system; to mount it takes the rights of whoever gets it.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsmount, fsopen, move_mount, unmount,
+};
+use rustix::process::{fchdir, pivot_root};
+
+use super::namespaces::{Opened, join_all, make_new};
+use crate::channel::{self, Failure, FromInit, InitEnd};
+use crate::create::hide;
+use crate::spawn::{Cgroup, spawn};
+use crate::sys;
+use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
+
+/// The context of a procfs (fsopen(2)) that shows the pid namespace among `joined`, which may
+/// take the rights of a user namespace among them to enter. `cgroup` is the container's.
+pub fn context_in(joined: Vec<Opened>, cgroup: &Cgroup) -> Result<OwnedFd> {
+    let (creator, end) = channel::pair()?;
+    let helper = spawn(0, cgroup.unified(), &[], &creator, || {
+        cgroup.entrance().enter()?;
+        let Err(error) = bring_context(joined, &end).map(|()| exit_now(0));
+        let _ = end.send(&FromInit::Failed(Failure::new(&error)));
+        exit_now(1)
+    })?;
+    drop(end);
+    let told = creator.receive();
+    helper.reap();
+    match told? {
+        Some((FromInit::Procfs, Some(context))) => Ok(context),
+        Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
+        _ => bail!("the process that opens a procfs in the joined pid namespace died"),
+    }
+    .context("a process without rights in the joined pid namespace")
+}
+
+/// Gives everything away, and then lets a child in the pid namespace make the context.
+fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
+    const NEW: [Kind; 6] =
+        [Kind::User, Kind::Mount, Kind::Network, Kind::Ipc, Kind::Uts, Kind::Cgroup];
+    join_all(joined)?;
+    make_new(&NEW)?;
+    enter_empty_root().context("an empty root")?;
+    sys::close_others(0, &[end.as_fd()]).context("close_range")?;
+    sys::start::forget();
+    hide()?;
+    let child = match clone3(&Clone3::default()).context("clone3")? {
+        Cloned::Parent(pid, _) => pid,
+        Cloned::Child => {
+            let sent = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)
+                .context("fsopen \"proc\"")
+                .and_then(|context| end.send_with(&FromInit::Procfs, context));
+            if let Err(error) = &sent {
+                let _ = end.send(&FromInit::Failed(Failure::new(error)));
+            }
+            exit_now(i32::from(sent.is_err()))
+        }
+    };
+    // It may not stay behind, a zombie that its pid namespace would show.
+    match nix::sys::wait::waitpid(child, None) {
+        Ok(_) | Err(Errno::ECHILD) => Ok(()),
+        Err(errno) => Err(errno).context("waitpid"),
+    }
+}
+
+fn enter_empty_root() -> Result<()> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen \"tmpfs\"")?;
+    fsconfig_create(&context).context("mount \"tmpfs\"")?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .context("fsmount")?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&mount, "", CWD, "/", flags).context("move_mount")?;
+    fchdir(&mount).context("fchdir")?;
+    // The old root ends up on top of the new one, and goes from there.
+    pivot_root(".", ".").context("pivot_root")?;
+    unmount(".", UnmountFlags::DETACH).context("umount")
+}
