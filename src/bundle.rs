@@ -269,7 +269,7 @@ mod tests {
     fn what_the_spec_allows_and_the_crate_refuses_is_repaired() {
         let text = r#"{"ociVersion":"1.0.0","root":{"path":"r"},"hostname":null,
             "process":{"cwd":"/","user":{"uid":0,"gid":0},"scheduler":{"policy":"SCHED_FIFO",
-            "flags":["SCHED_FLAG_RESET_ON_FORK"]},"capabilities":{"bounding":["CAP_KILL","CAP_BOGUS"]}},
+            "flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]},"capabilities":{"bounding":["CAP_KILL","CAP_BOGUS"]}},
             "linux":{"resources":{"pids":{"limit":null},"devices":[{"allow":false,"type":"","access":"rwm"}]}}}"#;
         let (spec, warnings) = parse_spec(text).unwrap();
         assert_eq!(

@@ -26,8 +26,12 @@ pub fn repair(value: &mut Value) -> Vec<String> {
         }
     }
     if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {
-        for flag in flags.iter_mut().filter(|flag| *flag == "SCHED_FLAG_RESET_ON_FORK") {
-            *flag = "SCHED_RESET_ON_FORK".into();
+        for flag in flags.iter_mut() {
+            if *flag == "SCHED_FLAG_RESET_ON_FORK" {
+                *flag = "SCHED_RESET_ON_FORK".into();
+            } else if *flag == "SCHED_FLAG_DL_OVERRUN" {
+                *flag = "SCHED_FLAG_D_L_OVERRUN".into();
+            }
         }
     }
     if let Some(Value::Object(affinity)) = process.get_mut("execCPUAffinity") {
