@@ -253,7 +253,12 @@ fn entry(header: &Header, mut extension: Extension) -> Result<Entry> {
         link.or_else(|| header.link_name_bytes().map(|name| name.into_owned())).unwrap_or_default()
     };
     let device = || -> Result<(u32, u32)> {
-        Ok((header.device_major()?.unwrap_or_default(), header.device_minor()?.unwrap_or_default()))
+        let major = header.device_major()?.unwrap_or_default();
+        let minor = header.device_minor()?.unwrap_or_default();
+        // Of more bits than these the kernel would make another device.
+        let fits = major < 1 << 12 && minor < 1 << 20;
+        ensure!(fits, "{}: no device is {major}:{minor}", path.escape_ascii());
+        Ok((major, minor))
     };
     let kind = match header.entry_type() {
         // Before POSIX, a name that ends in a slash was the way to say directory.

@@ -27,32 +27,32 @@ pub struct Database<'a> {
 /// as they are. A name brings its further groups, unless a group is given.
 ///
 /// # Errors
-/// The database knows no such user or group.
+/// The database knows no such user or group, or the number is no id.
 pub fn find(user: &str, database: Database<'_>) -> Result<User> {
     let (name, group) = match user.split_once(':') {
         Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
         None => (user, None),
     };
-    let (uid, login_gid) = match name.parse::<u32>() {
+    let (uid, login_gid) = match id(name.as_bytes()) {
         _ if name.is_empty() => (0, 0),
         // A number needs no entry; where there is one, it tells the group, as for Docker.
-        Ok(uid) => {
+        Some(uid) => {
             (uid, passwd(database).find(|entry| entry.uid == uid).map_or(0, |entry| entry.gid))
         }
-        Err(_) => match passwd(database).find(|entry| entry.name == name.as_bytes()) {
+        None => match passwd(database).find(|entry| entry.name == name.as_bytes()) {
             Some(entry) => (entry.uid, entry.gid),
             None => bail!("config.User {user:?}: the image has no user {name:?}"),
         },
     };
     let Some(group) = group else {
-        let named = !name.is_empty() && name.parse::<u32>().is_err();
+        let named = !name.is_empty() && id(name.as_bytes()).is_none();
         let additional_gids =
             if named { memberships(database, name.as_bytes(), login_gid) } else { Vec::new() };
         return Ok(User { uid, gid: login_gid, additional_gids });
     };
-    let gid = match group.parse() {
-        Ok(gid) => gid,
-        Err(_) => match groups(database).find(|entry| entry.name == group.as_bytes()) {
+    let gid = match id(group.as_bytes()) {
+        Some(gid) => gid,
+        None => match groups(database).find(|entry| entry.name == group.as_bytes()) {
             Some(entry) => entry.gid,
             None => bail!("config.User {user:?}: the image has no group {group:?}"),
         },
@@ -77,7 +77,7 @@ fn passwd(database: Database<'_>) -> impl Iterator<Item = Login<'_>> {
     database.passwd.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');
         let (name, _password) = (fields.next()?, fields.next()?);
-        Some(Login { name, uid: number(fields.next()?)?, gid: number(fields.next()?)? })
+        Some(Login { name, uid: id(fields.next()?)?, gid: id(fields.next()?)? })
     })
 }
 
@@ -85,11 +85,7 @@ fn groups(database: Database<'_>) -> impl Iterator<Item = Group<'_>> {
     database.group.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');
         let (name, _password) = (fields.next()?, fields.next()?);
-        Some(Group {
-            name,
-            gid: number(fields.next()?)?,
-            members: fields.next().unwrap_or_default(),
-        })
+        Some(Group { name, gid: id(fields.next()?)?, members: fields.next().unwrap_or_default() })
     })
 }
 
@@ -103,8 +99,11 @@ fn memberships(database: Database<'_>, name: &[u8], primary: u32) -> Vec<u32> {
     gids
 }
 
-fn number(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+/// An id: digits alone. The last number is none, setresuid(2) takes it for "leave what is
+/// there", which would be root.
+fn id(text: &[u8]) -> Option<u32> {
+    let digits = std::str::from_utf8(text).ok().filter(|_| text.iter().all(u8::is_ascii_digit))?;
+    digits.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 #[cfg(test)]
@@ -113,8 +112,8 @@ mod tests {
 
     const DATABASE: Database<'_> = Database {
         passwd:
-            b"root:x:0:0::/:/bin/sh\nbroken\nweb:x:33:34:\xff:/:\nbad:x:-1:0::/:\n99:x:5:6::/:\n",
-        group: b"root:x:0:\nwheel:x:10:web,root\nweb:x:34:web\nlog:x:4:other,web\nwebs:x:7:webs",
+            b"root:x:0:0::/:/bin/sh\nbroken\nweb:x:33:34:\xff:/:\nbad:x:-1:0::/:\nnone:x:4294967295:0::/:\n99:x:5:6::/:\n",
+        group: b"root:x:0:\nwheel:x:10:web,root\nweb:x:34:web\nlog:x:4:other,web\nwebs:x:7:webs\nnone:x:4294967295:web",
     };
 
     #[test]
@@ -131,7 +130,7 @@ mod tests {
             ("1000:1000", 1000, 1000, vec![]),
             ("web:", 33, 34, vec![4, 10]),
             (":5", 0, 5, vec![]),
-            ("4294967295", 4_294_967_295, 0, vec![]),
+            ("4294967294", 4_294_967_294, 0, vec![]),
         ] {
             assert_eq!(
                 find(user, DATABASE).unwrap(),
@@ -147,7 +146,12 @@ mod tests {
             ("nobody", "no user \"nobody\""),
             ("bad", "no user \"bad\""),
             ("-1", "no user \"-1\""),
+            ("4294967295", "no user \"4294967295\""),
             ("4294967296", "no user"),
+            ("+5", "no user \"+5\""),
+            ("none", "no user \"none\""),
+            ("web:4294967295", "no group \"4294967295\""),
+            ("web:none", "no group \"none\""),
             ("web:nogroup", "no group \"nogroup\""),
         ] {
             assert!(find(user, DATABASE).unwrap_err().to_string().contains(reason), "{user}");

@@ -310,6 +310,19 @@ fn the_user_is_looked_up_in_the_image_itself() {
 }
 
 #[test]
+fn the_id_that_stands_for_none_is_nobodys() {
+    let scratch = Scratch::new("no-id");
+    let layer = Layer::new().file("etc/passwd", "web:x:4294967295:4294967295::/:\n");
+    for user in ["4294967295", "web", "0:4294967295"] {
+        let layout = Image::new([layer.clone()])
+            .with(json!({"Cmd": ["x"], "User": user}))
+            .layout(&scratch.join("layout"));
+        let error = crate::tool::pull_badly(&scratch, &layout, &[]);
+        assert!(error.contains(&format!("config.User {user:?}: the image has no ")), "{error}");
+    }
+}
+
+#[test]
 fn an_empty_directory_becomes_the_bundle_and_others_are_left_alone() {
     let scratch = Scratch::new("target");
     let layout = crate::image::simple().layout(&scratch.join("layout"));

@@ -114,6 +114,19 @@ fn entries_that_no_good_layer_has_are_refused_by_name() {
             "gid 4294967295",
         ),
         (
+            "a device that the kernel would take for 1:3",
+            Layer::new().entry(
+                EntryType::Char,
+                "f",
+                |h| {
+                    h.set_device_major(0x1001).unwrap();
+                    h.set_device_minor(3).unwrap();
+                },
+                b"",
+            ),
+            "no device is 4097:3",
+        ),
+        (
             "size 2^62",
             Layer::new().entry(EntryType::Regular, "f", size(1 << 62), b""),
             "the archive ends inside a file",
