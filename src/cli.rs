@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use crate::error::message;
+use crate::plan::numbers::parse_id;
+
 /// Adds a verb's arguments to its command.
 type Arguments = fn(Command) -> Command;
 
@@ -120,7 +123,7 @@ fn exec(command: Command) -> Command {
             text("additional-gids", "A group besides the container's")
                 .short('g')
                 .value_delimiter(',')
-                .value_parser(value_parser!(u32))
+                .value_parser(|text: &str| parse_id(text).map_err(|error| message(&error)))
                 .action(ArgAction::Append),
         )
         .arg(path("process", "A file with the process, as JSON").short('p'))

@@ -25,6 +25,7 @@ use crate::log;
 use crate::plan::Policies;
 use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{clone_flag, proc_name};
+use crate::plan::numbers::parse_id;
 use crate::plan::process::{Field, ProcessPlan};
 use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
@@ -222,21 +223,11 @@ fn keep_confined(process: &mut Process, container: Option<&Process>) {
     }
 }
 
-/// `UID[:GID]`, digits only: a sign, a blank or a number past 32 bits is no id.
+/// `UID[:GID]`.
 fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
-    let number = |text: &str| -> Result<u32> {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            bail!("{text:?}: not a number");
-        }
-        let id = text.parse::<u32>().with_context(|| format!("{text:?}"))?;
-        if id == u32::MAX {
-            bail!("{text:?}: stands for no id");
-        }
-        Ok(id)
-    };
     match text.split_once(':') {
-        Some((uid, gid)) => Ok((number(uid)?, Some(number(gid)?))),
-        None => Ok((number(text)?, None)),
+        Some((uid, gid)) => Ok((parse_id(uid)?, Some(parse_id(gid)?))),
+        None => Ok((parse_id(text)?, None)),
     }
 }
 

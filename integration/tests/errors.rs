@@ -610,6 +610,106 @@ fn a_full_state_folder_is_told() {
     });
 }
 
+/// Where an id can be given: tests/numbers.rs of the runtime has every number of a
+/// configuration, this one the other ways too, and what the program would be.
+///
+/// | | |
+/// |---|---|
+/// | config.json | process.user, linux.devices, mappings of namespaces and mounts |
+/// | `exec --process` | user |
+/// | `exec` | --user, --additional-gids |
+/// | mount options | uid= and gid=, which the file system reads itself |
+#[test]
+fn the_id_that_stands_for_none_is_refused_wherever_an_id_is_given() {
+    const NONE: u32 = u32::MAX;
+    as_root(|bed| {
+        if bed.is_peer("they run the program as root") {
+            return;
+        }
+        let device = json!({"path": "/dev/a", "type": "c", "major": 1, "minor": 3});
+        let range = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+        let around = || {
+            bed.bundle()
+                .with("/linux/devices", json!([device]))
+                .in_user_namespace(1)
+                .mount("/data", "bind", bed.directory.to_str().unwrap(), &["bind"])
+                .with("/mounts/4/uidMappings", range.clone())
+                .with("/mounts/4/gidMappings", range.clone())
+                .with("/process/user/additionalGids", json!([0]))
+                .args(["/bin/id"])
+        };
+        for place in [
+            "process.user.uid",
+            "process.user.gid",
+            "process.user.additionalGids[0]",
+            "linux.devices[0].uid",
+            "linux.devices[0].gid",
+            "linux.uidMappings[0].containerID",
+            "linux.uidMappings[0].hostID",
+            "linux.gidMappings[0].containerID",
+            "linux.gidMappings[0].hostID",
+            "mounts[4].uidMappings[0].containerID",
+            "mounts[4].uidMappings[0].hostID",
+            "mounts[4].gidMappings[0].containerID",
+            "mounts[4].gidMappings[0].hostID",
+        ] {
+            let pointer = format!("/{}", place.replace(['.', '['], "/").replace(']', ""));
+            let bundle = around().with(&pointer, NONE);
+            // A node of its own is made without a user namespace alone.
+            let bundle = if place.contains("devices") {
+                bed.bundle().with("/linux/devices", bundle.config["linux"]["devices"].clone())
+            } else {
+                bundle
+            };
+            assert_line(place, &bed.run(&bundle), 1, &[place, "4294967295"]);
+        }
+        for option in ["uid=4294967295", "gid=4294967295"] {
+            let bundle = bed.bundle().mount("/data", "tmpfs", "tmpfs", &[option]);
+            assert_line(option, &bed.run(&bundle), 1, &["mounts[4]", "4294967295"]);
+        }
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        for place in ["uid", "gid", "additionalGids"] {
+            let mut user = json!({"uid": 0, "gid": 0});
+            user[place] = if place == "additionalGids" { json!([NONE]) } else { json!(NONE) };
+            let process = json!({"args": ["/bin/id"], "cwd": "/", "user": user});
+            let file = bed.write("process.json", &process.to_string());
+            let output = container.exec_call(&["--process", file.to_str().unwrap()], &[]).output();
+            assert_line(place, &output, 255, &[&format!("user.{place}"), "4294967295"]);
+        }
+        for option in ["--user=4294967295", "--user=0:4294967295", "--additional-gids=5,4294967295"]
+        {
+            let output = container.exec_call(&[option], &["/bin/id"]).output();
+            let name = option.split('=').next().unwrap();
+            let code = if name == "--user" { 255 } else { 1 };
+            assert_line(option, &output, code, &[name, "4294967295"]);
+            assert_eq!(output.stdout, "");
+        }
+    });
+}
+
+/// `c 4097:3` would be /dev/null, and 4294967295 "every number" to devices.allow.
+#[test]
+fn a_device_number_that_the_kernel_would_cut_short_is_refused() {
+    as_root(|bed| {
+        if bed.is_peer("they make another device") {
+            return;
+        }
+        for (major, minor) in [(4097_u32, 3), (1, 0x10_0003), (u32::MAX, 3), (1, u32::MAX)] {
+            let shown = if major == 1 { minor } else { major }.to_string();
+            let node = json!({"path": "/dev/a", "type": "c", "major": major, "minor": minor});
+            let bundle = bed.bundle().with("/linux/devices", json!([node])).sh("ls -l /dev/a");
+            let output = bed.run(&bundle);
+            assert_line(&shown, &output, 1, &["linux.devices[0].m", &shown]);
+            let rule = json!({
+                "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm",
+            });
+            let bundle = bed.bundle().with("/linux/resources/devices", json!([rule]));
+            let output = bed.run(&bundle);
+            assert_line(&shown, &output, 1, &["linux.resources.devices[0]", &shown]);
+        }
+    });
+}
+
 #[test]
 fn forbidden_user_namespaces_are_told_with_the_setting() {
     as_user(|bed| {

@@ -277,10 +277,15 @@ fn condition(arg: &LinuxSeccompArg) -> Result<Condition> {
 
 /// The value for the kernel. The error is about `errno`.
 fn action(action: Action, errno: Option<u32>) -> Result<u32> {
-    let takes_data = matches!(action, Action::ScmpActErrno | Action::ScmpActTrace);
+    let most = match action {
+        // The kernel would return this one for every larger one (MAX_ERRNO).
+        Action::ScmpActErrno => 4095,
+        Action::ScmpActTrace => u32::from(u16::MAX),
+        _ => 0,
+    };
     match errno {
-        Some(errno) if !takes_data => bail!("{errno}: {action} takes none"),
-        Some(errno) if errno > u32::from(u16::MAX) => bail!("{errno}: more than {}", u16::MAX),
+        Some(errno) if most == 0 => bail!("{errno}: {action} takes none"),
+        Some(errno) if errno > most => bail!("{errno}: more than {most}"),
         _ => {}
     }
     Ok(match action {

@@ -56,8 +56,8 @@ fn what_breaks_the_specification_is_refused_with_its_field() {
             "syscalls[0].errnoRet: 2: SCMP_ACT_KILL takes none",
         ),
         (
-            rule(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 65536})),
-            "syscalls[0].errnoRet: 65536: more than 65535",
+            rule(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096})),
+            "syscalls[0].errnoRet: 4096: more than 4095",
         ),
         (
             rule(json!({"names": [], "action": "SCMP_ACT_ALLOW"})),

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
+use super::numbers;
+use crate::error::InField as _;
+
 /// A device node that the container gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
@@ -102,17 +105,22 @@ fn plan_one(field: &str, device: &LinuxDevice, may_make: bool) -> Result<Device>
         LinuxDeviceType::P => libc::S_IFIFO,
         LinuxDeviceType::A => bail!("{field}.type: \"a\": not a type of device node"),
     };
-    let number = |value: i64, name: &str| match u32::try_from(value) {
-        Ok(_) if kind == libc::S_IFIFO => Ok(0),
-        Ok(number) => Ok(number),
-        Err(_) => bail!("{field}.{name}: {value}: not a device number"),
+    let (major, minor) = if kind == libc::S_IFIFO {
+        (0, 0)
+    } else {
+        (
+            numbers::major(device.major()).in_field(format_args!("{field}.major"))?,
+            numbers::minor(device.minor()).in_field(format_args!("{field}.minor"))?,
+        )
     };
-    let (major, minor) = (number(device.major(), "major")?, number(device.minor(), "minor")?);
+    let id = |id: Option<u32>, name: &str| {
+        numbers::id(id.unwrap_or(0)).in_field(format_args!("{field}.{name}"))
+    };
+    let (uid, gid) = (id(device.uid(), "uid")?, id(device.gid(), "gid")?);
     // Some engines send the whole st_mode: the type is said elsewhere.
     let mode = device.file_mode().unwrap_or(0o666) & 0o7777;
     // A FIFO is no device, and anybody may make one.
     let node = if may_make || kind == libc::S_IFIFO {
-        let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
         Node::Made { kind, major, minor, mode, uid, gid }
     } else {
         Node::Bound
@@ -177,7 +185,7 @@ mod tests {
                 "linux.devices[0].major: -1: not a device number",
             ),
         ] {
-            assert_eq!(plan(json, true).unwrap_err().to_string(), reason);
+            assert_eq!(format!("{:#}", plan(json, true).unwrap_err()), reason);
         }
     }
 }

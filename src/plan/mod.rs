@@ -14,6 +14,7 @@ pub mod last_calls;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;
+pub mod numbers;
 pub mod options;
 pub mod process;
 pub mod rootfs;

@@ -156,8 +156,8 @@ fn plan_ids(
     options: &Options,
     around: &Surroundings<'_>,
 ) -> Result<Option<MappedIds>> {
-    let uids = id_ranges(mount.uid_mappings()).in_field(format_args!("{field}.uidMappings"))?;
-    let gids = id_ranges(mount.gid_mappings()).in_field(format_args!("{field}.gidMappings"))?;
+    let uids = id_ranges(mount.uid_mappings(), &format!("{field}.uidMappings"))?;
+    let gids = id_ranges(mount.gid_mappings(), &format!("{field}.gidMappings"))?;
     match (uids.is_empty(), gids.is_empty()) {
         (false, true) => bail!("{field}.gidMappings: missing beside uidMappings"),
         (true, false) => bail!("{field}.uidMappings: missing beside gidMappings"),

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind};
 
-use crate::error::InField as _;
-
 /// The namespaces of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {
@@ -88,8 +86,8 @@ impl Namespaces {
     }
 
     fn plan_id_maps(&mut self, linux: &Linux) -> Result<()> {
-        let uids = id_ranges(linux.uid_mappings()).in_field("linux.uidMappings")?;
-        let gids = id_ranges(linux.gid_mappings()).in_field("linux.gidMappings")?;
+        let uids = id_ranges(linux.uid_mappings(), "linux.uidMappings")?;
+        let gids = id_ranges(linux.gid_mappings(), "linux.gidMappings")?;
         if self.is_new(Kind::User) {
             for (ranges, field) in [(&uids, "linux.uidMappings"), (&gids, "linux.gidMappings")] {
                 if ranges.is_empty() {
@@ -202,8 +200,8 @@ pub fn proc_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Reads one list of mappings. Errors begin with the index in brackets.
-pub fn id_ranges(mappings: &Option<Vec<LinuxIdMapping>>) -> Result<Vec<IdRange>> {
+/// Reads the list of mappings that `field` names.
+pub fn id_ranges(mappings: &Option<Vec<LinuxIdMapping>>, field: &str) -> Result<Vec<IdRange>> {
     let mut ranges: Vec<IdRange> = Vec::new();
     for (at, mapping) in mappings.iter().flatten().enumerate() {
         let range = IdRange {
@@ -212,11 +210,11 @@ pub fn id_ranges(mappings: &Option<Vec<LinuxIdMapping>>) -> Result<Vec<IdRange>>
             size: mapping.size(),
         };
         if range.size == 0 {
-            bail!("[{at}].size: 0");
+            bail!("{field}[{at}].size: 0");
         }
         for (first, what) in [(range.inside, "containerID"), (range.outside, "hostID")] {
             if first.checked_add(range.size).is_none() {
-                bail!("[{at}].{what}: {first} and {} ids: past the last id", range.size);
+                bail!("{field}[{at}].{what}: {first} and {} ids: past the last id", range.size);
             }
         }
         let overlaps = |a: u32, b: u32, other: &IdRange| a < b + other.size && b < a + range.size;
@@ -224,7 +222,7 @@ pub fn id_ranges(mappings: &Option<Vec<LinuxIdMapping>>) -> Result<Vec<IdRange>>
             overlaps(range.inside, other.inside, other)
                 || overlaps(range.outside, other.outside, other)
         }) {
-            bail!("[{at}]: overlaps [{other}]");
+            bail!("{field}[{at}]: overlaps [{other}]");
         }
         ranges.push(range);
     }
@@ -282,11 +280,11 @@ mod tests {
             ),
             (
                 r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":4294967295,"hostID":0,"size":2}]}"#,
-                "linux.uidMappings: [0].containerID: 4294967295 and 2 ids: past the last id",
+                "linux.uidMappings[0].containerID: 4294967295 and 2 ids: past the last id",
             ),
             (
                 r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":0,"size":5},{"containerID":4,"hostID":9,"size":1}]}"#,
-                "linux.uidMappings: [1]: overlaps [0]",
+                "linux.uidMappings[1]: overlaps [0]",
             ),
             (
                 r#"{"timeOffsets":{"monotonic":{"secs":1}}}"#,

@@ -13,8 +13,8 @@ use oci_spec::runtime::{
     PosixRlimitType, Process, Scheduler,
 };
 
-use super::bit_mask;
 use super::last_calls::may_come_first;
+use super::{bit_mask, numbers};
 use crate::error::InField as _;
 use crate::sys::process::SchedulerAttributes;
 
@@ -167,13 +167,13 @@ impl ProcessPlan {
             env: strings("env", process.env())?,
             cwd,
             terminal: process.terminal().unwrap_or(false).then(|| terminal(process)),
-            user: user(process),
+            user: user(process, field)?,
             capabilities: capabilities(process),
             rlimits: rlimits(process, field)?,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: oom_score_adj(process, field)?,
             io_priority: io_priority(process, field)?,
-            scheduler: process.scheduler().as_ref().map(scheduler),
+            scheduler: scheduler(process, field)?,
             filter_comes_first: filter.as_ref().is_some_and(may_come_first),
             filter,
             apparmor_profile: label("apparmorProfile", process.apparmor_profile(), field)?,
@@ -265,17 +265,27 @@ fn terminal(process: &Process) -> Terminal {
 /// and every file of a build would be writable to all.
 const DEFAULT_UMASK: u32 = 0o022;
 
-fn user(process: &Process) -> User {
+fn user(process: &Process, field: Field) -> Result<User> {
     let user = process.user();
     let mut groups: Vec<u32> = Vec::new();
-    // Docker gives a group twice where it is the user's own too.
-    for group in user.additional_gids().iter().flatten() {
-        if !groups.contains(group) {
-            groups.push(*group);
+    for (at, group) in user.additional_gids().iter().flatten().enumerate() {
+        let group =
+            numbers::id(*group).in_field(field.of(&format!("user.additionalGids[{at}]")))?;
+        // Docker gives a group twice where it is the user's own too.
+        if !groups.contains(&group) {
+            groups.push(group);
         }
     }
     let umask = user.umask().unwrap_or(DEFAULT_UMASK);
-    User { uid: user.uid(), gid: user.gid(), groups, umask }
+    if umask > 0o777 {
+        bail!("{}: {umask}: more than the permission bits", field.of("user.umask"));
+    }
+    Ok(User {
+        uid: numbers::id(user.uid()).in_field(field.of("user.uid"))?,
+        gid: numbers::id(user.gid()).in_field(field.of("user.gid"))?,
+        groups,
+        umask,
+    })
 }
 
 /// Without `capabilities` a process has none, as with an empty object.
@@ -362,7 +372,21 @@ fn io_priority(process: &Process, field: Field) -> Result<Option<(u32, u32)>> {
     }
 }
 
-fn scheduler(given: &Scheduler) -> SchedulerAttributes {
+fn scheduler(process: &Process, field: Field) -> Result<Option<SchedulerAttributes>> {
+    let Some(given) = process.scheduler() else { return Ok(None) };
+    let nice = given.nice().unwrap_or(0);
+    // The kernel would take the nearest one.
+    if !(-20..=19).contains(&nice) {
+        bail!("{}: {nice}: not between -20 and 19", field.of("scheduler.nice"));
+    }
+    let priority = given.priority().unwrap_or(0);
+    let Ok(priority) = u32::try_from(priority) else {
+        bail!("{}: {priority}: below zero", field.of("scheduler.priority"));
+    };
+    Ok(Some(scheduler_attributes(given, nice, priority)))
+}
+
+fn scheduler_attributes(given: &Scheduler, nice: i32, priority: u32) -> SchedulerAttributes {
     use LinuxSchedulerFlag::*;
     use LinuxSchedulerPolicy::*;
     let policy = match given.policy() {
@@ -387,8 +411,8 @@ fn scheduler(given: &Scheduler) -> SchedulerAttributes {
         size: 0,
         policy,
         flags: given.flags().iter().flatten().map(flag).fold(0, |a, b| a | b),
-        nice: given.nice().unwrap_or(0),
-        priority: given.priority().and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
+        nice,
+        priority,
         runtime: given.runtime().unwrap_or(0),
         deadline: given.deadline().unwrap_or(0),
         period: given.period().unwrap_or(0),
@@ -413,6 +437,25 @@ mod tests {
         .capabilities;
         assert_eq!((sets.bounding, sets.ambient, sets.permitted), (1 | 1 << 21, 1 << 5, 0));
         assert_eq!(plan("").unwrap().capabilities, CapabilitySets::default());
+    }
+
+    #[test]
+    fn each_parameter_of_the_scheduler_has_its_place() {
+        let json = r#","scheduler":{"policy":"SCHED_DEADLINE","nice":-3,"priority":4,
+            "runtime":5,"deadline":6,"period":7,"flags":["SCHED_FLAG_KEEP_POLICY"]}"#;
+        assert_eq!(
+            plan(json).unwrap().scheduler.unwrap(),
+            SchedulerAttributes {
+                size: 0,
+                policy: 6,
+                flags: 8,
+                nice: -3,
+                priority: 4,
+                runtime: 5,
+                deadline: 6,
+                period: 7,
+            }
+        );
     }
 
     #[test]

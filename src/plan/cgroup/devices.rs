@@ -13,6 +13,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use serde::{Deserialize, Serialize};
 
 use crate::error::InField;
+use crate::plan::numbers;
 
 /// The kind of a device node. The numbers are `BPF_DEVCG_DEV_*` of linux/bpf.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +149,10 @@ impl DeviceList {
 
     fn append(&mut self, rule: &LinuxDeviceCgroup, for_v1: bool) -> Result<()> {
         let allow = rule.allow();
-        let (major, minor) = (number(rule.major(), "major")?, number(rule.minor(), "minor")?);
+        let (major, minor) = (
+            number(rule.major(), numbers::major).in_field("major")?,
+            number(rule.minor(), numbers::minor).in_field("minor")?,
+        );
         let access = access(rule.access().as_deref())?;
         let kinds: &[Kind] = match rule.typ().unwrap_or_default() {
             LinuxDeviceType::A => &[Kind::Char, Kind::Block],
@@ -220,14 +224,8 @@ fn verb(allow: bool) -> &'static str {
 }
 
 /// Engines write -1 as well as nothing for "every number".
-fn number(value: Option<i64>, field: &str) -> Result<Option<u32>> {
-    match value {
-        None | Some(-1) => Ok(None),
-        Some(value) => match u32::try_from(value) {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => bail!("{field}: {value} is not a device number"),
-        },
-    }
+fn number(value: Option<i64>, check: fn(i64) -> Result<u32>) -> Result<Option<u32>> {
+    value.filter(|value| *value != -1).map(check).transpose()
 }
 
 /// No access means all of it, as with the other properties of a rule.
@@ -381,11 +379,11 @@ mod tests {
             ),
             (
                 r#"[{"allow":true,"type":"c","major":-2}]"#,
-                "linux.resources.devices[0]: major: -2 is not a device number",
+                "linux.resources.devices[0]: major: -2: not a device number",
             ),
             (
                 r#"[{"allow":true,"type":"c","minor":4294967296}]"#,
-                "linux.resources.devices[0]: minor: 4294967296 is not a device number",
+                "linux.resources.devices[0]: minor: 4294967296: not a device number",
             ),
         ] {
             assert_eq!(format!("{:#}", list(json, false).unwrap_err()), error);

@@ -257,7 +257,7 @@ mod tests {
                 {"allow":false,"type":"c","major":10,"minor":229,"access":"w"},
                 {"allow":true,"type":"a","major":8,"access":"r"},
                 {"allow":true,"type":"c","minor":3,"access":"w"}]"#,
-            r#"[{"allow":true,"type":"c","major":4294967295,"minor":4294967295}]"#,
+            r#"[{"allow":true,"type":"c","major":4095,"minor":1048575}]"#,
             r#"[{"allow":true},{"allow":false,"type":"c"},{"allow":false,"major":8}]"#,
             r#"[{"allow":true,"type":"c","minor":5},{"allow":true,"type":"c","major":1},
                 {"allow":true,"type":"b","access":"w"},{"allow":false,"type":"b","access":"w","major":8}]"#,
@@ -266,8 +266,8 @@ mod tests {
             let program = compile(&list).unwrap();
             for kind in [Kind::Block, Kind::Char] {
                 for access in 1..=7 {
-                    for major in [0, 1, 5, 8, 10, 136, u32::MAX] {
-                        for minor in [0, 3, 5, 229, u32::MAX] {
+                    for major in [0, 1, 5, 8, 10, 136, 4095, u32::MAX] {
+                        for minor in [0, 3, 5, 229, 1_048_575, u32::MAX] {
                             assert_eq!(
                                 run(&program, kind, access, major, minor),
                                 meaning(&list, kind, access, major, minor),

@@ -17,6 +17,7 @@ use oci_spec::runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{Group, Version};
+use crate::plan::numbers;
 
 /// When a setting is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -489,8 +490,7 @@ fn io_weight(weight: Option<u16>, field: &str) -> Result<Option<u16>> {
 }
 
 fn device_number(major: i64, minor: i64, field: &str) -> Result<String> {
-    let valid = |number: i64| u32::try_from(number).is_ok();
-    if !valid(major) || !valid(minor) {
+    if numbers::major(major).is_err() || numbers::minor(minor).is_err() {
         bail!("linux.resources.{field}: {major}:{minor} is not a device number");
     }
     Ok(format!("{major}:{minor}"))

@@ -1,0 +1,63 @@
+//! Numbers that say one thing to whoever writes them and another to the kernel.
+//!
+//! tests/numbers.rs has the table of all numbers of a configuration.
+
+use anyhow::{Context as _, Result, bail};
+
+/// Checks the id of a user or a group. The last one is none: setresuid(2) and chown(2)
+/// take it for "leave what is there", which for a container's program is root.
+pub fn id(id: u32) -> Result<u32> {
+    if id == u32::MAX {
+        bail!("{id}: stands for no id");
+    }
+    Ok(id)
+}
+
+/// Reads an id of digits only: a sign, a blank or a number past 32 bits is none.
+pub fn parse_id(text: &str) -> Result<u32> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        bail!("{text:?}: not a number");
+    }
+    id(text.parse().with_context(|| format!("{text:?}"))?)
+}
+
+/// Checks the major number of a device. Of a larger one the kernel would drop the upper
+/// bits, so that it named another device (MKDEV of linux/kdev_t.h).
+pub fn major(number: i64) -> Result<u32> {
+    device_number(number, 12)
+}
+
+/// Checks the minor number of a device, likewise.
+pub fn minor(number: i64) -> Result<u32> {
+    device_number(number, 20)
+}
+
+fn device_number(number: i64, bits: u32) -> Result<u32> {
+    match u32::try_from(number) {
+        Ok(small) if small < 1 << bits => Ok(small),
+        _ => bail!("{number}: not a device number"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_digits_and_not_the_last_one() {
+        assert_eq!(parse_id("0").unwrap(), 0);
+        assert_eq!(parse_id("4294967294").unwrap(), 4_294_967_294);
+        for wrong in ["", "root", "-1", "+1", " 1", "4294967296", "4294967295"] {
+            assert!(parse_id(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_device_number_fits_into_the_kernels() {
+        assert_eq!((major(0xfff).unwrap(), minor(0xf_ffff).unwrap()), (0xfff, 0xf_ffff));
+        assert_eq!(major(0x1000).unwrap_err().to_string(), "4096: not a device number");
+        for wrong in [-1, 0x10_0000, i64::from(u32::MAX), i64::MAX] {
+            assert!(minor(wrong).is_err(), "{wrong}");
+        }
+    }
+}
