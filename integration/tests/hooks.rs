@@ -3,6 +3,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use integration::{Bed, Bundle, Container, as_both, as_root, eventually};
 use serde_json::{Value, json};
@@ -169,6 +173,46 @@ fn a_hook_need_not_read_its_stdin() {
             .with("/hooks/poststart", json!([hook("exec <&-; sleep 0.2")]))
             .sh("echo ran");
         assert_eq!(bed.run(&bundle).success(), "ran");
+    });
+}
+
+/// The state is larger than a pipe, and the hook neither reads it nor ends.
+#[test]
+fn the_time_of_a_hook_counts_while_its_stdin_is_written() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 writes first, crun 1.8 has no bound for each kind") {
+            return;
+        }
+        for kind in ["prestart", "createRuntime", "createContainer", "startContainer"] {
+            let mut hook = hook("sleep 60");
+            hook["timeout"] = json!(1);
+            let bundle = bed
+                .bundle()
+                .with("/annotations/large", "x".repeat(200_000))
+                .with(&format!("/hooks/{kind}"), json!([hook]));
+            let began = Instant::now();
+            let output = bed.run(&bundle);
+            let line = output.failure(1);
+            assert!(line.contains(&format!("hooks.{kind}[0]")), "{output}");
+            assert!(line.contains("timed out after 1 s"), "{output}");
+            assert!(began.elapsed() < Duration::from_secs(20), "{kind}: {:?}", began.elapsed());
+        }
+        // What a hook leaves behind with its stdin is not waited for.
+        let script = "sleep 60 <&0 >/dev/null 2>&1 & echo $! >PIDS; exit 0";
+        let pids = bed.write("pids", "");
+        let bundle = bed
+            .bundle()
+            .with("/annotations/large", "x".repeat(200_000))
+            .with(
+                "/hooks/createRuntime",
+                json!([hook(&script.replace("PIDS", pids.to_str().unwrap()))]),
+            )
+            .sh("echo ran");
+        let began = Instant::now();
+        assert_eq!(bed.run(&bundle).success(), "ran");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        let left = fs::read_to_string(pids).unwrap().trim().parse().unwrap();
+        kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
     });
 }
 

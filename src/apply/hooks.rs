@@ -1,7 +1,8 @@
 //! Calling hooks: the state on stdin, a bound on the time, and what a failing
 //! hook said.
 
-use std::io::{PipeReader, Read as _, Write as _};
+use std::fs::File;
+use std::io::{ErrorKind, PipeReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -40,7 +41,7 @@ pub fn run_all(hooks: &[Hook], state: &str) {
 }
 
 fn run_one(hook: &Hook, state: &str) -> Result<()> {
-    let (mut output, writer) = std::io::pipe().context("pipe")?;
+    let (output, writer) = std::io::pipe().context("pipe")?;
     let mut command = Command::new(&hook.path);
     let mut args = hook.args.iter();
     if let Some(name) = args.next() {
@@ -64,7 +65,7 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     drop(command);
     let stdin = child.stdin.take().map(OwnedFd::from);
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    supervise(hook, state, pid, stdin, &mut output)
+    supervise(hook, state, pid, stdin, output)
 }
 
 /// Calls hooks in order as the program itself will run: as its user, with its
@@ -74,7 +75,7 @@ pub fn run_confined(hooks: &[Hook], confined: &Confined<'_>, state: &str) -> Res
 }
 
 fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result<()> {
-    let (mut output, writer) = std::io::pipe().context("pipe")?;
+    let (output, writer) = std::io::pipe().context("pipe")?;
     let (reader, stdin) = std::io::pipe().context("pipe")?;
     let verdict = Verdict::new()?;
     let program = confined.instead(&hook.path, &hook.args, hook.env.as_deref())?;
@@ -95,7 +96,7 @@ fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result
         }
     };
     drop((reader, writer));
-    let ended = supervise(hook, state, pid, Some(stdin.into()), &mut output);
+    let ended = supervise(hook, state, pid, Some(stdin.into()), output);
     match verdict.errno() {
         Some(errno) => Err(errno).context("exec").with_context(|| format!("{:?}", hook.path)),
         None => ended,
@@ -118,21 +119,19 @@ fn supervise(
     state: &str,
     pid: nix::unistd::Pid,
     stdin: Option<OwnedFd>,
-    output: &mut PipeReader,
+    output: PipeReader,
 ) -> Result<()> {
-    if let Some(stdin) = stdin {
-        // A hook need not read its stdin; a pipe holds more than any state.
-        let _ = std::fs::File::from(stdin).write_all(state.as_bytes());
-    }
-    let mut said = Vec::new();
-    let in_time = wait_until(pid, hook.timeout, output, &mut said);
+    let mut talk =
+        Talk { stdin: stdin.map(File::from), state: state.as_bytes(), output, said: vec![] };
+    let in_time = talk.until_the_end(pid, hook.timeout);
     if !matches!(in_time, Ok(true)) {
         let _ = killpg(pid, Signal::SIGKILL);
     }
     // Waits for the hook itself, not for what it left running with its output open.
     let status = waited(pid)?;
-    keep(output, &mut said);
-    let reason = match (in_time?, status.exit_status(), status.terminating_signal()) {
+    let in_time = in_time?;
+    talk.listen();
+    let reason = match (in_time, status.exit_status(), status.terminating_signal()) {
         (true, Some(0), _) => return Ok(()),
         (true, Some(code), _) => format!("exit status {code}"),
         (true, None, Some(number)) => match Signal::try_from(number) {
@@ -142,7 +141,7 @@ fn supervise(
         (true, None, None) => format!("{status:?}"),
         (false, ..) => format!("timed out after {} s", hook.timeout.unwrap_or_default().as_secs()),
     };
-    let said = String::from_utf8_lossy(&said);
+    let said = String::from_utf8_lossy(&talk.said);
     let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("; ");
     if last.is_empty() {
@@ -151,59 +150,85 @@ fn supervise(
     bail!("{:?}: {reason}: {last}", hook.path)
 }
 
-/// Whether the hook has ended within its time.
-fn wait_until(
-    pid: nix::unistd::Pid,
-    timeout: Option<Duration>,
-    output: &mut PipeReader,
-    said: &mut Vec<u8>,
-) -> Result<bool> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let pid = Pid::from_raw(pid.as_raw()).context("the hook has no pid")?;
-    let process = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
-    let flags = rustix::fs::fcntl_getfl(output.as_fd())?;
-    rustix::fs::fcntl_setfl(output.as_fd(), flags | OFlags::NONBLOCK)?;
-    loop {
-        let left = match deadline {
-            None => None,
-            Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
-                None => return Ok(false),
-                Some(left) => Some(Timespec {
-                    tv_sec: left.as_secs() as i64,
-                    tv_nsec: i64::from(left.subsec_nanos()),
-                }),
-            },
-        };
-        let output_ended = {
-            let mut fds = [
-                PollFd::new(&process, PollFlags::IN),
-                PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN),
-            ];
+/// What goes to a hook and comes from it. Neither direction waits for the other, nor for a
+/// hook that does not read: only the end of the hook, or of its time, is waited for.
+struct Talk<'a> {
+    /// None when all was written, or nobody reads it.
+    stdin: Option<File>,
+    /// What is still to be written.
+    state: &'a [u8],
+    output: PipeReader,
+    /// The end of what the hook has said.
+    said: Vec<u8>,
+}
+
+impl Talk<'_> {
+    /// Whether the hook has ended within its time.
+    fn until_the_end(&mut self, pid: nix::unistd::Pid, timeout: Option<Duration>) -> Result<bool> {
+        // A time that the clock cannot count does not come.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let pid = Pid::from_raw(pid.as_raw()).context("the hook has no pid")?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+        let stdin = self.stdin.as_ref().map(|stdin| stdin.as_fd());
+        for pipe in stdin.into_iter().chain([self.output.as_fd()]) {
+            let flags = rustix::fs::fcntl_getfl(pipe).context("fcntl")?;
+            rustix::fs::fcntl_setfl(pipe, flags | OFlags::NONBLOCK).context("fcntl")?;
+        }
+        let mut listens = true;
+        loop {
+            let left = match deadline {
+                None => None,
+                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                    None => return Ok(false),
+                    Some(left) => Some(Timespec::try_from(left)?),
+                },
+            };
+            let mut fds = vec![PollFd::new(&process, PollFlags::IN)];
+            fds.extend(listens.then(|| PollFd::new(&self.output, PollFlags::IN)));
+            fds.extend(self.stdin.as_ref().map(|stdin| PollFd::new(stdin, PollFlags::OUT)));
             match poll(&mut fds, left.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno).context("poll"),
             }
-            if !fds[0].revents().is_empty() {
+            if fds.first().is_some_and(|process| !process.revents().is_empty()) {
                 return Ok(true);
             }
-            !fds[1].revents().is_empty() && !fds[1].revents().contains(PollFlags::IN)
-        };
-        keep(output, said);
-        if output_ended {
-            // Nothing more to read: only the end of the process is left to wait for.
-            let mut fds = [PollFd::new(&process, PollFlags::IN)];
-            poll(&mut fds, left.as_ref()).context("poll")?;
+            drop(fds);
+            self.tell();
+            listens &= self.listen();
         }
     }
-}
 
-/// Reads what there is, and keeps the end of it.
-fn keep(output: &mut PipeReader, said: &mut Vec<u8>) {
-    let mut buffer = [0; KEPT];
-    while let Ok(length @ 1..) = output.read(&mut buffer) {
-        said.extend_from_slice(buffer.get(..length).unwrap_or_default());
-        let excess = said.len().saturating_sub(KEPT);
-        said.drain(..excess);
+    /// Writes what there is room for.
+    fn tell(&mut self) {
+        while let Some(stdin) = &mut self.stdin {
+            match stdin.write(self.state) {
+                Ok(length @ 1..) => {
+                    self.state = self.state.get(length..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // All was written, or the hook has closed its end, as it may.
+                _ => self.stdin = None,
+            }
+        }
+    }
+
+    /// Reads what there is, and keeps the end of it. Returns whether more may come.
+    fn listen(&mut self) -> bool {
+        let mut buffer = [0; KEPT];
+        loop {
+            match self.output.read(&mut buffer) {
+                Ok(length @ 1..) => {
+                    self.said.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                    let excess = self.said.len().saturating_sub(KEPT);
+                    self.said.drain(..excess);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+                Ok(0) => return false,
+            }
+        }
     }
 }
 
@@ -254,7 +279,25 @@ mod tests {
     #[test]
     fn what_a_hook_leaves_running_is_not_waited_for() {
         let start = Instant::now();
-        run(&[hook("sleep 30 & exit 0", None)], "").unwrap();
+        // A shell gives what it leaves running /dev/null for stdin, unless it is told not to.
+        for (script, state) in
+            [("sleep 30 & exit 0", String::new()), ("sleep 30 <&0 & exit 0", "x".repeat(200_000))]
+        {
+            run(&[hook(script, None)], &state).unwrap();
+        }
         assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_a_hook_reads_late_or_while_it_talks_is_whole() {
+        let state = "x".repeat(300_000);
+        let check = r#"sleep 0.2; head -c 200000 /dev/zero; [ "$(cat | wc -c)" -eq 300000 ]"#;
+        run(&[hook(check, Some(20))], &state).unwrap();
+    }
+
+    #[test]
+    fn no_time_is_too_long() {
+        let hook = Hook { timeout: Some(Duration::from_secs(i64::MAX as u64)), ..hook("", None) };
+        run(&[hook], "").unwrap();
     }
 }
