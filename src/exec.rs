@@ -231,8 +231,8 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     }
 }
 
-/// As runc: into the sets that matter for the program, and ambient where the
-/// container uses that.
+/// As runc: into the sets that the program itself has. What it starts inherits what the
+/// container says and no more, so one is ambient only where it is inheritable already.
 fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -252,10 +252,10 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     sets.set_bounding(with(sets.bounding()));
     sets.set_effective(with(sets.effective()));
     sets.set_permitted(with(sets.permitted()));
-    if sets.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
-        sets.set_inheritable(with(sets.inheritable()));
-        sets.set_ambient(with(sets.ambient()));
-    }
+    let inheritable = sets.inheritable().clone().unwrap_or_default();
+    let mut ambient = sets.ambient().clone().unwrap_or_default();
+    ambient.extend(added.iter().filter(|capability| inheritable.contains(capability)));
+    sets.set_ambient(Some(ambient));
     process.set_capabilities(Some(sets));
     Ok(())
 }

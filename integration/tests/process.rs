@@ -443,3 +443,40 @@ fn a_value_that_does_not_exist_is_no_value() {
         assert_eq!(bed.run(&bundle).success(), "fine");
     });
 }
+
+/// `--cap` is for the program alone: what it starts, and a program with capabilities of
+/// its own that another user starts, has what the container gives.
+#[test]
+fn a_capability_that_exec_adds_is_in_the_sets_of_the_program_alone() {
+    as_root(|bed| {
+        if bed.is_peer("crun 1.8 takes them instead of the config's") {
+            return;
+        }
+        // CAP_CHOWN is bit 0, CAP_KILL bit 5.
+        for (inheritable, ambient, expected) in [
+            (json!([]), json!([]), [0, 0]),
+            (json!(["CAP_KILL"]), json!(["CAP_KILL"]), [0x20, 0x20]),
+            (json!(["CAP_KILL", "CAP_CHOWN"]), json!(["CAP_KILL"]), [0x21, 0x21]),
+            (json!(["CAP_CHOWN"]), json!([]), [0x01, 0x01]),
+        ] {
+            let bundle = bed
+                .bundle()
+                .capable(&["CAP_KILL", "CAP_CHOWN"])
+                .with("/process/capabilities/effective", json!(["CAP_KILL"]))
+                .with("/process/capabilities/permitted", json!(["CAP_KILL"]))
+                .with("/process/capabilities/inheritable", inheritable.clone())
+                .with("/process/capabilities/ambient", ambient.clone())
+                .sh("sleep 100");
+            let container = bed.start(&bundle);
+            let show = ["/bin/grep", "-E", "CapInh|CapAmb|CapEff", "/proc/self/status"];
+            let output = container.exec_call(&["--cap", "CAP_CHOWN"], &show).output();
+            let sets: Vec<_> = output.success().lines().map(str::to_owned).collect();
+            let expected = [
+                format!("CapInh:\t{:016x}", expected[0]),
+                "CapEff:\t0000000000000021".to_owned(),
+                format!("CapAmb:\t{:016x}", expected[1]),
+            ];
+            assert_eq!(sets, expected, "{inheritable} {ambient}");
+        }
+    });
+}
