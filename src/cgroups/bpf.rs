@@ -22,8 +22,26 @@ const ALLOW_MULTI: u32 = 2;
 /// The kernel takes no more programs than this for one group (BPF_CGROUP_MAX_PROGS).
 const MAX_PROGRAMS: usize = 64;
 
-/// The members of `union bpf_attr` that are used here, by command. The kernel
-/// takes a short attribute as one that ends in zeroes.
+/// `union bpf_attr`, of which the members that are used here have a name. It is larger
+/// than the kernel's own, for there are kernels that write to a member of it whatever
+/// size they were told; what they do not know they want to be zero.
+#[repr(C)]
+union Attributes {
+    load: Load,
+    attach: Attach,
+    query: Query,
+    by_id: ById,
+    whole: [u64; WHOLE],
+}
+
+/// In words of eight bytes; that of Linux 6.18 has 21.
+const WHOLE: usize = 32;
+
+impl Attributes {
+    const ZERO: Self = Self { whole: [0; WHOLE] };
+}
+
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Load {
     kind: u32,
@@ -32,6 +50,7 @@ struct Load {
     license: u64,
 }
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Attach {
     target: u32,
@@ -40,6 +59,7 @@ struct Attach {
     flags: u32,
 }
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Query {
     target: u32,
@@ -51,6 +71,7 @@ struct Query {
     padding: u32,
 }
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct ById {
     id: u32,
@@ -74,7 +95,8 @@ pub(super) fn replace_device_program(group: BorrowedFd<'_>, program: &[Instructi
 }
 
 fn load(program: &[Instruction]) -> Result<OwnedFd> {
-    let mut attributes = Load {
+    let mut attributes = Attributes::ZERO;
+    attributes.load = Load {
         kind: PROG_TYPE_CGROUP_DEVICE,
         instruction_count: u32::try_from(program.len())?,
         instructions: program.as_ptr() as u64,
@@ -94,7 +116,8 @@ fn change(
     program: BorrowedFd<'_>,
     flags: u32,
 ) -> Result<()> {
-    let mut attributes =
+    let mut attributes = Attributes::ZERO;
+    attributes.attach =
         Attach { target: number(group), program: number(program), kind: CGROUP_DEVICE, flags };
     // SAFETY: the attributes hold no address, and both descriptors are borrowed and so open.
     unsafe { bpf(command, &mut attributes) }?;
@@ -104,7 +127,8 @@ fn change(
 /// The identities of the programs that are attached to the group itself.
 fn attached(group: BorrowedFd<'_>) -> Result<Vec<u32>> {
     let mut ids = vec![0u32; MAX_PROGRAMS];
-    let mut attributes = Query {
+    let mut attributes = Attributes::ZERO;
+    attributes.query = Query {
         target: number(group),
         kind: CGROUP_DEVICE,
         query_flags: 0,
@@ -116,12 +140,15 @@ fn attached(group: BorrowedFd<'_>) -> Result<Vec<u32>> {
     // SAFETY: the kernel writes at most `count` numbers to `programs`, which is
     // as long, and the number of them to `count`.
     unsafe { bpf(PROG_QUERY, &mut attributes) }?;
-    ids.truncate(usize::try_from(attributes.count)?);
+    // SAFETY: the query is numbers alone, all of which were set above.
+    let count = unsafe { attributes.query.count };
+    ids.truncate(usize::try_from(count)?);
     Ok(ids)
 }
 
 fn by_id(id: u32) -> Result<Option<OwnedFd>> {
-    let mut attributes = ById { id, next: 0, flags: 0 };
+    let mut attributes = Attributes::ZERO;
+    attributes.by_id = ById { id, next: 0, flags: 0 };
     // SAFETY: the attributes hold no address.
     match unsafe { bpf(PROG_GET_FD_BY_ID, &mut attributes) } {
         // SAFETY: a descriptor that this call has just returned belongs to no one else.
@@ -137,14 +164,14 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 }
 
 /// # Safety
-/// `T` must be the part of `union bpf_attr` that `command` takes, and every
-/// address in it valid for what `command` does there.
-unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Result<RawFd, Errno> {
+/// The member that `command` takes must be set, and every address in it valid for what
+/// `command` does there.
+unsafe fn bpf(command: libc::c_int, attributes: &mut Attributes) -> Result<RawFd, Errno> {
+    let size = size_of::<Attributes>();
     // SAFETY: the attributes are a live object of the size that is passed; what
     // they point to is the caller's promise.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size) };
     match RawFd::try_from(result) {
         Ok(fd) if fd >= 0 => Ok(fd),
         _ => Err(last_errno()),
@@ -153,4 +180,20 @@ unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Result<RawFd, Errn
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that writes where it was not told to writes within its own union.
+    #[test]
+    fn the_attributes_are_as_large_as_the_kernels_own_and_zero() {
+        assert!(size_of::<Attributes>() >= 168, "{}", size_of::<Attributes>());
+        let mut attributes = Attributes::ZERO;
+        attributes.by_id = ById { id: 1, next: 0, flags: 0 };
+        // SAFETY: numbers alone, all of which are set.
+        let whole = unsafe { attributes.whole };
+        assert_eq!(whole.iter().sum::<u64>(), 1);
+    }
 }
