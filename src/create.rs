@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -27,6 +27,7 @@ use crate::hook_state::HookState;
 use crate::host::Host;
 use crate::init;
 use crate::log;
+use crate::pid_file;
 use crate::plan::Plan;
 use crate::plan::cgroup::Stage;
 use crate::plan::intel_rdt::Group;
@@ -259,7 +260,7 @@ impl Making<'_> {
             console::send_pidfd(path, &init.pidfd)?;
         }
         if let Some(path) = &self.options.pid_file {
-            write_pid_file(path, init.pid.as_raw())?;
+            pid_file::write(path, init.pid.as_raw())?;
         }
         Ok((init, channel, verdict, master))
     }
@@ -480,16 +481,4 @@ impl Making<'_> {
 /// memory, descriptors and /proc/PID of a non-dumpable process are root's alone.
 pub fn hide() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("prctl")
-}
-
-/// Writes a pid so that a reader finds the whole number or no file.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let name =
-        path.file_name().with_context(|| format!("--pid-file: {path:?}: no name of a file"))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    let temporary = path.with_file_name(temporary);
-    std::fs::write(&temporary, pid.to_string())
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .with_context(|| format!("--pid-file: {path:?}"))
 }

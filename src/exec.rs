@@ -16,12 +16,13 @@ use crate::bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
-use crate::create::{hide, write_pid_file};
+use crate::create::hide;
 use crate::error::errno;
 use crate::foreground;
 use crate::gate::Verdict;
 use crate::init::{self, Additional};
 use crate::log;
+use crate::pid_file;
 use crate::plan::Policies;
 use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{clone_flag, proc_name};
@@ -158,7 +159,7 @@ fn finish(
         console::send_pidfd(path, &spawned.pidfd)?;
     }
     if let Some(path) = &options.pid_file {
-        write_pid_file(path, spawned.pid.as_raw())?;
+        pid_file::write(path, spawned.pid.as_raw())?;
     }
     Ok(master)
 }

@@ -23,6 +23,7 @@ pub mod init;
 pub mod log;
 pub mod netlink;
 pub mod own_executable;
+pub mod pid_file;
 pub mod plan;
 pub mod resolve;
 pub mod sd_notify;

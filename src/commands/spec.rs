@@ -1,5 +1,7 @@
 //! `spec`: a config.json to start from.
 
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,15 +15,19 @@ use crate::cli::path_of;
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let directory = path_of(matches, "bundle").unwrap_or_else(|| ".".into());
     let path = directory.join("config.json");
-    if path.exists() {
-        bail!("{path:?}: exists; remove it first");
-    }
     let cgroup2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let rootless = matches.get_flag("rootless").then_some(ids);
     let mut text = serde_json::to_string_pretty(&config(rootless, cgroup2))?;
     text = text.lines().map(tabs).collect::<Vec<_>>().join("\n") + "\n";
-    std::fs::write(&path, text).with_context(|| format!("{path:?}"))
+    // What is there, a link too, is left alone.
+    match File::create_new(&path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("{path:?}: exists; remove it first")
+        }
+        file => file.and_then(|mut file| file.write_all(text.as_bytes())),
+    }
+    .with_context(|| format!("{path:?}"))
 }
 
 /// Two blanks of indentation become a tab, as runc writes it.
