@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::error::message;
+use crate::error::{message, one_line};
 use crate::plan::numbers::parse_id;
 
 /// Adds a verb's arguments to its command.
@@ -368,6 +368,13 @@ fn command_knows(option: &str) -> bool {
     LONG.contains(&name) || crate::commands::update::options().any(|(option, _)| option == name)
 }
 
+/// What clap says, as one line: the first paragraph, without its usage and its tips.
+pub fn reason(said: &str) -> String {
+    let lines = said.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    one_line(line.strip_prefix("error: ").unwrap_or(&line))
+}
+
 /// The value of an option that holds a path.
 pub fn path_of(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
     matches.get_one::<PathBuf>(name).cloned()
@@ -418,6 +425,26 @@ mod tests {
             parse(line);
         }
         command().debug_assert();
+    }
+
+    #[test]
+    fn what_clap_says_is_one_line_and_whole() {
+        let said = |line: &str| {
+            let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
+            let error = command_for(&arguments).try_get_matches_from(arguments).unwrap_err();
+            reason(&error.to_string())
+        };
+        for (line, expected) in [
+            ("ferrun run", "the following required arguments were not provided: <ID>"),
+            ("ferrun run a b", "unexpected argument 'b' found"),
+            ("ferrun list --\u{1b}", "unexpected argument '--\\u{1b}' found"),
+            (
+                "ferrun list -f x",
+                "invalid value 'x' for '--format <VALUE>' [possible values: table, json]",
+            ),
+        ] {
+            assert_eq!(said(line), expected);
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::fmt::Display;
 
 use anyhow::{Context as _, Error, Result};
 
+use crate::text::printable;
+
 /// Attaches the place in the configuration that an error is about.
 pub trait InField<T> {
     /// Prefixes the error with the field's path, as in
@@ -36,27 +38,39 @@ pub fn errno(error: &Error) -> Option<i32> {
     })
 }
 
-/// The sentences of an error, the outermost first, each without the marks that
-/// libraries put on an errno.
+/// The sentences of an error, the outermost first, an errno in words alone.
 pub fn sentences(error: &Error) -> Vec<String> {
     error
         .chain()
         .map(|cause| match cause.downcast_ref::<nix::errno::Errno>() {
             Some(errno) => errno.desc().to_owned(),
-            None => {
-                let text = cause.to_string();
-                match text.rfind(" (os error ") {
-                    Some(at) if text.ends_with(')') => text[..at].to_owned(),
-                    _ => text,
-                }
-            }
+            None => without_marks(&cause.to_string()),
         })
         .collect()
 }
 
-/// An error as one line.
+/// An error as one line that any terminal may show.
 pub fn message(error: &Error) -> String {
-    sentences(error).join(": ").replace('\n', " ")
+    one_line(&sentences(error).join(": "))
+}
+
+/// A text as one line without what a terminal would obey, nor the marks that libraries
+/// put on an errno.
+pub fn one_line(text: &str) -> String {
+    printable(&without_marks(text).replace('\n', " "))
+}
+
+/// The text without ` (os error 2)` and the like.
+fn without_marks(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut rest = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, behind)) if number.parse::<u16>().is_ok() => rest.push_str(behind),
+            _ => rest.extend([" (os error ", part]),
+        }
+    }
+    rest
 }
 
 #[cfg(test)]
@@ -73,6 +87,17 @@ mod tests {
             assert_eq!(errno(&error), Some(2));
             let error = error.context("\"/x\"").context("mounts[0].source");
             assert_eq!(message(&error), "mounts[0].source: \"/x\": No such file or directory");
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_without_marks_whoever_wrote_it() {
+        for (text, line) in [
+            ("a: gone (os error 2): b (os error 13)", "a: gone: b"),
+            ("a (os error of mine)", "a (os error of mine)"),
+            ("one\ntwo \u{1b}[2J", "one two \\u{1b}[2J"),
+        ] {
+            assert_eq!(one_line(text), line);
         }
     }
 }

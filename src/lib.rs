@@ -33,5 +33,6 @@ pub mod spawn;
 pub mod start;
 pub mod state;
 pub mod sys;
+pub mod text;
 pub mod time;
 pub mod unix_socket;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
+use crate::error::one_line;
 use crate::time;
 
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -83,12 +84,12 @@ pub fn leave_file() {
 
 /// Logs that something is passed over; the operation goes on.
 pub fn warn(message: impl AsRef<str>) {
-    write(Level::Warning, message.as_ref());
+    write(Level::Warning, &one_line(message.as_ref()));
 }
 
 /// Logs what only `--debug` shows.
 pub fn debug(message: impl AsRef<str>) {
-    write(Level::Debug, message.as_ref());
+    write(Level::Debug, &one_line(message.as_ref()));
 }
 
 /// Writes why the command failed to the log file, if there is one. `main` alone

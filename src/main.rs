@@ -129,13 +129,11 @@ fn usage(error: &clap::Error) -> i32 {
             0
         }
         kind => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default();
             match error.get(ContextKind::InvalidSubcommand) {
                 Some(ContextValue::String(verb)) if REFUSED.contains(&verb.as_str()) => {
                     eprintln!("ferrun: {verb}: is not supported yet");
                 }
-                _ => eprintln!("ferrun: {}", line.strip_prefix("error: ").unwrap_or(line)),
+                _ => eprintln!("ferrun: {}", cli::reason(&error.to_string())),
             }
             if kind == ErrorKind::InvalidSubcommand { UNKNOWN_COMMAND } else { 1 }
         }

@@ -201,6 +201,8 @@ fn an_unknown_command_is_3_and_an_unknown_option_1() {
             assert!(output.failure(1).starts_with("ferrun: "), "{output}");
             assert_eq!(output.stderr.lines().count(), 1, "{output}");
         }
+        let output = bed.bare_call().arg("run").output();
+        assert!(output.failure(1).ends_with("not provided: <ID>"), "{output}");
         for line in [&["--help"] as &[&str], &[], &["create", "--help"]] {
             assert_eq!(bed.bare_call().args(line).output().code, 0);
         }

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
 
 use super::process::Confined;
-use crate::error::InField as _;
+use crate::error::{InField as _, message};
 use crate::gate::Verdict;
 use crate::plan::hooks::Hook;
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now, spawn_with_signals};
@@ -35,7 +35,7 @@ pub fn run(hooks: &[Hook], state: &str) -> Result<()> {
 pub fn run_all(hooks: &[Hook], state: &str) {
     for hook in hooks {
         if let Err(error) = run_one(hook, state).in_field(&hook.field) {
-            crate::log::warn(format!("{error:#}"));
+            crate::log::warn(message(&error));
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{Global, print, user_name};
 use crate::cgroups;
 use crate::cli::id_of;
 use crate::state::Operation;
+use crate::text::printable;
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
@@ -50,7 +51,8 @@ fn own_table(pids: &[u32]) -> String {
         let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
         let command = process.cmdline().ok().filter(|words| !words.is_empty());
         let command = command.map_or_else(|| format!("[{}]", stat.comm), |words| words.join(" "));
-        Some(format!("{user:<12} {pid:>7} {:>7} {time} {command}\n", stat.ppid))
+        let row = format!("{user:<12} {pid:>7} {:>7} {time} {command}", stat.ppid);
+        Some(printable(&row) + "\n")
     };
     let header = format!("{:<12} {:>7} {:>7} {:<8} CMD\n", "UID", "PID", "PPID", "TIME");
     std::iter::once(header).chain(pids.iter().filter_map(row)).collect()
@@ -67,7 +69,7 @@ fn rows_of(table: &str, pids: &[u32]) -> Result<String> {
         pid.is_some_and(|pid| pids.contains(&pid))
     };
     let rows = table.lines().skip(1).filter(is_of_container);
-    Ok(std::iter::once(header).chain(rows).map(|line| format!("{line}\n")).collect())
+    Ok(std::iter::once(header).chain(rows).map(|line| printable(line) + "\n").collect())
 }
 
 #[cfg(test)]
