@@ -17,6 +17,7 @@ mod registry;
 mod rootfs;
 mod source;
 mod target;
+mod text;
 mod tree;
 mod users;
 
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, whatever a library or a server has to say.
-            let message = format!("{error:#}").replace('\n', " ");
+            let message = text::printable(&format!("{error:#}").replace('\n', " "));
             progress.failed(&message);
             // Not eprintln, which panics where standard error is closed.
             let _ = writeln!(stderr().lock(), "image-tool: {message}");

@@ -8,6 +8,8 @@ use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::text::printable;
+
 const BAR: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}";
 
 enum Output {
@@ -125,5 +127,5 @@ impl Progress {
 }
 
 fn line(text: &str) {
-    let _ = writeln!(stderr().lock(), "{text}");
+    let _ = writeln!(stderr().lock(), "{}", printable(text));
 }

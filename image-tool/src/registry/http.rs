@@ -30,12 +30,12 @@ impl Origin {
         let secure = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => bail!("{uri}: not an http or https URL"),
+            _ => bail!("{}: not an http or https URL", shown(uri)),
         };
         let host = uri
             .host()
             .filter(|host| !host.is_empty())
-            .with_context(|| format!("{uri}: no host"))?;
+            .with_context(|| format!("{}: no host", shown(uri)))?;
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         Ok(Self { secure, host: host.to_ascii_lowercase(), port })
     }
@@ -124,14 +124,15 @@ impl Http {
             }
             let location =
                 response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-            let location = location.with_context(|| format!("{url}: a redirect to nowhere"))?;
+            let location =
+                location.with_context(|| format!("{}: a redirect to nowhere", shown(&url)))?;
             let next = join(&url, location)
-                .with_context(|| format!("{url}: a redirect to {location:?}"))?;
-            let refused = || format!("{}: a redirect is refused", without_query(&url));
+                .with_context(|| format!("{}: a redirect to no URL", shown(&url)))?;
+            let refused = || format!("{}: a redirect is refused", shown(&url));
             registry.may_send_to(&Origin::of(&next)?).with_context(refused)?;
             url = next;
         }
-        bail!("{}: more than {} redirects", without_query(&url), limits::REDIRECTS)
+        bail!("{}: more than {} redirects", shown(&url), limits::REDIRECTS)
     }
 
     fn send(
@@ -185,9 +186,9 @@ fn explain(error: ureq::Error, url: &Uri, origin: &Origin) -> anyhow::Error {
         ureq::Error::HostNotFound => anyhow!("{}: no such host", origin.host),
         ureq::Error::Io(error) => match resolver_words(&error) {
             Some(words) => anyhow!("{}: no such host ({words})", origin.host),
-            None => anyhow!(error).context(without_query(url)),
+            None => anyhow!(error).context(shown(url)),
         },
-        error => anyhow!(error).context(without_query(url)),
+        error => anyhow!(error).context(shown(url)),
     }
 }
 
@@ -228,9 +229,13 @@ fn resolver_words(error: &io::Error) -> Option<String> {
     text.strip_prefix("failed to lookup address information: ").map(str::to_owned)
 }
 
-/// Queries may carry a signature which is as good as a password.
-fn without_query(url: &Uri) -> String {
-    url.to_string().split('?').next().unwrap_or_default().to_owned()
+/// A URL as errors name it. Its query may carry a signature, which is as good as a
+/// password, and before its host there may be one in so many words.
+fn shown(url: &Uri) -> String {
+    let scheme = url.scheme_str().map(|scheme| format!("{scheme}://")).unwrap_or_default();
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}{host}{}", url.path())
 }
 
 /// Resolves a `Location` against the URL that answered with it.
@@ -327,6 +332,17 @@ mod tests {
                 allowed,
                 "{registry} to {target}"
             );
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_what_is_secret_in_it() {
+        for (url, expected) in [
+            ("https://h:5/a/b?sig=secret", "https://h:5/a/b"),
+            ("https://me:secret@h/a", "https://h/a"),
+            ("/a?secret", "/a"),
+        ] {
+            assert_eq!(shown(&url.parse().unwrap()), expected);
         }
     }
 

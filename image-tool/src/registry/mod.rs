@@ -203,9 +203,7 @@ fn own_words(response: Response<Body>) -> Option<String> {
     let reply: ErrorReply = serde_json::from_slice(&body).ok()?;
     let entry = reply.errors.into_iter().next()?;
     let words = if entry.message.is_empty() { entry.code } else { entry.message };
-    // A server must not reach the terminal with its control characters.
-    Some(words.chars().take(200).flat_map(char::escape_debug).collect())
-        .filter(|words: &String| !words.is_empty())
+    Some(words.chars().take(200).collect()).filter(|words: &String| !words.is_empty())
 }
 
 /// A blob that goes on where it broke off, as long as each attempt brings something.

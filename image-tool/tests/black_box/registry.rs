@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::image::{
-    DOCKER_LIST, DOCKER_MANIFEST, INDEX, Image, Layer, architecture, digest, simple,
+    DOCKER_LIST, DOCKER_MANIFEST, INDEX, Image, Layer, MANIFEST, architecture, digest, simple,
 };
 use crate::server::{Reply, Request, Server, image_reply};
 use crate::tool::{Scratch, image_tool, pull_badly, pull_well, stderr};
@@ -360,6 +360,46 @@ fn control_characters_of_a_server_do_not_reach_the_terminal() {
     let server = Server::of_image(simple(), |_| None);
     let error = pull_badly(&Scratch::new("control"), &format!("{}/y", server.address()), &[]);
     assert!(error.contains("not found (unknown \\u{1b}[2J)"), "{error}");
+
+    let evil = "\u{1b}]0;owned\u{7}\u{1b}[2J\r\u{202e}";
+    let entry = json!({"mediaType": MANIFEST, "digest": digest(b"x"), "size": 1,
+        "platform": {"os": "linux", "architecture": evil}});
+    let typed = json!({"schemaVersion": 2, "mediaType": evil});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+    for document in [index, typed] {
+        let server = Server::start(move |_| {
+            let header = vec![("Content-Type", INDEX.to_owned())];
+            Reply::Whole(200, header, document.to_string().into_bytes())
+        });
+        let error = pull_badly(&Scratch::new("control"), &server.reference(), &[]);
+        assert!(error.contains("owned"), "{error:?}");
+        assert!(!error.contains(|c: char| c.is_control() || c == '\u{202e}'), "{error:?}");
+    }
+}
+
+/// Storage services sign the URLs that registries send us to: whoever reads one may fetch.
+#[test]
+fn a_signed_url_is_not_printed() {
+    const SIGNED: &str = "/signed?X-Amz-Signature=hunter2";
+    for (what, reply) in [
+        ("nowhere", (|| Reply::status(307)) as fn() -> Reply),
+        ("no URL", || Reply::redirect("http://[hunter2")),
+        ("another scheme", || Reply::redirect("ftp://h/x?X-Amz-Signature=hunter2")),
+        ("nobody", || Reply::redirect("http://127.0.0.1:1/x?X-Amz-Signature=hunter2")),
+        ("a name before the host", || Reply::redirect("http://me:hunter2@127.0.0.1:1/x")),
+        ("another host in the clear", || Reply::redirect("http://h.invalid/?s=hunter2")),
+        ("itself", || Reply::redirect(SIGNED)),
+        ("a refusal", || Reply::status(403)),
+        ("an end", || Reply::Cut(b"{}".to_vec(), 0)),
+    ] {
+        let server = Server::start(move |request| match request.path.starts_with("/signed") {
+            true => reply(),
+            false => Reply::redirect(SIGNED),
+        });
+        let error = pull_badly(&Scratch::new("signed"), &server.reference(), &[]);
+        assert!(!error.contains("hunter2"), "{what}: {error}");
+        assert!(server.requests().iter().any(|request| request.path == SIGNED), "{what}");
+    }
 }
 
 #[test]
