@@ -50,7 +50,7 @@ pub fn pull(arguments: &Pull, progress: &Arc<Progress>) -> Result<()> {
         .with_context(|| format!("image configuration {}", config.digest))?;
 
     let allowance = arguments.max_unpacked.saturating_mul(1 << 20);
-    let mut rootfs = Rootfs::new(&target.rootfs(), allowance)?;
+    let mut rootfs = Rootfs::new(target.rootfs()?, allowance)?;
     unpack(&Arc::new(source), &layers, &image.rootfs.diff_ids, &mut rootfs, progress)?;
     let unpacked = allowance - rootfs.allowance();
 

@@ -19,9 +19,9 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
-    XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat,
-    openat2, readlinkat, symlinkat, utimensat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    chownat, fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat2,
+    readlinkat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -115,12 +115,9 @@ impl Omitted {
 }
 
 impl Rootfs {
-    /// An empty root file system in the directory `path`, with room for
+    /// An empty root file system in the directory `root`, with room for
     /// `allowance` bytes of unpacked layers.
-    pub fn new(path: &Path, allowance: u64) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .with_context(|| format!("{path:?}"))?;
+    pub fn new(root: OwnedFd, allowance: u64) -> Result<Self> {
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         // A set-gid directory around the bundle would hand its group down to all files.
         fchown(&root, None, Some(Gid::from_raw(owner.1))).context("chown of the rootfs")?;

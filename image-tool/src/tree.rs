@@ -18,6 +18,15 @@ struct Level {
     directory: OwnedFd,
 }
 
+/// Removes all that is in a directory.
+pub fn clear(directory: &OwnedFd) -> Result<()> {
+    let names: Vec<CString> = Dir::read_from(directory)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_owned()))
+        .collect::<Result<_>>()?;
+    let mut names = names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b".."));
+    names.try_for_each(|name| remove(directory, name))
+}
+
 /// Removes `name` in `parent`, whatever it is; no error if there is nothing.
 /// Symbolic links are removed, never followed.
 pub fn remove(parent: impl AsFd, name: &CStr) -> Result<()> {

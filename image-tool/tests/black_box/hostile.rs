@@ -3,13 +3,15 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::SystemTime;
 
 use serde_json::json;
 use tar::EntryType;
 
 use crate::image::{GZIP, Image, Layer, digest, gzip};
-use crate::tool::{Scratch, names, pull_badly, pull_well};
+use crate::server::{Reply, Server};
+use crate::tool::{Scratch, names, pull_badly, pull_well, stderr};
 
 /// A directory beside the bundle that no layer may change.
 struct Outside {
@@ -347,4 +349,51 @@ fn what_a_failed_pull_has_made_goes_again_however_it_is_shaped() {
         .entry(EntryType::Directory, "closed", |h| h.set_mode(0), b"")
         .file(".wh..", "")]);
     assert!(error.contains("a whiteout of"), "{error}");
+}
+
+/// The directory of the bundle is another user's, who exchanges what is made there for
+/// something else while layers arrive.
+#[test]
+fn what_takes_the_place_of_the_bundle_meanwhile_is_not_written_to() {
+    for directory in [false, true] {
+        for then in ["pulled", "refused"] {
+            let outside = Outside::new();
+            fs::create_dir(outside.join("outside/rootfs")).unwrap();
+            let place = outside.join("");
+            let once = Once::new();
+            let exchange = move || {
+                let is_work = |name: &String| name.starts_with(".bundle.");
+                let work = names(&place).into_iter().find(is_work).unwrap();
+                fs::rename(place.join(&work), place.join("moved")).unwrap();
+                if directory {
+                    fs::rename(place.join("outside"), place.join(&work)).unwrap();
+                } else {
+                    std::os::unix::fs::symlink("outside", place.join(&work)).unwrap();
+                }
+            };
+            let layer = Layer::new().file("etc/file", "theirs").file("file", "theirs");
+            let server = Server::of_image(Image::new([layer]), move |request| {
+                let is_blob = request.path.contains("/blobs/");
+                if is_blob {
+                    once.call_once(&exchange);
+                }
+                (is_blob && then == "refused").then(|| Reply::status(403))
+            });
+            let output = crate::tool::pull(&outside.scratch, &server.reference(), &[]);
+            assert_eq!(output.status.code(), Some(1), "{directory} {then}");
+            let message = stderr(&output);
+            assert!(message.contains("somebody has put something else in its place"), "{message}");
+            assert!(!message.contains("panicked"), "{message}");
+            if directory {
+                let is_other = |name: &String| name.starts_with(".bundle.");
+                let work = names(outside.scratch.path()).into_iter().find(is_other).unwrap();
+                fs::rename(outside.join(&work), outside.join("outside")).unwrap();
+            }
+            // Nothing has come to where the bundle's own would be.
+            fs::remove_dir(outside.join("outside/rootfs")).unwrap();
+            outside.check();
+            // What was written is gone, wherever it was moved to.
+            assert!(names(&outside.join("moved")).is_empty(), "{directory} {then}");
+        }
+    }
 }
