@@ -70,7 +70,7 @@ pub fn parse_spec(text: &str) -> Result<(Box<Spec>, Vec<String>)> {
     let given = scan::scan(text).context("config.json")?;
     let (mut spec, warnings) = parse::<Spec>(text).context("config.json")?;
     check_version(&given, spec.version())?;
-    check_given(&given, spec.process().is_some(), "process.user")?;
+    check_given(&given, spec.process().is_some())?;
     if spec.root().is_none() || !given.root_path {
         bail!("root.path: missing");
     }
@@ -83,12 +83,11 @@ pub fn parse_spec(text: &str) -> Result<(Box<Spec>, Vec<String>)> {
     Ok((spec, warnings))
 }
 
-/// Parses the process that `exec --process` names.
+/// Parses the process that `exec --process` names. Callers leave its user out and mean
+/// root, which other runtimes make of it.
 pub fn parse_process(text: &str) -> Result<(Box<Process>, Vec<String>)> {
-    let given = scan::scan_process(text)?;
-    let parsed = parse::<Process>(text)?;
-    check_given(&given, true, "user")?;
-    Ok(parsed)
+    scan::scan_process(text)?;
+    parse::<Process>(text)
 }
 
 /// Parses what was stored before, where nothing is to be checked again.
@@ -109,12 +108,12 @@ fn drop_absent_pids(spec: &mut Spec, given: &scan::Given) {
     }
 }
 
-fn check_given(given: &scan::Given, process: bool, user: &str) -> Result<()> {
+fn check_given(given: &scan::Given, process: bool) -> Result<()> {
     if process && !given.uid {
-        bail!("{user}.uid: missing");
+        bail!("process.user.uid: missing");
     }
     if process && !given.gid {
-        bail!("{user}.gid: missing");
+        bail!("process.user.gid: missing");
     }
     Ok(())
 }

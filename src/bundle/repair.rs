@@ -2,7 +2,7 @@
 //! value. Runs only after a first reading has failed.
 
 use oci_spec::runtime::Capability;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Mends `value`, a whole configuration or a process alone, in place. Says what
 /// it left out.
@@ -13,6 +13,10 @@ pub fn repair(value: &mut Value) -> Vec<String> {
         Some(process) => (process, "process."),
         None => (&mut *value, ""),
     };
+    // Only of a process alone may it be missing; `scan` sees to that.
+    if let Value::Object(process) = process {
+        process.entry("user").or_insert_with(|| json!({}));
+    }
     for set in ["bounding", "effective", "inheritable", "permitted", "ambient"] {
         if let Some(Value::Array(names)) = process.pointer_mut(&format!("/capabilities/{set}")) {
             names.retain(|name| {
