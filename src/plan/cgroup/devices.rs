@@ -228,18 +228,18 @@ fn number(value: Option<i64>, check: fn(i64) -> Result<u32>) -> Result<Option<u3
     value.filter(|value| *value != -1).map(check).transpose()
 }
 
-/// No access means all of it, as with the other properties of a rule.
+/// No access means all of it, as with the other properties of a rule. Other letters are
+/// passed over, as by other runtimes, unless there is nothing but them.
 fn access(letters: Option<&str>) -> Result<Access> {
     let letters = letters.unwrap_or_default();
-    let mut access = Access(0);
-    for letter in letters.chars() {
-        access.0 |= match letter {
-            'r' => Access::READ.0,
-            'w' => Access::WRITE.0,
-            'm' => Access::MKNOD.0,
-            _ => bail!("access: {letters:?} holds a letter other than r, w and m"),
-        };
-    }
+    let bit = |letter: char| match letter {
+        'r' => Access::READ.0,
+        'w' => Access::WRITE.0,
+        'm' => Access::MKNOD.0,
+        _ => 0,
+    };
+    let access = Access(letters.chars().map(bit).fold(0, |a, b| a | b));
+    ensure!(access.0 != 0 || letters.is_empty(), "access: {letters:?} holds none of r, w and m");
     Ok(if access.0 == 0 { Access::ALL } else { access })
 }
 
@@ -367,11 +367,19 @@ mod tests {
     }
 
     #[test]
+    fn letters_beside_the_three_say_nothing() {
+        let of = |letters: &str| {
+            list(&format!(r#"[{{"allow":true,"access":"{letters}"}}]"#), false).unwrap()
+        };
+        assert_eq!(of("xrRw"), of("rw"));
+    }
+
+    #[test]
     fn wrong_rules_are_named() {
         for (json, error) in [
             (
-                r#"[{"allow":true,"access":"rx"}]"#,
-                r#"linux.resources.devices[0]: access: "rx" holds a letter other than r, w and m"#,
+                r#"[{"allow":true,"access":"x"}]"#,
+                r#"linux.resources.devices[0]: access: "x" holds none of r, w and m"#,
             ),
             (
                 r#"[{"allow":true},{"allow":true,"type":"p","access":"r"}]"#,
