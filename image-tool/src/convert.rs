@@ -105,6 +105,9 @@ pub fn convert(image: &ImageConfig, user: &User, facts: Facts) -> Converted {
     } else {
         user
     };
+    for entry in image.config.env.iter().filter(|entry| !is_variable(entry)) {
+        warnings.push(format!("the image's environment: {entry:?}: left out: not NAME=VALUE"));
+    }
     let config = json!({
         "ociVersion": OCI_VERSION,
         "process": process(image, args, user, facts),
@@ -140,9 +143,15 @@ fn process(image: &ImageConfig, args: Vec<String>, user: &User, facts: Facts) ->
     })
 }
 
+/// Whether it is NAME=VALUE: a runtime takes nothing else.
+fn is_variable(entry: &str) -> bool {
+    entry.find('=').is_some_and(|length| length > 0)
+}
+
 /// The image's own, unchanged, and defaults for names it does not use.
 fn env(image: &ImageConfig, terminal: bool) -> Vec<String> {
     let mut env = image.config.env.clone();
+    env.retain(|entry| is_variable(entry));
     let has =
         |name: &str| image.config.env.iter().any(|entry| entry.split('=').next() == Some(name));
     if !has("PATH") {
@@ -280,9 +289,9 @@ mod tests {
         for (env, terminal, expected) in [
             (json!(null), false, json!([PATH])),
             (
-                json!(["A=1", "PATH=/x", "A=2", "odd"]),
+                json!(["A=1", "PATH=/x", "A=2", "odd", "=x"]),
                 false,
-                json!(["A=1", "PATH=/x", "A=2", "odd"]),
+                json!(["A=1", "PATH=/x", "A=2"]),
             ),
             (json!(["PATHS=/x"]), true, json!([PATH, "PATHS=/x", "TERM=xterm"])),
             (json!(["PATH=", "TERM=vt100"]), true, json!(["PATH=", "TERM=vt100"])),

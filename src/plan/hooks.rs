@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::{Hook as SpecHook, Hooks as SpecHooks};
 use serde::{Deserialize, Serialize};
 
+use super::process::last_of_each_name;
+
 /// The hooks of a container, each kind in the order of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hooks {
@@ -71,7 +73,8 @@ fn plan_kind(kind: &str, hooks: &Option<Vec<SpecHook>>) -> Result<Vec<Hook>> {
             Some(args) if !args.is_empty() => args.clone(),
             _ => vec![hook.path().to_string_lossy().into_owned()],
         };
-        Ok(Hook { field, path: hook.path().clone(), args, env: hook.env().clone(), timeout })
+        let env = hook.env().as_deref().map(last_of_each_name);
+        Ok(Hook { field, path: hook.path().clone(), args, env, timeout })
     };
     hooks.iter().flatten().enumerate().map(plan_one).collect()
 }
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn hooks_keep_their_order_and_know_their_field() {
         let hooks: SpecHooks = serde_json::from_str(
-            r#"{"poststop":[{"path":"/a"},{"path":"/b","args":["b","x"],"env":["K=v"],"timeout":3}],"prestop":[]}"#,
+            r#"{"poststop":[{"path":"/a"},{"path":"/b","args":["b","x"],"env":["K=u","K=v"],"timeout":3}],"prestop":[]}"#,
         )
         .unwrap();
         let planned = Hooks::plan(Some(&hooks)).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! `create` and `exec` share it, and so does everything that init does with it.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::PathBuf;
 
@@ -164,7 +165,7 @@ impl ProcessPlan {
         Ok(Self {
             field,
             args,
-            env: strings("env", process.env())?,
+            env: environment(process, field)?,
             cwd,
             terminal: process.terminal().unwrap_or(false).then(|| terminal(process)),
             user: user(process, field)?,
@@ -206,7 +207,10 @@ impl ProcessPlan {
     pub fn announce_sockets(&mut self, sockets: u32) {
         if sockets > 0 {
             let variables = [format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".to_owned()];
-            self.env.extend(variables.into_iter().filter_map(|text| CString::new(text).ok()));
+            for variable in variables.into_iter().filter_map(|text| CString::new(text).ok()) {
+                self.env.retain(|other| name_of(other.as_bytes()) != name_of(variable.as_bytes()));
+                self.env.push(variable);
+            }
         }
     }
 
@@ -219,13 +223,43 @@ impl ProcessPlan {
             .or_else(|| named("apparmorProfile", &self.apparmor_profile))
     }
 
-    /// The value of a variable of the environment; the last one given counts.
+    /// The value of a variable of the environment.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
         self.env
             .iter()
-            .rev()
             .find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     }
+}
+
+fn environment(process: &Process, field: Field) -> Result<Vec<CString>> {
+    let given = process.env().as_deref().unwrap_or_default();
+    for (at, entry) in given.iter().enumerate() {
+        let problem = match entry.find('=') {
+            None => "missing '='",
+            Some(0) => "a value without a name",
+            Some(_) => continue,
+        };
+        bail!("{}: {entry:?}: {problem}", field.of(&format!("env[{at}]")));
+    }
+    let kept = last_of_each_name(given);
+    kept.into_iter().map(|entry| CString::new(entry).in_field(field.of("env"))).collect()
+}
+
+/// The entries of an environment, of each name the last one alone: getenv(3) would take
+/// the first, and whoever adds an entry means his own.
+pub fn last_of_each_name(entries: &[String]) -> Vec<String> {
+    let (mut seen, mut kept) = (BTreeSet::new(), Vec::new());
+    for entry in entries.iter().rev() {
+        if seen.insert(name_of(entry.as_bytes())) {
+            kept.push(entry.clone());
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+fn name_of(entry: &[u8]) -> &[u8] {
+    entry.split(|byte| *byte == b'=').next().unwrap_or_default()
 }
 
 /// A label of a security module; an empty one is none. The kernel reads it to the first
@@ -469,10 +503,24 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_variables_counts() {
-        let planned = plan(r#","env":["PATH=/a","PATHS=/c","PATH=/b","odd"]"#).unwrap();
+    fn a_variable_is_there_once_with_its_last_value() {
+        let mut planned =
+            plan(r#","env":["PATH=/a","PATHS=/c","LISTEN_FDS=9","PATH=/b","E="]"#).unwrap();
         assert_eq!(planned.variable("PATH"), Some(&b"/b"[..]));
         assert_eq!(planned.variable("HOME"), None);
+        planned.announce_sockets(2);
+        let env: Vec<_> = planned.env.iter().map(|entry| entry.to_str().unwrap()).collect();
+        assert_eq!(env, ["PATHS=/c", "PATH=/b", "E=", "LISTEN_FDS=2", "LISTEN_PID=1"]);
+    }
+
+    #[test]
+    fn what_is_no_variable_is_refused_by_its_field() {
+        for (entry, reason) in
+            [("odd", "\"odd\": missing '='"), ("=x", "\"=x\": a value without a name")]
+        {
+            let error = plan(&format!(r#","env":["A=1","{entry}"]"#)).unwrap_err();
+            assert_eq!(error.to_string(), format!("process.env[1]: {reason}"));
+        }
     }
 
     #[test]
