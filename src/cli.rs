@@ -52,6 +52,8 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
         .about("OCI container runtime")
         .disable_version_flag(true)
         .disable_help_subcommand(true)
+        // As for Go programs: what is given twice is what it was given last.
+        .args_override_self(true)
         .arg(flag("version", "Print the version").short('v'))
         .arg(path("root", "Where containers are remembered"))
         .arg(path("log", "Append warnings and errors to this file"))
@@ -232,6 +234,43 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
+/// Whether a verb, or the command itself, has a switch of this name.
+fn is_switch(verb: &str, name: &str) -> bool {
+    const SWITCHES: &[&str] = &[
+        "a",
+        "all",
+        "d",
+        "debug",
+        "detach",
+        "force",
+        "ignore-paused",
+        "keep",
+        "no-new-keyring",
+        "no-new-privs",
+        "no-pivot",
+        "no-subreaper",
+        "q",
+        "quiet",
+        "stats",
+        "systemd-cgroup",
+        "t",
+        "tty",
+        "v",
+        "version",
+    ];
+    // Others have options with a value by these names.
+    SWITCHES.contains(&name) || matches!((verb, name), ("spec", "rootless") | ("delete", "f"))
+}
+
+/// What Go's strconv.ParseBool makes of a text.
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 fn path(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("PATH").value_parser(value_parser!(PathBuf)).help(help)
 }
@@ -244,9 +283,10 @@ fn text(name: &'static str, help: &'static str) -> Arg {
         .help(help)
 }
 
-/// The arguments with `-long-option` written as `--long-option`: Go programs take
-/// one dash as well, and containerd sends `-no-subreaper`. What follows the ID
-/// of `exec` is the program's.
+/// The arguments as Go programs take them, written as others do: `-long-option` has one
+/// dash more, and containerd sends `-no-subreaper`; `--switch=true` is the switch, and
+/// `--switch=false` none, for callers who fill in a template. What follows the ID of
+/// `exec` is the program's.
 pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     /// Options with a value of their own, which is not an ID.
     const WITH_VALUE: &[&str] = &[
@@ -284,12 +324,16 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
     ];
     let mut rewritten = Vec::new();
     let (mut positional, mut is_exec, mut value_follows) = (0, false, false);
+    let mut verb = String::new();
     for (at, argument) in arguments.enumerate() {
         let text = argument.to_str().unwrap_or_default().to_owned();
         if at == 0 || value_follows || (is_exec && positional >= 2) || !text.starts_with('-') {
             if at > 0 && !value_follows {
                 positional += 1;
-                is_exec |= positional == 1 && text == "exec";
+                if positional == 1 {
+                    is_exec = text == "exec";
+                    verb = text;
+                }
             }
             value_follows = false;
             rewritten.push(argument);
@@ -297,7 +341,20 @@ pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsSt
         }
         let name = text.trim_start_matches('-');
         let of_update = || crate::commands::update::options().any(|(option, _)| option == name);
-        value_follows = WITH_VALUE.contains(&name) || of_update();
+        if let Some((switch, value)) = name.split_once('=')
+            && is_switch(&verb, switch)
+            && let Some(value) = truth(value)
+        {
+            let dashes = if switch.len() > 1 { "--" } else { "-" };
+            let switch = OsString::from(format!("{dashes}{switch}"));
+            if value {
+                rewritten.push(switch);
+            } else {
+                rewritten.retain(|other| *other != switch);
+            }
+            continue;
+        }
+        value_follows = !is_switch(&verb, name) && (WITH_VALUE.contains(&name) || of_update());
         let is_long = name.split('=').next().is_some_and(|name| name.len() > 1);
         // `-uID` and the like are one letter and its value.
         let is_known = command_knows(name);
@@ -372,7 +429,12 @@ fn command_knows(option: &str) -> bool {
 pub fn reason(said: &str) -> String {
     let lines = said.lines().map(str::trim).take_while(|line| !line.is_empty());
     let line = lines.collect::<Vec<_>>().join(" ");
-    one_line(line.strip_prefix("error: ").unwrap_or(&line))
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    match line.strip_prefix("unrecognized subcommand ") {
+        // What callers of runc look for, to learn which commands there are.
+        Some(word) => one_line(&format!("No help topic for {word}: there is no such command")),
+        None => one_line(line),
+    }
 }
 
 /// The value of an option that holds a path.
@@ -428,6 +490,65 @@ mod tests {
     }
 
     #[test]
+    fn switches_take_a_value_and_what_is_given_twice_is_the_last() {
+        for (line, name, expected) in [
+            ("ferrun exec --tty=false c x", "tty", false),
+            ("ferrun exec -t=true c x", "tty", true),
+            ("ferrun exec -td c x", "tty", true),
+            ("ferrun exec -td c x", "detach", true),
+            ("ferrun exec -tty=1 c x", "tty", true),
+            ("ferrun exec -tty c x", "tty", true),
+            ("ferrun delete --force=true --force=0 c", "force", false),
+            ("ferrun run -d=false c", "detach", false),
+            ("ferrun run --detach --detach=false c", "detach", false),
+            ("ferrun delete -f=true c", "force", true),
+            ("ferrun delete c --force=T", "force", true),
+            ("ferrun delete -f -force c", "force", true),
+        ] {
+            let matches = parse(line);
+            let (_, matches) = matches.subcommand().unwrap();
+            assert_eq!(matches.get_flag(name), expected, "{line}");
+        }
+        let matches = parse("ferrun --root /a --root=/b exec -e A=1 --env B=2 -c X -c Y c x");
+        assert_eq!(path_of(&matches, "root"), Some("/b".into()));
+        let (_, matches) = matches.subcommand().unwrap();
+        for name in ["env", "cap"] {
+            assert_eq!(matches.get_many::<String>(name).unwrap().count(), 2, "{name}");
+        }
+        let matches = parse("ferrun spec --rootless -bundle d");
+        let (_, matches) = matches.subcommand().unwrap();
+        assert!(matches.get_flag("rootless"));
+        assert_eq!(path_of(matches, "bundle"), Some("d".into()));
+        for wrong in ["ferrun delete --force=yes c", "ferrun list --format=true"] {
+            let arguments = with_double_dashes(wrong.split(' ').map(OsString::from));
+            let parsed = command_for(&arguments).try_get_matches_from(arguments);
+            assert!(parsed.is_err(), "{wrong}");
+        }
+        let program = "ferrun exec c x --tty=false";
+        let arguments = with_double_dashes(program.split(' ').map(OsString::from));
+        assert_eq!(arguments.last().unwrap(), "--tty=false", "an argument of the program");
+    }
+
+    /// What is known before the definitions are made is what they say.
+    #[test]
+    fn each_switch_is_known_as_one_and_no_other_option_is() {
+        let mut whole = command();
+        whole.build();
+        for verb in std::iter::once(&whole).chain(whole.get_subcommands()) {
+            for option in verb.get_arguments().filter(|option| !option.is_positional()) {
+                let long = option.get_long().map(str::to_owned);
+                let names = long.into_iter().chain(option.get_short().map(String::from));
+                for name in names.filter(|name| !matches!(name.as_str(), "h" | "help")) {
+                    let is_one = matches!(option.get_action(), ArgAction::SetTrue);
+                    let named = verb.get_name();
+                    assert_eq!(is_switch(named, &name), is_one, "{named}: {name}");
+                    assert!(name.len() == 1 || command_knows(&name), "{named}: {name}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_clap_says_is_one_line_and_whole() {
         let said = |line: &str| {
             let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
@@ -437,6 +558,7 @@ mod tests {
         for (line, expected) in [
             ("ferrun run", "the following required arguments were not provided: <ID>"),
             ("ferrun run a b", "unexpected argument 'b' found"),
+            ("ferrun x", "No help topic for 'x': there is no such command"),
             ("ferrun list --\u{1b}", "unexpected argument '--\\u{1b}' found"),
             (
                 "ferrun list -f x",

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use integration::{as_both, as_root, runtime};
+use integration::{Container, as_both, as_root, runtime};
 use serde_json::{Value, json};
 
 #[test]
@@ -187,7 +187,7 @@ fn an_unknown_command_is_3_and_an_unknown_option_1() {
             return;
         }
         let output = bed.bare_call().arg("no-such-command").output();
-        assert!(output.failure(3).contains("no-such-command"), "{output}");
+        assert!(output.failure(3).contains("No help topic for 'no-such-command'"), "{output}");
         // Engines ask by `checkpoint --help` whether it is there.
         let output = bed.bare_call().args(["checkpoint", "--help"]).output();
         assert!(output.failure(3).contains("checkpoint: is not supported"), "{output}");
@@ -239,6 +239,8 @@ fn options_are_written_as_go_programs_take_them() {
                 "ID",
             ],
             &["--debug", "--root", &root, "create", "-b", &path, "ID"],
+            &["--root", "/no/such/root", "--root", &root, "create", "-b", &path, "ID"],
+            &["--root", &root, "run", "-d=true", "--keep=false", "-b", &path, "ID"],
         ];
         for line in lines {
             let id = bed.id();
@@ -253,6 +255,14 @@ fn options_are_written_as_go_programs_take_them() {
         let id = bed.id();
         bed.call().args(["create", &id]).current_dir(&bundle.path).output().success();
         bed.runtime(["delete", "-force", &id]).success();
+        let id = bed.id();
+        let container = Container::create(bed, &id, bed.create_call(&bundle, &id));
+        let call = container.exec_call(&["--tty=false", "-d=false"], &["/bin/echo", "--tty=false"]);
+        assert_eq!(call.output().success(), "--tty=false");
+        bed.runtime(["delete", "-f=true", &id]).success();
+        let new = bed.make_directory("new", 0o755);
+        bed.runtime(["spec", "--rootless", "-bundle", new.to_str().unwrap()]).success();
+        assert!(new.join("config.json").exists());
     });
 }
 
