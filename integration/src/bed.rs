@@ -44,6 +44,15 @@ pub enum Caller {
     User(u32),
 }
 
+/// How the machine's mounts are, as a test sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounts {
+    /// None of them has a peer.
+    Private,
+    /// All of them are shared with whoever gets a copy: `/`, and what lies below it.
+    Shared,
+}
+
 impl View {
     /// What this machine has, without anything done to it.
     pub fn of_the_machine() -> Self {
@@ -86,38 +95,91 @@ impl Caller {
     }
 }
 
+/// Where and as whom a test runs.
+type Place = (View, Caller, Mounts);
+
 /// Runs a test as root, in the view that the runtime is at home in.
 #[track_caller]
 pub fn as_root<F: Fn(&Bed) + Sync>(test: F) {
-    run(&[(runtime().usual_view(), Caller::Root)], test);
+    run(&usual(&[Caller::Root], Mounts::Private), test);
 }
 
 /// Runs a test as an ordinary user.
 #[track_caller]
 pub fn as_user<F: Fn(&Bed) + Sync>(test: F) {
-    run(&[(runtime().usual_view(), Caller::user())], test);
+    run(&usual(&[Caller::user()], Mounts::Private), test);
 }
 
 /// Runs a test as root and as an ordinary user.
 #[track_caller]
 pub fn as_both<F: Fn(&Bed) + Sync>(test: F) {
-    let view = runtime().usual_view();
-    run(&[(view, Caller::Root), (view, Caller::user())], test);
+    run(&usual(&[Caller::Root, Caller::user()], Mounts::Private), test);
 }
 
 /// Runs a test as root in every view.
 #[track_caller]
 pub fn in_views<F: Fn(&Bed) + Sync>(test: F) {
-    let places: Vec<_> = views().map(|view| (view, Caller::Root)).collect();
-    run(&places, test);
+    run(&all(&[Caller::Root]), test);
 }
 
 /// Runs a test in every view, as root and as an ordinary user.
 #[track_caller]
 pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
-    let callers = [Caller::Root, Caller::user()];
-    let places: Vec<_> = views().flat_map(|view| callers.map(|who| (view, who))).collect();
-    run(&places, test);
+    run(&all(&[Caller::Root, Caller::user()]), test);
+}
+
+/// Runs a test as root where all mounts are shared, as systemd makes them on nearly every
+/// host.
+#[track_caller]
+pub fn where_mounts_are_shared<F: Fn(&Bed) + Sync>(test: F) {
+    run(&usual(&[Caller::Root], Mounts::Shared), test);
+}
+
+/// The same functions for tests about mounts: each runs a test once more, in the usual
+/// view, where all mounts are shared.
+pub mod shared_too {
+    use super::{Bed, Caller, Mounts, Place, all, usual};
+
+    /// See [`super::as_root`].
+    #[track_caller]
+    pub fn as_root<F: Fn(&Bed) + Sync>(test: F) {
+        run(usual(&[Caller::Root], Mounts::Private), &[Caller::Root], test);
+    }
+
+    /// See [`super::as_user`].
+    #[track_caller]
+    pub fn as_user<F: Fn(&Bed) + Sync>(test: F) {
+        run(usual(&[Caller::user()], Mounts::Private), &[Caller::user()], test);
+    }
+
+    /// See [`super::as_both`].
+    #[track_caller]
+    pub fn as_both<F: Fn(&Bed) + Sync>(test: F) {
+        let callers = [Caller::Root, Caller::user()];
+        run(usual(&callers, Mounts::Private), &callers, test);
+    }
+
+    /// See [`super::in_views`].
+    #[track_caller]
+    pub fn in_views<F: Fn(&Bed) + Sync>(test: F) {
+        run(all(&[Caller::Root]), &[Caller::Root], test);
+    }
+
+    #[track_caller]
+    fn run<F: Fn(&Bed) + Sync>(mut places: Vec<Place>, callers: &[Caller], test: F) {
+        places.extend(usual(callers, Mounts::Shared));
+        super::run(&places, test);
+    }
+}
+
+fn usual(callers: &[Caller], mounts: Mounts) -> Vec<Place> {
+    let view = runtime().usual_view();
+    callers.iter().map(|caller| (view, *caller, mounts)).collect()
+}
+
+fn all(callers: &[Caller]) -> Vec<Place> {
+    let of = |view| callers.iter().map(move |caller| (view, *caller, Mounts::Private));
+    views().flat_map(of).collect()
 }
 
 /// All views, or those of `$VIEWS`, such as `V1,V2`: a machine of version 2 has no others.
@@ -139,19 +201,19 @@ pub fn with_controllers<F: Fn(&Bed) + Sync>(names: &[&str], test: F) {
     });
 }
 
-fn run<F: Fn(&Bed) + Sync>(places: &[(View, Caller)], test: F) {
+fn run<F: Fn(&Bed) + Sync>(places: &[Place], test: F) {
     // The function that holds the closure, also where another one of the test's own
     // passes it on: crate::between<crate::the_test::{{closure}}>::{{closure}}.
     let name = std::any::type_name::<F>().split("::{{closure}}").next().unwrap_or_default();
     let name = name.rsplit('<').next().unwrap_or_default();
-    for &(view, caller) in places {
-        eprintln!("{name}: {view:?}, {caller:?}");
-        if let Err(reason) = can_be(view, caller) {
+    for &(view, caller, mounts) in places {
+        eprintln!("{name}: {view:?}, {caller:?}, {mounts:?} mounts");
+        if let Err(reason) = can_be(view, caller, mounts) {
             skip(name, &format!("{view:?}, {caller:?}"), reason);
             continue;
         }
-        let in_thread = || match prepare(view) {
-            Ok(()) => run_here(Bed::new(name, view, caller), &test),
+        let in_thread = || match prepare(view, mounts) {
+            Ok(()) => run_here(Bed::new(name, view, caller, mounts), &test),
             Err(reason) => skip(name, &format!("{view:?}"), &reason),
         };
         // A thread of its own has mounts and a working directory of its own.
@@ -174,13 +236,16 @@ fn run_here(bed: Bed, test: impl Fn(&Bed)) {
     }
 }
 
-fn can_be(view: View, caller: Caller) -> Result<(), &'static str> {
+fn can_be(view: View, caller: Caller, mounts: Mounts) -> Result<(), &'static str> {
     if !nix::unistd::getuid().is_root() {
         if caller == Caller::Root {
             return Err("needs root");
         }
         if view != View::of_the_machine() {
             return Err("needs root to change what is mounted");
+        }
+        if mounts == Mounts::Shared {
+            return Err("needs root to share mounts");
         }
     }
     match runtime().kind {
@@ -189,17 +254,21 @@ fn can_be(view: View, caller: Caller) -> Result<(), &'static str> {
     }
 }
 
-/// Makes the calling thread's mount namespace private, and gives it the view.
-fn prepare(view: View) -> Result<(), String> {
+/// Gives the calling thread a mount namespace of its own, with the view. Nothing in it is
+/// the peer of anything of the machine's.
+fn prepare(view: View, mounts: Mounts) -> Result<(), String> {
     if !nix::unistd::getuid().is_root() {
         return Ok(());
     }
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
         .map_err(|errno| format!("unshare: {errno}"))?;
-    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
-        .map_err(|errno| format!("private mounts: {errno}"))?;
-    view.enter()
+    let change = |kind| {
+        mount(None::<&str>, "/", None::<&str>, kind | MsFlags::MS_REC, None::<&str>)
+            .map_err(|errno| format!("{kind:?}: {errno}"))
+    };
+    change(MsFlags::MS_PRIVATE)?;
+    view.enter()?;
+    if mounts == Mounts::Shared { change(MsFlags::MS_SHARED) } else { Ok(()) }
 }
 
 /// When this process first asked, in microseconds that wrap. Test programs that run side
@@ -223,6 +292,8 @@ pub struct Bed {
     pub view: View,
     /// Who calls the runtime.
     pub caller: Caller,
+    /// How the machine's mounts are.
+    pub mounts: Mounts,
     /// A name that nothing else on the machine has: of the bed's directory, and of
     /// the cgroup above all of its containers' cgroups.
     pub name: String,
@@ -236,7 +307,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    fn new(test: &str, view: View, caller: Caller) -> Self {
+    fn new(test: &str, view: View, caller: Caller, mounts: Mounts) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ferrun-test-{:08x}-{number}", first_use());
@@ -245,6 +316,7 @@ impl Bed {
         let bed = Self {
             view,
             caller,
+            mounts,
             name,
             directory,
             test: test.to_owned(),
@@ -288,7 +360,11 @@ impl Bed {
 
     /// Says that this, or the rest of it, was not tested here.
     pub fn skip(&self, reason: &str) {
-        skip(&self.test, &format!("{:?}, {:?}", self.view, self.caller), reason);
+        skip(
+            &self.test,
+            &format!("{:?}, {:?}, {:?} mounts", self.view, self.caller, self.mounts),
+            reason,
+        );
     }
 
     /// Whether a controller is mounted, by the name that version 2 has for it.
