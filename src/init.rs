@@ -235,7 +235,7 @@ fn prepare_container<'plan>(
 
     let root = rootfs::prepare(&plan.rootfs)?;
     let root = root.as_fd();
-    rootfs::fill(root, &plan.rootfs, || creator.expect_tree())?;
+    let unclosed = rootfs::fill(root, &plan.rootfs, || creator.expect_tree())?;
     if let Some(process) = &plan.process {
         take_terminal(process, creator, Some(root))?;
     }
@@ -254,7 +254,8 @@ fn prepare_container<'plan>(
     hooks::run(&plan.hooks.create_container, &around.hook_state.json(Status::Created, pid))?;
     // After the hooks: they may have made the interfaces that a parameter is about.
     write_sysctls(plan)?;
-    rootfs::protect(root, &plan.rootfs)?;
+    rootfs::protect(root, &plan.rootfs, &unclosed)?;
+    drop(unclosed);
     rootfs::enter(root, &plan.rootfs, around.creator_root)?;
 
     set_policies(&plan.policies)?;

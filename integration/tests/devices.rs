@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use integration::{Bundle, as_both, as_root, in_views};
+use integration::shared_too::{as_both, as_root, as_user};
+use integration::{Bundle, in_views};
 use serde_json::json;
 
 #[test]
@@ -69,7 +70,7 @@ fn devices_of_each_type_are_made_with_mode_and_owner() {
 
 #[test]
 fn an_ordinary_users_container_has_the_hosts_devices_bound() {
-    integration::as_user(|bed| {
+    as_user(|bed| {
         if bed.is_peer("crun 1.8 fails at its mount namespace") {
             return;
         }

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use integration::{Bed, Bundle, as_root, as_user};
+use integration::shared_too::{as_root, as_user};
+use integration::{Bed, Bundle};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 

@@ -5,7 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use integration::{Bed, Container, Holder, as_root, as_user};
+use integration::shared_too::{as_root, as_user};
+use integration::{Bed, Container, Holder};
 use serde_json::json;
 
 /// A type of namespace by the names that the configuration, /proc/PID/ns and unshare(1)

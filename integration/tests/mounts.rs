@@ -4,7 +4,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use integration::{Bed, Bundle, as_both, as_root, eventually};
+use integration::shared_too::{as_both, as_root, in_views};
+use integration::{Bed, Bundle, eventually};
 use serde_json::json;
 
 /// Prints the line of mountinfo for a place: its options, its optional fields, a
@@ -554,7 +555,7 @@ fn read_only_paths_keep_the_flags_of_their_mount() {
 
 #[test]
 fn a_sysfs_and_a_cgroup_mount_can_be_had() {
-    integration::in_views(|bed| {
+    in_views(|bed| {
         if bed.is_peer("crun 1.8 has it writable") {
             return;
         }
@@ -578,7 +579,7 @@ fn a_sysfs_and_a_cgroup_mount_can_be_had() {
 
 #[test]
 fn a_cgroup_namespace_has_the_containers_group_as_its_root() {
-    integration::in_views(|bed| {
+    in_views(|bed| {
         let bundle =
             bed.bundle().with_namespace("cgroup", None).sh("cat /proc/self/cgroup; sleep 100");
         let container = bed.start(&bundle);

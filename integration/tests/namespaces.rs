@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use integration::{Bed, Bundle, View, as_both, as_root, in_views};
+use integration::shared_too::{as_both, as_root, in_views};
+use integration::{Bed, Bundle, View};
 use serde_json::json;
 
 const KINDS: [(&str, &str); 7] = [

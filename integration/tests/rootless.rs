@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use integration::{Bed, Bundle, Caller, View, as_both, as_root, as_user, everywhere};
+use integration::shared_too::{as_both, as_root, as_user};
+use integration::{Bed, Bundle, Caller, View, everywhere};
 use serde_json::{Value, json};
 
 /// The default bundle of `spec`, changed only so that it prints and ends.

@@ -2,11 +2,13 @@
 //! what is mounted is attached to that very handle.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstatfs, statat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, fstatfs, openat, statat, symlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -23,53 +25,65 @@ use crate::sys::mount::{MountAttributes, context_message, mount_setattr};
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// Carries out one step below `root`. `opened` brings the tree of the next bind that
-/// is the creator's to open.
+/// is the creator's to open. Returns the mount if it is to be closed at the end.
 pub fn apply(
     root: impl AsFd,
     step: &MountStep,
     opened: &impl Fn() -> Result<OwnedFd>,
-) -> Result<()> {
+) -> Result<Option<OwnedFd>> {
     let root = root.as_fd();
     match &step.kind {
         MountKind::New(file_system) => {
-            let target = directory(root, step, file_system)?;
-            let mount = match new_mount(root, &target, step, file_system, opened) {
-                Err(error) if errno(&error) == Some(libc::EPERM) => {
-                    let tree = callers(file_system, step).ok_or(error)?;
-                    set_attributes(&tree, step).in_field(&step.field)?;
-                    tree
-                }
-                mount => mount?,
-            };
-            propagate(&mount, step).in_field(&step.field)?;
-            attach(&mount, &target).in_field(&step.field)?;
-            match &file_system.root_label {
-                Some(label) => label_root(&mount, label).in_field("linux.mountLabel"),
-                None => Ok(()),
-            }
+            let mount = attach_new(root, step, file_system, opened)?;
+            return Ok(step.closes.then_some(mount));
         }
         MountKind::Bind(bind) => {
             let tree = match bind.opener {
                 Opener::Init => open_source(step, bind)?,
                 Opener::Creator => opened()?,
             };
-            attach_tree(root, step, &tree)
+            attach_tree(root, step, &tree)?;
         }
         MountKind::Existing => {
             let target = resolve::handle(root, &step.target)
                 .with_context(|| format!("{:?}", step.target))
                 .in_field(format_args!("{}.destination", step.field))?;
-            change(&target, step).in_field(&step.field)
+            change(&target, step).in_field(&step.field)?;
         }
         MountKind::Link(text) => {
             let mut parents = Parents::new(root);
             let (parent, name) = parents.of(&step.target).in_field(&step.field)?;
             match symlinkat(text, parent, name) {
-                Ok(()) | Err(Errno::EXIST) => Ok(()),
-                Err(errno) => Err(errno).context("symlink").in_field(&step.field),
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno).context("symlink").in_field(&step.field),
             }
         }
     }
+    Ok(None)
+}
+
+/// Makes a file system and attaches it at its place.
+fn attach_new(
+    root: BorrowedFd<'_>,
+    step: &MountStep,
+    file_system: &FileSystem,
+    opened: &impl Fn() -> Result<OwnedFd>,
+) -> Result<OwnedFd> {
+    let place = directory(root, step, file_system)?;
+    let mount = match new_mount(&place, step, file_system, opened) {
+        Err(error) if matches!(errno(&error), Some(libc::EPERM | libc::EBUSY)) => {
+            let tree = instead(file_system, step).ok_or(error)?;
+            set_attributes(&tree, step).in_field(&step.field)?;
+            tree
+        }
+        mount => mount?,
+    };
+    propagate(&mount, step).in_field(&step.field)?;
+    attach(&mount, &place.handle).in_field(&step.field)?;
+    if let Some(label) = &file_system.root_label {
+        label_root(&mount, label).in_field("linux.mountLabel")?;
+    }
+    Ok(mount)
 }
 
 /// A copy of the tree of a bind, attached nowhere.
@@ -124,6 +138,14 @@ pub fn clone_tree(handle: impl AsFd, recursive: bool) -> Result<OwnedFd> {
     open_tree(handle, "", flags).context("open_tree")
 }
 
+/// The same for the container alone: what is mounted on it is seen nowhere else.
+pub fn clone_for_itself(handle: impl AsFd, recursive: bool) -> Result<OwnedFd> {
+    let tree = clone_tree(handle, recursive)?;
+    let private = MountAttributes { propagation: libc::MS_PRIVATE, ..Default::default() };
+    mount_setattr(&tree, recursive, &private).context("mount_setattr")?;
+    Ok(tree)
+}
+
 /// Attaches a detached mount at the handle of its target.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -154,38 +176,47 @@ fn propagate(mount: impl AsFd, step: &MountStep) -> Result<()> {
 }
 
 /// The directory that a new file system covers.
-fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Result<OwnedFd> {
+struct Place {
+    handle: OwnedFd,
+    /// Whether it was made for that.
+    is_new: bool,
+}
+
+fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Result<Place> {
     let destination = format!("{}.destination", step.field);
-    if matches!(file_system.fstype.as_str(), "proc" | "sysfs") {
-        // Behind a link the masks and read-only paths of the configuration would
-        // name other files than these file systems'.
-        match resolve::handle_without_links(&root, &step.target) {
-            Err(Errno::NOENT) => {}
-            found => {
-                return found
-                    .with_context(|| {
-                        format!("{:?}: {} needs a real directory", step.target, file_system.fstype)
-                    })
-                    .in_field(&destination);
-            }
+    // Behind a link the masks and read-only paths of the configuration would name other
+    // files than these file systems'.
+    let real = matches!(file_system.fstype.as_str(), "proc" | "sysfs");
+    let found = if real {
+        resolve::handle_without_links(&root, &step.target)
+    } else {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        resolve::in_root(&root, &step.target, flags, ResolveFlags::empty())
+    };
+    match found {
+        Ok(handle) => Ok(Place { handle, is_new: false }),
+        Err(errno) if real && errno != Errno::NOENT => {
+            let needs =
+                || format!("{:?}: {} needs a real directory", step.target, file_system.fstype);
+            Err(errno).with_context(needs).in_field(&destination)
+        }
+        Err(_) => {
+            let handle = resolve::make(&root, &step.target, Target::Directory);
+            Ok(Place { handle: handle.in_field(&destination)?, is_new: true })
         }
     }
-    resolve::make(&root, &step.target, Target::Directory).in_field(&destination)
 }
 
 fn label_root(mount: &OwnedFd, label: &str) -> Result<()> {
-    use std::os::fd::AsRawFd as _;
-    // The handle of a mount takes no attributes itself.
-    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
     let flags = rustix::fs::XattrFlags::empty();
-    rustix::fs::setxattr(path, "security.selinux", label.as_bytes(), flags)
+    // The handle of a mount takes no attributes itself.
+    rustix::fs::setxattr(own_path(mount), "security.selinux", label.as_bytes(), flags)
         .with_context(|| format!("{label:?}: setxattr"))
 }
 
 /// Makes a file system of its own with the attributes of its step, attached nowhere.
 fn new_mount(
-    root: impl AsFd,
-    target: &OwnedFd,
+    place: &Place,
     step: &MountStep,
     file_system: &FileSystem,
     opened: &impl Fn() -> Result<OwnedFd>,
@@ -215,8 +246,10 @@ fn new_mount(
             .map_err(|errno| explain(errno, format!("{switch:?}")))
             .in_field(field("options"))?;
     }
-    if file_system.inherits_mode {
-        let mode = statat(target, "", AtFlags::EMPTY_PATH).context("fstat")?.st_mode & 0o7777;
+    // One that was made just now has no mode to keep: that of a tmpfs is 1777.
+    if file_system.inherits_mode && !place.is_new {
+        let mode =
+            statat(&place.handle, "", AtFlags::EMPTY_PATH).context("fstat")?.st_mode & 0o7777;
         fsconfig_set_string(&context, "mode", format!("{mode:o}"))
             .map_err(|errno| explain(errno, "mode".to_owned()))
             .in_field(&step.field)?;
@@ -239,17 +272,18 @@ fn new_mount(
     fsconfig_create(&context)
         .map_err(|errno| explain(errno, format!("mount {fstype:?}")))
         .in_field(&step.field)?;
-    let at_once = !file_system.copies_up && step.recursive.is_empty();
+    let at_once = step.recursive.is_empty();
     let attributes = if at_once { step.attributes.set as u32 } else { 0 };
     let attributes = MountAttrFlags::from_bits_retain(attributes);
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .context("fsmount")
         .in_field(&step.field)?;
     if file_system.copies_up {
-        let from = resolve::in_root(root, &step.target, OFlags::DIRECTORY, ResolveFlags::empty())
+        let from = openat(&place.handle, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        from.context("open")
+            .and_then(|from| copy_up(&from, &mount))
             .context("tmpcopyup")
             .in_field(&step.field)?;
-        copy_up(&from, &mount).context("tmpcopyup").in_field(&step.field)?;
     }
     if !at_once {
         set_attributes(&mount, step).in_field(&step.field)?;
@@ -257,10 +291,21 @@ fn new_mount(
     Ok(mount)
 }
 
-/// The caller's own proc or sysfs with what is mounted on it, attached nowhere. In a
-/// container that hides a part of its own the kernel lets nobody mount a whole one
-/// (mount_too_revealing of fs/namespace.c), nor where the namespace that it would show
-/// belongs to others.
+/// What is shown where the kernel refuses a new file system, attached nowhere.
+fn instead(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
+    let tree = match &file_system.instead {
+        Some(path) => clone_tree(resolve::host(path).ok()?, false).ok()?,
+        None => callers(file_system, step)?,
+    };
+    // It may be a peer of the caller's, and what covers a part of it is the container's.
+    let slave = MountAttributes { propagation: libc::MS_SLAVE, ..Default::default() };
+    mount_setattr(&tree, true, &slave).ok()?;
+    Some(tree)
+}
+
+/// The caller's own proc or sysfs with what is mounted on it. In a container that hides
+/// a part of its own the kernel lets nobody mount a whole one (mount_too_revealing of
+/// fs/namespace.c), nor where the namespace that it would show belongs to others.
 fn callers(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
     /// PROC_SUPER_MAGIC and SYSFS_MAGIC of linux/magic.h.
     const PLACES: [(&str, &str, rustix::fs::FsWord); 2] =
@@ -279,35 +324,42 @@ fn callers(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
     Some(tree)
 }
 
-/// Copies what is in the directory `from` into the directory `to`, both given by
-/// descriptor, without following links.
+/// Copies what is in the directory `from` into the directory `to`, which nobody else can
+/// reach yet. Whoever shares `from` may exchange what is in it at any moment: each name is
+/// looked up once, as a handle, and what is copied is the file that the handle is on.
 fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    use rustix::fs::{Dir, Gid, Uid, chmodat, chownat, mkdirat, openat, readlinkat};
-    let nofollow = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    use rustix::fs::{Dir, Gid, Uid, chmodat, chownat, mkdirat, open, readlinkat};
+    let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
     for entry in Dir::read_from(from)? {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
-        let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match openat(from, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => continue,
+            found => found?,
+        };
+        let stat = statat(&found, "", AtFlags::EMPTY_PATH)?;
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 mkdirat(to, name, mode)?;
-                let from = openat(from, name, OFlags::DIRECTORY | nofollow, Mode::empty())?;
-                let to = openat(to, name, OFlags::DIRECTORY | nofollow, Mode::empty())?;
+                let from = openat(&found, ".", directory, Mode::empty())?;
+                let to = openat(to, name, directory, Mode::empty())?;
                 copy_up(&from, &to)?;
             }
             FileType::RegularFile => {
-                let source = openat(from, name, OFlags::RDONLY | nofollow, Mode::empty())?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | nofollow;
+                let source =
+                    open(own_path(&found), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let copy = openat(to, name, flags, mode)?;
                 std::io::copy(&mut fs::File::from(source), &mut fs::File::from(copy))?;
             }
             FileType::Symlink => {
-                symlinkat(&readlinkat(from, name, Vec::new())?, to, name)?;
+                symlinkat(&readlinkat(&found, "", Vec::new())?, to, name)?;
             }
             // Sockets, FIFOs and devices belong to whoever made them.
             _ => continue,
@@ -318,6 +370,12 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The path of what a handle is on, for calls that take no handle.
+pub fn own_path(handle: &impl AsFd) -> String {
+    use std::os::fd::AsRawFd as _;
+    format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd())
 }
 
 /// The identity of the mount that `path` below `root` is in, None where there is
@@ -331,7 +389,6 @@ pub fn mount_id(root: impl AsFd, path: &Path) -> Option<u64> {
 /// Takes away what was mounted at `path` below `root` since `before` was
 /// mounted there.
 pub fn unmount(root: impl AsFd, path: &Path, before: u64) -> Result<()> {
-    use std::os::fd::AsRawFd as _;
     // One look-up finds the topmost mount; each unmount bares the next.
     const MOST: usize = 16;
     for _ in 0..MOST {
@@ -342,8 +399,8 @@ pub fn unmount(root: impl AsFd, path: &Path, before: u64) -> Result<()> {
         if stat.stx_mnt_id == before || !is_root {
             return Ok(());
         }
-        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
-        rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).context("umount")?;
+        rustix::mount::unmount(own_path(&handle), rustix::mount::UnmountFlags::DETACH)
+            .context("umount")?;
     }
     Ok(())
 }

@@ -4,15 +4,15 @@
 //! Everything is done below one descriptor of the root, before the root changes,
 //! so what is bound as a mask is the host's /dev/null and not the image's.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, StatxFlags, Uid, chmodat, chownat, makedev, mknodat, statat,
-    statx, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Statx, StatxFlags, Uid, chmod, chownat, makedev,
+    mknodat, openat, statat, statx, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -21,7 +21,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use super::mounts::{self, attach, clone_tree};
+use super::mounts::{self, attach, clone_for_itself, clone_tree};
 use crate::error::InField as _;
 use crate::plan::devices::{Device, Node};
 use crate::plan::options::MOUNT_ATTR_RDONLY;
@@ -39,19 +39,17 @@ pub fn prepare(rootfs: &Rootfs) -> Result<OwnedFd> {
     if rootfs.entry == Entry::Chroot {
         return Ok(root);
     }
-    // An unbindable tree could not be cloned below; it gets its type at the end.
-    let propagation = match rootfs.propagation & !libc::MS_REC {
-        libc::MS_UNBINDABLE => libc::MS_PRIVATE | libc::MS_REC,
-        _ => rootfs.propagation | libc::MS_REC,
-    };
-    change_propagation(c"/", propagation).context("change the propagation of /")?;
-    if rootfs.propagation & libc::MS_SHARED != 0 {
+    let propagation = &rootfs.propagation;
+    change_propagation(c"/", propagation.callers).context("change the propagation of /")?;
+    if propagation.is_shared() {
         make_parent_private(path)?;
     }
-    // pivot_root wants a mount, and one whose mounts reach nobody else.
+    // pivot_root wants a mount. As a slave it learns what the host unmounts.
     let tree = clone_tree(&root, true).in_field("root.path")?;
-    let private = MountAttributes { propagation: libc::MS_PRIVATE, ..Default::default() };
-    mount_setattr(&tree, false, &private).context("mount_setattr").in_field("root.path")?;
+    if let Some(propagation) = propagation.root {
+        let attributes = MountAttributes { propagation, ..Default::default() };
+        mount_setattr(&tree, false, &attributes).context("mount_setattr").in_field("root.path")?;
+    }
     attach(&tree, &root).in_field("root.path")?;
     Ok(tree)
 }
@@ -71,15 +69,21 @@ fn make_parent_private(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A mount that is made read-only when everything is in its place, with the entry that
+/// asked for it.
+pub type Unclosed<'a> = (&'a str, OwnedFd);
+
 /// Fills the root: mounts, devices, links, the working directory. `opened` brings
 /// the trees that are the creator's to open, in their order.
-pub fn fill(
+pub fn fill<'a>(
     root: BorrowedFd<'_>,
-    rootfs: &Rootfs,
+    rootfs: &'a Rootfs,
     opened: impl Fn() -> Result<OwnedFd>,
-) -> Result<()> {
+) -> Result<Vec<Unclosed<'a>>> {
+    let mut unclosed = Vec::new();
     for step in &rootfs.mounts {
-        mounts::apply(root, step, &opened)?;
+        let mount = mounts::apply(root, step, &opened)?;
+        unclosed.extend(mount.map(|mount| (step.field.as_str(), mount)));
     }
     // Modes of devices are given as they are, whatever the caller masks.
     let umask = rustix::process::umask(Mode::empty());
@@ -92,7 +96,7 @@ pub fn fill(
     rustix::process::umask(umask);
     made?;
     for (path, text) in &rootfs.links {
-        link(&mut parents, path, text).with_context(|| format!("link {path:?}"))?;
+        link(root, &mut parents, path, text).with_context(|| format!("link {path:?}"))?;
     }
     if let Some(cwd) = &rootfs.cwd
         && let Err(error) = resolve::make(root, cwd, Target::Directory)
@@ -100,40 +104,92 @@ pub fn fill(
         // In a root that cannot be written the program says itself that it is missing.
         crate::log::debug(format!("process.cwd: {error:#}"));
     }
-    Ok(())
+    Ok(unclosed)
 }
 
 fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device) -> Result<()> {
+    let (parent, name) = parents.of(&device.path)?;
     let Node::Made { kind, major, minor, mode, uid, gid } = device.node else {
+        if Found::look(parent, name)?.is_some_and(|found| !found.is_images(root)) {
+            return Ok(());
+        }
         let source = resolve::host(&device.path).context("on the host")?;
         let place = resolve::make(root, &device.path, Target::File)?;
-        return attach(clone_tree(&source, false)?, place);
+        return attach(clone_for_itself(&source, false)?, place);
     };
-    let (parent, name) = parents.of(&device.path)?;
     let number = makedev(major, minor);
-    match mknodat(parent, name, FileType::from_raw_mode(kind), Mode::from_raw_mode(mode), number) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => {
-            let found = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).context("fstat")?;
-            let same_number = kind == libc::S_IFIFO || found.st_rdev == number;
-            if found.st_mode & libc::S_IFMT != kind || !same_number {
-                bail!("exists and is another file");
-            }
-            chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty()).context("chmod")?;
-        }
+    let (file_type, bits) = (FileType::from_raw_mode(kind), Mode::from_raw_mode(mode));
+    let is_new = match mknodat(parent, name, file_type, bits, number) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno).context("mknod"),
+    };
+    if is_new && (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    // From here on by handle: whoever shares the directory may exchange what the name is of.
+    let Some(found) = Found::look(parent, name)? else { bail!("somebody has removed it") };
+    if !is_new && !found.is_images(root) {
+        return Ok(());
+    }
+    let same_number = kind == libc::S_IFIFO || found.number() == number;
+    if found.kind() != file_type || !same_number {
+        bail!("exists and is another file");
+    }
+    if found.mode() != mode {
+        chmod(mounts::own_path(&found.handle), bits).context("chmod")?;
     }
     if (uid, gid) != (0, 0) {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).context("chown")?;
+        chownat(&found.handle, "", owner.0, owner.1, AtFlags::EMPTY_PATH).context("chown")?;
     }
     Ok(())
 }
 
-fn link(parents: &mut Parents<'_>, path: &Path, text: &Path) -> Result<()> {
+/// What lies at a path that the runtime would make, as a handle.
+struct Found {
+    handle: OwnedFd,
+    stat: Statx,
+}
+
+impl Found {
+    fn look(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Self>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = match openat(parent, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            found => found.context("open")?,
+        };
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        let stat = statx(&handle, "", AtFlags::EMPTY_PATH, wanted).context("statx")?;
+        Ok(Some(Self { handle, stat }))
+    }
+
+    /// Whether it is a file of the image. All else was put there by a mount: it may be the
+    /// host's, and it is what the configuration wants there.
+    fn is_images(&self, root: BorrowedFd<'_>) -> bool {
+        mount_of(root).is_ok_and(|image| image == self.stat.stx_mnt_id)
+    }
+
+    fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.stx_mode.into())
+    }
+
+    fn mode(&self) -> u32 {
+        u32::from(self.stat.stx_mode) & 0o7777
+    }
+
+    fn number(&self) -> u64 {
+        makedev(self.stat.stx_rdev_major, self.stat.stx_rdev_minor)
+    }
+}
+
+fn link(root: BorrowedFd<'_>, parents: &mut Parents<'_>, path: &Path, text: &Path) -> Result<()> {
     let (parent, name) = parents.of(path)?;
     match symlinkat(text, parent, name) {
         Err(Errno::EXIST) if name == "ptmx" => {
+            if Found::look(parent, name)?.is_some_and(|found| !found.is_images(root)) {
+                return Ok(());
+            }
             // An image's own node would lead to the terminals of the host.
             unlinkat(parent, name, AtFlags::empty()).context("unlink")?;
             symlinkat(text, parent, name).context("symlink")
@@ -144,7 +200,10 @@ fn link(parents: &mut Parents<'_>, path: &Path, text: &Path) -> Result<()> {
 }
 
 /// Hides and closes what the configuration wants hidden and closed.
-pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs) -> Result<()> {
+pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs, unclosed: &[Unclosed<'_>]) -> Result<()> {
+    for (field, mount) in unclosed {
+        mount_setattr(mount, false, &READ_ONLY).context("mount_setattr").in_field(field)?;
+    }
     for (field, path) in &rootfs.closed {
         close(root, path).with_context(|| format!("{path:?}")).in_field(field)?;
     }
@@ -190,10 +249,10 @@ fn mask(root: BorrowedFd<'_>, path: &Path, covers: &mut Covers<'_>) -> Result<()
             Some(null) => null,
             None => null_device()?,
         };
-        return attach(clone_tree(covers.null.insert(null), false)?, target);
+        return attach(clone_for_itself(covers.null.insert(null), false)?, target);
     }
     match &covers.empty {
-        Some(mounted) => attach(clone_tree(mounted, false)?, target),
+        Some(mounted) => attach(clone_for_itself(mounted, false)?, target),
         None => {
             let mount = empty_file_system(covers.label)?;
             attach(&mount, target)?;
@@ -243,7 +302,7 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
     match rootfs.entry {
         Entry::Pivot => {
             refuse_creators(creator_root)?;
-            let shared = rootfs.propagation & libc::MS_SHARED != 0;
+            let shared = rootfs.propagation.is_shared();
             let old = shared.then(|| resolve::root("/".as_ref())).transpose().context("/")?;
             // The old root ends up on top of the new one, and goes from there.
             pivot_root(".", ".").context("pivot_root").in_field("root.path")?;
@@ -265,7 +324,7 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
         Entry::Chroot => chroot(".").context("chroot").in_field("root.path")?,
     }
     chdir("/").context("chdir /")?;
-    if let Some(propagation) = rootfs.final_propagation.filter(|_| rootfs.entry != Entry::Chroot) {
+    if let Some(propagation) = rootfs.propagation.end.filter(|_| rootfs.entry != Entry::Chroot) {
         change_propagation(c"/", propagation)
             .context("mount")
             .in_field("linux.rootfsPropagation")?;
@@ -285,5 +344,11 @@ fn refuse_creators(creator_root: u64) -> Result<()> {
 /// same, so it tells mount namespaces apart: each has its own.
 pub fn root_mount() -> Result<u64> {
     let stat = statx(CWD, "/", AtFlags::empty(), StatxFlags::MNT_ID).context("statx /")?;
+    Ok(stat.stx_mnt_id)
+}
+
+/// The identity of the mount that a handle is in.
+fn mount_of(handle: BorrowedFd<'_>) -> Result<u64> {
+    let stat = statx(handle, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).context("statx")?;
     Ok(stat.stx_mnt_id)
 }

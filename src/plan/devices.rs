@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
+use super::mounts::clean;
 use super::numbers;
 use crate::error::InField as _;
 
@@ -89,7 +90,10 @@ pub fn plan_devices(devices: &[LinuxDevice], may_make: bool) -> Result<Vec<Devic
         let field = format!("linux.devices[{at}]");
         let device = plan_one(&field, device, may_make)?;
         planned.retain(|other| other.path != device.path);
-        planned.push(device);
+        // That one is a link always, into the container's own devpts.
+        if device.path != Path::new("/dev/ptmx") {
+            planned.push(device);
+        }
     }
     Ok(planned)
 }
@@ -98,7 +102,7 @@ fn plan_one(field: &str, device: &LinuxDevice, may_make: bool) -> Result<Device>
     if device.path().as_os_str().is_empty() {
         bail!("{field}.path: missing");
     }
-    let path = Path::new("/").join(device.path());
+    let path = clean(device.path());
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
         LinuxDeviceType::B => libc::S_IFBLK,
@@ -160,6 +164,14 @@ mod tests {
                 },
             }
         );
+    }
+
+    #[test]
+    fn the_terminal_multiplexer_of_a_list_is_the_link_that_all_have() {
+        for (path, may_make) in [("/dev/ptmx", true), ("dev/../dev/ptmx", false)] {
+            let json = format!(r#"[{{"path":"{path}","type":"c","major":5,"minor":2}}]"#);
+            assert_eq!(plan(&json, may_make).unwrap().len(), DEFAULTS.len(), "{path}");
+        }
     }
 
     #[test]

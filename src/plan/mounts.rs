@@ -1,6 +1,6 @@
 //! `mounts` as steps: what to mount where, with which attributes.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
 use oci_spec::runtime::Mount;
@@ -26,6 +26,8 @@ pub struct MountStep {
     pub recursive: MountAttributes,
     /// Propagation types in their order, and whether for the mounts below too.
     pub propagation: Vec<(u64, bool)>,
+    /// Made read-only when everything is in its place: more may have to be made in it.
+    pub closes: bool,
 }
 
 impl MountStep {
@@ -38,6 +40,18 @@ impl MountStep {
             "mqueue" => new.root_label = Some(label.to_owned()),
             _ if new.data.iter().any(|(key, _)| key == "context") => {}
             _ => new.label = Some(label.to_owned()),
+        }
+    }
+
+    /// Whether it binds a tree that is opened in another mount namespace.
+    pub fn is_from_outside(&self) -> bool {
+        matches!(&self.kind, MountKind::Bind(bind) if bind.opener == Opener::Creator)
+    }
+
+    /// Gives a bind these propagation types before those of its own words.
+    pub fn begin_with(&mut self, types: &[(u64, bool)]) {
+        if matches!(self.kind, MountKind::Bind(_)) {
+            self.propagation.splice(..0, types.iter().copied());
         }
     }
 }
@@ -110,6 +124,9 @@ pub struct FileSystem {
     pub label: Option<String>,
     /// The SELinux label of its root, where it takes none as a whole.
     pub root_label: Option<String>,
+    /// The directory of the host that is bound where the kernel refuses a new one: a
+    /// cgroup namespace that was joined may belong to another user namespace.
+    pub instead: Option<PathBuf>,
 }
 
 /// What the steps depend on besides the entry itself.
@@ -187,8 +204,7 @@ fn plan_one(
     if destination.as_os_str().is_empty() {
         bail!("{field}.destination: empty");
     }
-    // A relative destination is taken from "/" (config.md#mounts).
-    let target = Path::new("/").join(destination);
+    let target = clean(destination);
     let fstype = mount.typ().as_deref().unwrap_or_default();
     // A mount is a bind by its options alone, whatever its type says; `type: bind`
     // without the word is what people write, and runc takes it for one.
@@ -232,14 +248,36 @@ fn plan_one(
 }
 
 fn step(field: &str, target: PathBuf, kind: MountKind, options: &Options) -> MountStep {
-    MountStep {
+    let mut step = MountStep {
         field: field.to_owned(),
         target,
         kind,
         attributes: options.attributes,
         recursive: options.recursive,
         propagation: options.propagation.clone(),
+        closes: false,
+    };
+    if matches!(&step.kind, MountKind::New(new) if new.fstype == "tmpfs") {
+        for attributes in [&mut step.attributes, &mut step.recursive] {
+            step.closes |= attributes.set & MOUNT_ATTR_RDONLY != 0;
+            attributes.set &= !MOUNT_ATTR_RDONLY;
+        }
     }
+    step
+}
+
+/// A path of the configuration from the root, without `.` and `..`: what is compared with
+/// it is then what is used. A relative one counts from "/" (config.md#mounts).
+pub fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => _ = clean.pop(),
+            _ => {}
+        }
+    }
+    clean
 }
 
 fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSystem {
@@ -261,8 +299,8 @@ fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSy
     let tmpfs = fstype == "tmpfs";
     let copies_up = tmpfs && options.copy_up;
     let mut switches = options.superblock.clone();
-    if copies_up {
-        // The copy must be written first; the attribute of the mount then suffices.
+    if tmpfs {
+        // The attribute of the mount suffices, and can be given when it is filled.
         switches.retain(|switch| *switch != "ro");
     }
     FileSystem {
@@ -275,6 +313,7 @@ fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSy
         copies_up,
         label: None,
         root_label: None,
+        instead: None,
     }
 }
 
@@ -297,14 +336,18 @@ fn plan_cgroup_mount(
     steps: &mut Vec<MountStep>,
 ) {
     if !matches!(around.layout, Layout::V1 { .. }) {
-        let callers = !around.cgroup_namespace;
-        let kind = match (around.group.unified(), around.layout) {
-            (Some(group), _) if callers => MountKind::Bind(own_group(&group.path, around)),
+        let own = match (around.group.unified(), around.layout) {
+            (Some(group), _) => Some(&group.path),
             // Who is in no namespace of his own may not mount the tree anew.
-            (None, Layout::V2(unified)) if callers && around.user_namespace => {
-                MountKind::Bind(own_group(&unified.mount, around))
-            }
-            _ => MountKind::New(file_system("cgroup2", Some(Path::new("cgroup")), options)),
+            (None, Layout::V2(unified)) if around.user_namespace => Some(&unified.mount),
+            _ => None,
+        };
+        let kind = match own {
+            Some(path) if !around.cgroup_namespace => MountKind::Bind(own_group(path, around)),
+            own => MountKind::New(FileSystem {
+                instead: own.cloned(),
+                ..file_system("cgroup2", Some(Path::new("cgroup")), options)
+            }),
         };
         steps.push(step(field, target, kind, options));
         return;
@@ -326,7 +369,10 @@ fn plan_cgroup_mount(
                 controllers => controllers.to_vec(),
             };
             own.superblock.clear();
-            MountKind::New(file_system("cgroup", Some(Path::new("cgroup")), &own))
+            MountKind::New(FileSystem {
+                instead: Some(group.path.clone()),
+                ..file_system("cgroup", Some(Path::new("cgroup")), &own)
+            })
         } else {
             MountKind::Bind(own_group(&group.path, around))
         };
@@ -428,6 +474,7 @@ mod tests {
                 attributes: MountAttributes { set: 1, ..Default::default() },
                 recursive: MountAttributes::default(),
                 propagation: vec![(libc::MS_SLAVE, true)],
+                closes: false,
             }]
         );
     }
@@ -484,6 +531,28 @@ mod tests {
     }
 
     #[test]
+    fn a_tmpfs_is_closed_when_all_is_in_its_place() {
+        for word in ["ro", "rro"] {
+            let steps = plan(&format!(
+                r#"[{{"destination":"/t","type":"tmpfs","options":["{word}","nodev"]}},
+                    {{"destination":"/b","source":"/b","options":["bind","{word}"]}}]"#
+            ))
+            .unwrap();
+            assert!(steps[0].closes && !steps[1].closes, "{word}");
+            assert_eq!((steps[0].attributes.set, steps[0].recursive.set), (4, 0), "{word}");
+            let MountKind::New(tmpfs) = &steps[0].kind else { panic!() };
+            assert!(tmpfs.switches.is_empty(), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_destination_is_what_it_is_compared_as() {
+        for (given, target) in [("a/./b/", "/a/b"), ("/x/../dev", "/dev"), ("/../..//y/.", "/y")] {
+            assert_eq!(clean(Path::new(given)), Path::new(target), "{given}");
+        }
+    }
+
+    #[test]
     fn the_cgroup_mount_shows_the_own_group_on_v2() {
         let json = r#"[{"destination":"/sys/fs/cgroup","type":"cgroup","options":["ro"]}]"#;
         let steps = plan(json).unwrap();
@@ -491,6 +560,8 @@ mod tests {
         let steps = plan_in(json, &v2(), true).unwrap();
         let MountKind::New(new) = &steps[0].kind else { panic!() };
         assert_eq!(new.fstype, "cgroup2");
+        // A namespace that was joined may refuse it.
+        assert_eq!(new.instead.as_deref(), Some(Path::new("/sys/fs/cgroup/c")));
     }
 
     #[test]

@@ -18,10 +18,8 @@ pub struct Rootfs {
     pub entry: Entry,
     /// `root.readonly`.
     pub read_only: bool,
-    /// The propagation of the whole tree while it is made, MS_* with MS_REC.
-    pub propagation: u64,
-    /// The propagation that the root gets at the end, if the configuration gives one.
-    pub final_propagation: Option<u64>,
+    /// How mounts reach the container from outside, and the outside from within.
+    pub propagation: Propagation,
     /// What is mounted, in order.
     pub mounts: Vec<MountStep>,
     /// The SELinux label of the file systems that are made for the container.
@@ -66,6 +64,56 @@ impl Rootfs {
     }
 }
 
+/// `linux.rootfsPropagation` as what it does, when. Types are MS_*.
+///
+/// Nothing that the caller has mounted is more than the master of what the container
+/// has, unless the word is `shared` or `rshared`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Propagation {
+    /// What the mounts of the caller become in the new mount namespace, with MS_REC.
+    pub callers: u64,
+    /// What the mount of the root is while it is filled; None leaves it what it is.
+    pub root: Option<u64>,
+    /// What the root becomes at the end, with MS_REC for all that is mounted in it.
+    pub end: Option<u64>,
+}
+
+impl Propagation {
+    fn plan(word: &str) -> Result<Self> {
+        use libc::{MS_PRIVATE, MS_REC, MS_SHARED, MS_SLAVE, MS_UNBINDABLE};
+        let private = Some(MS_PRIVATE);
+        let (callers, root, end) = match word {
+            "" | "slave" | "rslave" => (MS_SLAVE | MS_REC, None, None),
+            "private" => (MS_SLAVE | MS_REC, private, None),
+            "rprivate" => (MS_PRIVATE | MS_REC, None, None),
+            // It cannot be moved or bound where it is shared or unbindable already.
+            "shared" => (MS_SHARED, private, Some(MS_SHARED)),
+            "rshared" => (MS_SHARED | MS_REC, private, Some(MS_SHARED | MS_REC)),
+            "unbindable" => (MS_SLAVE | MS_REC, private, Some(MS_UNBINDABLE)),
+            "runbindable" => (MS_PRIVATE | MS_REC, None, Some(MS_UNBINDABLE | MS_REC)),
+            _ => bail!("linux.rootfsPropagation: {word:?}: unknown"),
+        };
+        Ok(Self { callers, root, end })
+    }
+
+    /// Whether mounts of the container may reach the caller.
+    pub fn is_shared(self) -> bool {
+        self.callers & libc::MS_SHARED != 0
+    }
+
+    /// What a bind becomes before its own words where its tree does not come from the
+    /// container's new mount namespace: what it would have become there. `apart` is
+    /// whether it could not have been the peer of anything of the caller's there.
+    fn of_trees_from_outside(self, apart: bool) -> Vec<(u64, bool)> {
+        let slave = apart.then_some((libc::MS_SLAVE, true));
+        let recursive = self.callers & libc::MS_REC != 0;
+        let same = recursive.then_some((self.callers & !libc::MS_REC, true));
+        let mut types: Vec<_> = slave.into_iter().chain(same).collect();
+        types.dedup();
+        types
+    }
+}
+
 /// How the root becomes the root directory of the init process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
@@ -103,7 +151,14 @@ pub fn plan_rootfs(
     };
     let entry = if mount_namespace { Entry::Pivot } else { Entry::Chroot };
     let given = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
-    let final_propagation = propagation(given.unwrap_or_default())?;
+    let propagation = Propagation::plan(given.unwrap_or_default())?;
+    let apart = around.user_namespace || entry == Entry::Chroot;
+    let types = propagation.of_trees_from_outside(apart);
+    for step in &mut mounts {
+        if step.is_from_outside() || entry == Entry::Chroot {
+            step.begin_with(&types);
+        }
+    }
     let paths = |field: &str, paths: Option<&Vec<String>>| {
         paths
             .into_iter()
@@ -122,8 +177,7 @@ pub fn plan_rootfs(
         path: around.bundle.join(root.path()),
         entry,
         read_only: root.readonly().unwrap_or(false),
-        propagation: final_propagation.unwrap_or(libc::MS_SLAVE) | libc::MS_REC,
-        final_propagation,
+        propagation,
         mounts,
         label,
         devices,
@@ -139,40 +193,27 @@ pub fn plan_rootfs(
     Ok((rootfs, warnings))
 }
 
-/// The MS_* flags of a propagation word of `linux.rootfsPropagation`.
-fn propagation(word: &str) -> Result<Option<u64>> {
-    let (recursive, kind) = match word.strip_prefix('r') {
-        Some(kind) => (libc::MS_REC, kind),
-        None => (0, word),
-    };
-    let kind = match kind {
-        "" if recursive == 0 => return Ok(None),
-        "shared" => libc::MS_SHARED,
-        "slave" => libc::MS_SLAVE,
-        "private" => libc::MS_PRIVATE,
-        "unbindable" => libc::MS_UNBINDABLE,
-        _ => bail!("linux.rootfsPropagation: {word:?}: unknown"),
-    };
-    Ok(Some(kind | recursive))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::cgroup::{Group, Layout};
     use super::*;
 
-    fn plan(json: &str) -> Result<Rootfs> {
-        let spec = serde_json::from_str(json).unwrap();
-        let around = Surroundings {
+    fn around() -> Surroundings<'static> {
+        static NO_GROUP: Group = Group { directories: Vec::new() };
+        Surroundings {
             bundle: Path::new("/b"),
             layout: &Layout::None,
-            group: &Group::default(),
+            group: &NO_GROUP,
             cgroup_namespace: false,
             user_namespace: false,
             creator_opens: false,
             joined_pids: false,
-        };
-        plan_rootfs(&spec, true, true, &around).map(|(rootfs, _)| rootfs)
+        }
+    }
+
+    fn plan(json: &str) -> Result<Rootfs> {
+        let spec = serde_json::from_str(json).unwrap();
+        plan_rootfs(&spec, true, true, &around()).map(|(rootfs, _)| rootfs)
     }
 
     #[test]
@@ -180,8 +221,8 @@ mod tests {
         let planned = plan(r#"{"root":{"path":"rootfs","readonly":true}}"#).unwrap();
         assert_eq!(planned.path, Path::new("/b/rootfs"));
         assert!(planned.read_only);
-        assert_eq!(planned.propagation, libc::MS_SLAVE | libc::MS_REC);
-        assert_eq!(planned.final_propagation, None);
+        let callers = libc::MS_SLAVE | libc::MS_REC;
+        assert_eq!(planned.propagation, Propagation { callers, root: None, end: None });
         assert_eq!(planned.devices.len(), 6);
     }
 
@@ -209,11 +250,64 @@ mod tests {
 
     #[test]
     fn nothing_is_made_in_a_dev_of_the_host() {
-        let planned = plan(
-            r#"{"root":{"path":"r"},"mounts":[{"destination":"/dev","source":"/dev","options":["rbind"]}]}"#,
-        )
-        .unwrap();
-        assert!(planned.devices.is_empty() && planned.links.is_empty());
+        for name in ["/dev", "dev/", "//dev/.", "/x/../dev", "/../dev"] {
+            let planned = plan(&format!(
+                r#"{{"root":{{"path":"r"}},"mounts":[
+                    {{"destination":"{name}","source":"/dev","options":["rbind"]}}]}}"#
+            ))
+            .unwrap();
+            assert!(planned.devices.is_empty() && planned.links.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_word_of_propagation_is_for_the_root_and_recursive_only_where_it_says_so() {
+        let planned = |word| Propagation::plan(word).unwrap();
+        assert_eq!(planned("slave"), planned(""));
+        assert_eq!(planned("rslave"), planned(""));
+        for word in ["private", "unbindable"] {
+            assert_eq!(planned(word).callers, libc::MS_SLAVE | libc::MS_REC, "{word}");
+            assert_eq!(planned(word).root, Some(libc::MS_PRIVATE), "{word}");
+        }
+        for word in ["rprivate", "runbindable"] {
+            assert_eq!(planned(word).callers, libc::MS_PRIVATE | libc::MS_REC, "{word}");
+        }
+        for (word, end) in [
+            ("rprivate", None),
+            ("unbindable", Some(libc::MS_UNBINDABLE)),
+            ("rshared", Some(libc::MS_SHARED | libc::MS_REC)),
+        ] {
+            assert_eq!(planned(word).end, end, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_bind_that_the_creator_opens_becomes_what_it_would_be_in_the_new_namespace() {
+        use libc::{MS_PRIVATE, MS_SHARED, MS_SLAVE};
+        let planned = |word: &str, mapped: bool, user_namespace| {
+            let ids = r#","uidMappings":[{"containerID":0,"hostID":5,"size":9}],
+                "gidMappings":[{"containerID":0,"hostID":7,"size":9}]"#;
+            let json = format!(
+                r#"{{"root":{{"path":"r"}},"linux":{{"rootfsPropagation":"{word}"}},"mounts":[
+                    {{"destination":"/t","type":"tmpfs"}},
+                    {{"destination":"/d","source":"/d","options":["rbind","rshared"]{}}}]}}"#,
+                if mapped { ids } else { "" }
+            );
+            let spec = serde_json::from_str(&json).unwrap();
+            let creator_opens = user_namespace;
+            let around = Surroundings { user_namespace, creator_opens, ..around() };
+            let (rootfs, _) = plan_rootfs(&spec, true, true, &around).unwrap();
+            assert!(rootfs.mounts[0].propagation.is_empty());
+            rootfs.mounts[1].propagation.clone()
+        };
+        let own = (MS_SHARED, true);
+        assert_eq!(planned("", false, false), [own]);
+        assert_eq!(planned("", true, false), [(MS_SLAVE, true), own]);
+        assert_eq!(planned("", false, true), [(MS_SLAVE, true), own]);
+        assert_eq!(planned("rprivate", true, false), [(MS_PRIVATE, true), own]);
+        assert_eq!(planned("rprivate", false, true), [(MS_SLAVE, true), (MS_PRIVATE, true), own]);
+        assert_eq!(planned("shared", true, false), [own]);
+        assert_eq!(planned("shared", false, true), [(MS_SLAVE, true), own]);
     }
 
     #[test]
