@@ -21,6 +21,7 @@ pub mod hook_state;
 pub mod host;
 pub mod init;
 pub mod log;
+pub mod mountinfo;
 pub mod netlink;
 pub mod own_executable;
 pub mod pid_file;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use integration::{Bed, Bundle, Output, as_root, eventually, in_views, runtime};
+use integration::{Bed, Bundle, Output, as_root, eventually, in_views, runtime, shared_too};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
@@ -243,6 +243,37 @@ fn the_containers_cgroup_is_read_only_where_that_is_asked_for() {
             let output = bed.run(&bundle);
             let printed = output.success();
             assert!(printed.contains("found") && !printed.contains("written"), "{own}: {output}");
+        }
+    });
+}
+
+/// pivot_root(2) takes the caller's out of the mount namespace; a root that is moved has them
+/// behind it.
+#[test]
+fn no_whole_procfs_can_be_had_behind_a_root_that_was_moved() {
+    shared_too::as_root(|bed| {
+        if bed.is_peer("crun 1.8 leaves them there") {
+            return;
+        }
+        let nested = "cd /tmp && mkdir place && mount -t proc proc place && echo a procfs; \
+            mount -t sysfs sysfs place && echo a sysfs; true";
+        let bundle = bed
+            .bundle()
+            .with("/process/user", json!({"uid": 1000, "gid": 1000}))
+            .with("/process/capabilities", json!({}))
+            .with("/linux/maskedPaths", json!(["/proc/keys", "/proc/kcore"]))
+            .args(["/bin/unshare", "-Urpmf", "/bin/sh", "-c", nested]);
+        let table = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let before = table();
+        for user_namespace in [false, true] {
+            for word in ["", "rshared"] {
+                let bundle = bundle.clone().with("/linux/rootfsPropagation", word);
+                let bundle = if user_namespace { bundle.in_user_namespace(65_536) } else { bundle };
+                let output = bed.run_call(&bundle).flag("--no-pivot").output();
+                assert_eq!(output.success(), "", "{word:?}, {user_namespace}: {output}");
+                fs::remove_dir(bundle.rootfs().join("tmp/place")).unwrap();
+                assert_eq!(table(), before, "{word:?}, {user_namespace}");
+            }
         }
     });
 }

@@ -5,7 +5,8 @@
 //! so what is bound as a mask is the host's /dev/null and not the image's.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -23,6 +24,7 @@ use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::mounts::{self, attach, clone_for_itself, clone_tree};
 use crate::error::InField as _;
+use crate::mountinfo;
 use crate::plan::devices::{Device, Node};
 use crate::plan::options::MOUNT_ATTR_RDONLY;
 use crate::plan::rootfs::{Entry, Rootfs};
@@ -317,6 +319,7 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
         }
         Entry::Move => {
             refuse_creators(creator_root)?;
+            cover_callers_kernel_file_systems(root).in_field("root.path")?;
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
             move_mount(root, "", CWD, "/", flags).context("move_mount").in_field("root.path")?;
             chroot(".").context("chroot").in_field("root.path")?;
@@ -328,6 +331,41 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
         change_propagation(c"/", propagation)
             .context("mount")
             .in_field("linux.rootfsPropagation")?;
+    }
+    Ok(())
+}
+
+/// Covers each procfs and sysfs of the caller. pivot_root(2) takes them out of the mount
+/// namespace; behind a root that was moved they stay, and while one is there whole the
+/// kernel lets a user namespace below this one mount another, without any mask
+/// (mount_too_revealing of fs/namespace.c).
+fn cover_callers_kernel_file_systems(root: BorrowedFd<'_>) -> Result<()> {
+    const TABLE: &str = "/proc/self/mountinfo";
+    let table = fs::read(TABLE).context(TABLE)?;
+    let table = mountinfo::parse(&table).context(TABLE)?;
+    let own = mount_of(root)?;
+    let outside = |mount: &&mountinfo::Mount<'_>| {
+        matches!(mount.fstype, b"proc" | b"sysfs") && !mountinfo::is_below(&table, mount, own)
+    };
+    let empty = empty_file_system(None)?;
+    for mount in table.iter().filter(outside) {
+        let is_cover =
+            |other: &mountinfo::Mount<'_>| other.parent == mount.id && other.point == mount.point;
+        if table.iter().any(is_cover) {
+            continue;
+        }
+        let found = resolve::host(&mount.point).with_context(|| format!("{:?}", mount.point))?;
+        if mount_of(found.as_fd())? != mount.id {
+            bail!(
+                "--no-pivot: {:?} of the host is behind another mount, and would stay",
+                mount.point
+            );
+        }
+        // The cover must not reach the host.
+        let private = MountAttributes { propagation: libc::MS_PRIVATE, ..Default::default() };
+        mount_setattr(&found, false, &private).context("mount_setattr")?;
+        attach(clone_for_itself(&empty, false)?, found)
+            .with_context(|| format!("cover {:?} of the host", mount.point))?;
     }
     Ok(())
 }
