@@ -264,6 +264,9 @@ fn no_whole_procfs_can_be_had_behind_a_root_that_was_moved() {
             .with("/linux/maskedPaths", json!(["/proc/keys", "/proc/kcore"]))
             .args(["/bin/unshare", "-Urpmf", "/bin/sh", "-c", nested]);
         let table = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        // In a mount of its own, so that / is not the mount that the root is taken from.
+        let root = bundle.rootfs();
+        mount(Some(&root), &root, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         let before = table();
         for user_namespace in [false, true] {
             for word in ["", "rshared"] {
@@ -271,9 +274,10 @@ fn no_whole_procfs_can_be_had_behind_a_root_that_was_moved() {
                 let bundle = if user_namespace { bundle.in_user_namespace(65_536) } else { bundle };
                 let output = bed.run_call(&bundle).flag("--no-pivot").output();
                 assert_eq!(output.success(), "", "{word:?}, {user_namespace}: {output}");
-                fs::remove_dir(bundle.rootfs().join("tmp/place")).unwrap();
+                fs::remove_dir(root.join("tmp/place")).unwrap();
                 assert_eq!(table(), before, "{word:?}, {user_namespace}");
             }
         }
+        umount2(&root, MntFlags::MNT_DETACH).unwrap();
     });
 }

@@ -320,6 +320,8 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
         Entry::Move => {
             refuse_creators(creator_root)?;
             cover_callers_kernel_file_systems(root).in_field("root.path")?;
+            // Where it is shared, the host's root would be covered too.
+            change_propagation(c"/", libc::MS_PRIVATE).context("change the propagation of /")?;
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
             move_mount(root, "", CWD, "/", flags).context("move_mount").in_field("root.path")?;
             chroot(".").context("chroot").in_field("root.path")?;
