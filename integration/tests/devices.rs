@@ -153,6 +153,24 @@ fn without_rules_the_default_devices_alone_can_be_used() {
 }
 
 #[test]
+fn a_tunnel_can_be_made_without_a_rule() {
+    in_views(|bed| {
+        if bed.is_peer("crun 1.8 allows all devices unless a rule denies them") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .capable(&["CAP_MKNOD"])
+            .sh("mknod /tmp/tun c 10 200; mknod /tmp/other c 10 1; : < /tmp/other; : < /tmp/tun");
+        let refused = "Operation not permitted";
+        let errors = bed.run(&bundle).stderr;
+        // A kernel may have no such device, but nobody is refused.
+        let of = |name: &str| errors.lines().any(|l| l.contains(name) && l.contains(refused));
+        assert!(of("/tmp/other") && !of("/tmp/tun"), "{errors}");
+    });
+}
+
+#[test]
 fn rules_allow_and_deny_by_type_number_and_access() {
     in_views(|bed| {
         if bed.is_peer("crun 1.8 allows all devices unless a rule denies them") {

@@ -105,8 +105,10 @@ pub struct DeviceList {
 
 /// What every container may do besides what its configuration allows: make any
 /// node, and use the default devices (config-linux.md, "Default Devices"), its
-/// terminals and their multiplexer. /dev/console is one of those terminals.
-const DEFAULTS: [Rule; 10] = {
+/// terminals and their multiplexer. /dev/console is one of those terminals. What makes
+/// tunnels, /dev/net/tun, is among them because VPNs in containers count on it, as under
+/// runc: an interface belongs to the container's own network.
+const DEFAULTS: [Rule; 11] = {
     const fn node(major: u32, minor: Option<u32>) -> Rule {
         Rule { allow: true, kind: Kind::Char, major: Some(major), minor, access: Access::ALL }
     }
@@ -116,14 +118,15 @@ const DEFAULTS: [Rule; 10] = {
     [
         mknod(Kind::Char),
         mknod(Kind::Block),
-        node(1, Some(3)), // null
-        node(1, Some(5)), // zero
-        node(1, Some(7)), // full
-        node(1, Some(8)), // random
-        node(1, Some(9)), // urandom
-        node(5, Some(0)), // tty
-        node(5, Some(2)), // ptmx
-        node(136, None),  // pts
+        node(1, Some(3)),    // null
+        node(1, Some(5)),    // zero
+        node(1, Some(7)),    // full
+        node(1, Some(8)),    // random
+        node(1, Some(9)),    // urandom
+        node(5, Some(0)),    // tty
+        node(5, Some(2)),    // ptmx
+        node(136, None),     // pts
+        node(10, Some(200)), // tun
     ]
 };
 
@@ -256,7 +259,7 @@ mod tests {
         writes.v1_writes().map(|(file, value)| format!("{file} {value}")).collect()
     }
 
-    const DEFAULT_LINES: [&str; 10] = [
+    const DEFAULT_LINES: [&str; 11] = [
         "devices.allow c *:* m",
         "devices.allow b *:* m",
         "devices.allow c 1:3 rwm",
@@ -267,6 +270,7 @@ mod tests {
         "devices.allow c 5:0 rwm",
         "devices.allow c 5:2 rwm",
         "devices.allow c 136:* rwm",
+        "devices.allow c 10:200 rwm",
     ];
 
     #[test]
