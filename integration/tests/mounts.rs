@@ -240,7 +240,10 @@ fn recursive_words_reach_what_is_mounted_below() {
                 break;
             }
             let bundle = bed.bundle().mount("/data", "bind", &source, &["rbind", word]);
-            bed.run(&bundle).success();
+            let line = shown(bed, bundle, "/data/inner");
+            if word == "rnorelatime" {
+                assert!(line[1].contains("relatime"), "{line:?}");
+            }
         }
         forget(&source);
     });
@@ -628,5 +631,152 @@ fn a_rootfs_that_was_not_pivoted_to_is_still_the_root() {
         let bundle = bed.bundle().sh("ls -d /bin/busybox /usr/lib 2>/dev/null; true");
         let output = bed.run_call(&bundle).flag("--no-pivot").output();
         assert_eq!(output.success(), "/bin/busybox");
+    });
+}
+
+/// The flags of the mount at a place that have words in pairs.
+fn flags(options: &str) -> Vec<&str> {
+    let pairs = ["ro", "nosuid", "nodev", "noexec"];
+    options.split(',').filter(|word| pairs.contains(word)).collect()
+}
+
+/// A source in a mount that has all these flags.
+fn closed_source(bed: &Bed) -> String {
+    use nix::mount::{MsFlags, mount};
+    let source = source(bed);
+    let all = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let path = source.as_str();
+    mount(Some(path), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let change = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | all;
+    mount(None::<&str>, path, None::<&str>, change, None::<&str>).unwrap();
+    source
+}
+
+#[test]
+fn a_word_that_takes_back_names_all_flags_of_a_bind() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 have older rules") {
+            return;
+        }
+        let source = closed_source(bed);
+        let host = || {
+            let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            table.lines().find(|line| line.contains(&source)).unwrap().to_owned()
+        };
+        let before = host();
+        for (words, expected) in [
+            (&[] as &[&str], &["ro", "nosuid", "nodev", "noexec"] as &[&str]),
+            (&["ro"], &["ro", "nosuid", "nodev", "noexec"]),
+            (&["rw"], &[]),
+            (&["ro", "exec"], &["ro"]),
+            (&["rw", "nodev"], &["nodev"]),
+            (&["exec", "noexec"], &["noexec"]),
+            (&["suid", "dev", "ro"], &["ro"]),
+        ] {
+            let words: Vec<_> = ["rbind"].iter().chain(words).copied().collect();
+            let bundle = bed.bundle().mount("/data", "bind", &source, &words);
+            let line = shown(bed, bundle, "/data");
+            assert_eq!(flags(&line[1]), expected, "{words:?}: {line:?}");
+            assert_eq!(host(), before, "{words:?}");
+        }
+        nix::mount::umount2(source.as_str(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+fn what_a_user_namespace_cannot_lift_stays_unless_it_is_named() {
+    as_both(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 have older rules") || !is_root() {
+            return;
+        }
+        let in_user_namespace = |bundle: Bundle| match bed.is_rootless() {
+            true => bundle,
+            false => bundle.in_user_namespace(65_536),
+        };
+        let source = closed_source(bed);
+        let all = ["ro", "nosuid", "nodev", "noexec"];
+        for (words, named) in
+            [(&[] as &[&str], ""), (&["ro"], ""), (&["ro", "exec"], "noexec"), (&["rw"], "ro")]
+        {
+            let words: Vec<_> = ["rbind"].iter().chain(words).copied().collect();
+            let bundle = in_user_namespace(bed.bundle()).mount("/data", "bind", &source, &words);
+            if named.is_empty() {
+                let line = shown(bed, bundle, "/data");
+                assert_eq!(flags(&line[1]), all, "{words:?}: {line:?}");
+            } else {
+                let output = bed.run(&bundle);
+                let message = format!("the source is {named}, which is locked");
+                let error = output.failure(1);
+                assert!(error.contains("mounts[4]") && error.contains(&message), "{output}");
+            }
+        }
+        nix::mount::umount2(source.as_str(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        // What engines write on every volume does no harm where nothing has to be lifted.
+        let source = bed.make_directory("open", 0o755);
+        let bundle = in_user_namespace(bed.bundle());
+        let bundle = bundle.mount("/data", "bind", source.to_str().unwrap(), &["bind", "rw"]);
+        bed.run(&bundle).success();
+    });
+}
+
+/// Nobody else can make a mount with flags for the test.
+fn is_root() -> bool {
+    nix::unistd::getuid().is_root()
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_what_it_covers_or_that_of_a_tmp() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 has other modes") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .mount("/there", "tmpfs", "tmpfs", &[])
+            .mount("/not/there", "tmpfs", "tmpfs", &["nosuid"])
+            .mount("/given", "tmpfs", "tmpfs", &["mode=711"])
+            .sh("stat -c '%a %n' /there /not /not/there /given");
+        let there = bundle.rootfs().join("there");
+        fs::create_dir(&there).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o2750);
+        fs::set_permissions(&there, mode).unwrap();
+        let expected = "2750 /there\n755 /not\n1777 /not/there\n711 /given";
+        assert_eq!(bed.run(&bundle).success(), expected);
+    });
+}
+
+#[test]
+fn a_path_that_is_listed_twice_is_covered_once() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 cover it twice") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .with("/linux/maskedPaths", json!(["/secrets", "/secret", "/secrets"]))
+            .with("/linux/readonlyPaths", json!(["/closed", "/closed"]))
+            .sh("cut -d' ' -f5 /proc/self/mountinfo | grep -E 'secret|closed' | sort");
+        bundle.write("/secrets/file", "").write("/secret", "").write("/closed/file", "");
+        assert_eq!(bed.run(&bundle).success(), "/closed\n/secret\n/secrets");
+    });
+}
+
+#[test]
+fn what_an_earlier_mount_shows_can_be_bound() {
+    as_root(|bed| {
+        for user_namespace in [false, true] {
+            let bundle = bed.bundle();
+            let source = bundle.rootfs().join("scratch");
+            let bundle = bundle
+                .mount("/scratch", "tmpfs", "tmpfs", &["mode=1777"])
+                .mount("/scratch/deep", "tmpfs", "tmpfs", &["mode=1777"])
+                .mount("/data", "bind", source.join("deep").to_str().unwrap(), &["bind"])
+                .sh("touch /data/x; ls /scratch/deep");
+            let bundle = if user_namespace { bundle.in_user_namespace(65_536) } else { bundle };
+            if user_namespace && bed.is_peer("crun 1.8 opens it outside") {
+                continue;
+            }
+            assert_eq!(bed.run(&bundle).success(), "x", "{user_namespace}");
+        }
     });
 }

@@ -168,3 +168,29 @@ fn every_configuration_of_a_rootless_engine_runs() {
         }
     });
 }
+
+/// Privileged containers name every device of the host, /dev/ptmx among them.
+#[test]
+fn every_list_of_devices_of_an_engine_can_be_had_in_a_user_namespace() {
+    let test = |bed: &Bed| {
+        if bed.is_peer("they are older than some of these engines") {
+            return;
+        }
+        let mut tried = 0;
+        for (name, mut config) in configurations(false) {
+            let devices = entries(&mut config["linux"]["devices"]).clone();
+            let is_here = |device: &Value| Path::new(device["path"].as_str().unwrap()).exists();
+            let devices: Vec<_> = devices.into_iter().filter(is_here).collect();
+            if devices.is_empty() {
+                continue;
+            }
+            tried += usize::from(devices.iter().any(|device| device["path"] == "/dev/ptmx"));
+            let bundle = bed.bundle().with("/linux/devices", devices).sh("readlink /dev/ptmx");
+            let bundle = if bed.is_rootless() { bundle } else { bundle.in_user_namespace(65_536) };
+            assert_eq!(bed.run(&bundle).success(), "pts/ptmx", "{name}");
+        }
+        assert!(tried > 0, "no list has /dev/ptmx");
+    };
+    as_root(test);
+    as_user(test);
+}

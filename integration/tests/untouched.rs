@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use integration::{Bed, Bundle, View, as_root, where_mounts_are_shared};
+use integration::{Bed, Bundle, View, as_root, shared_too, where_mounts_are_shared};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::mkfifo;
 use serde_json::json;
@@ -129,6 +129,25 @@ fn what_a_mount_puts_in_the_place_of_something_made_is_there_as_it_was() {
                     }
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn an_ordinary_users_bind_at_a_device_stays_too() {
+    shared_too::as_user(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 cover it") {
+            return;
+        }
+        for word in ["", "rslave", "rshared"] {
+            // Of a shared /dev the cover would be seen at /dev/null itself, inside.
+            let bundle = bed
+                .bundle()
+                .with("/linux/rootfsPropagation", word)
+                .mount("/dev/zero", "bind", "/dev/null", &["bind"])
+                .with("/linux/maskedPaths", json!(["/proc/keys"]))
+                .sh("stat -c %t:%T /dev/zero /dev/null /proc/keys");
+            assert_eq!(bed.run(&bundle).success(), "1:3\n1:3\n1:3", "{word:?}");
         }
     });
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, fstatfs, openat, statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatfs, fstatvfs, openat,
+    statat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -18,11 +19,24 @@ use rustix::mount::{
 use crate::error::{InField as _, errno};
 use crate::log;
 use crate::plan::mounts::{Bind, FileSystem, MountKind, MountStep, Opener};
+use crate::plan::options::{
+    MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, PAIRED,
+};
 use crate::resolve::{self, Parents, Target};
 use crate::sys::mount::{MountAttributes, context_message, mount_setattr};
 
 /// The mount shows other ids than its files have (mount_setattr(2)).
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
+/// A flag by its bit for mount_setattr(2), as statvfs(3) tells it, and by name.
+type Flag = (u64, StatVfsMountFlags, &'static str);
+
+const FLAGS: [Flag; 4] = [
+    (MOUNT_ATTR_RDONLY, StatVfsMountFlags::RDONLY, "ro"),
+    (MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID, "nosuid"),
+    (MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV, "nodev"),
+    (MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC, "noexec"),
+];
 
 /// Carries out one step below `root`. `opened` brings the tree of the next bind that
 /// is the creator's to open. Returns the mount if it is to be closed at the end.
@@ -159,12 +173,40 @@ fn change(mount: impl AsFd, step: &MountStep) -> Result<()> {
 }
 
 fn set_attributes(mount: impl AsFd, step: &MountStep) -> Result<()> {
-    for (attributes, recursive) in [(&step.recursive, true), (&step.attributes, false)] {
-        if !attributes.is_empty() {
-            mount_setattr(&mount, recursive, attributes).context("mount_setattr")?;
-        }
+    if !step.recursive.is_empty() {
+        mount_setattr(&mount, true, &step.recursive).context("mount_setattr")?;
     }
-    Ok(())
+    if step.attributes.is_empty() {
+        return Ok(());
+    }
+    let takes_back = step.attributes.clear & PAIRED != 0;
+    if step.is_locked && takes_back {
+        return keep_locked(&mount, step);
+    }
+    match mount_setattr(&mount, false, &step.attributes) {
+        Err(nix::errno::Errno::EPERM) if takes_back => keep_locked(&mount, step),
+        set => set.context("mount_setattr"),
+    }
+}
+
+/// The flags of a bind where what its source brings along is locked: a user namespace
+/// cannot lift what a mount from outside of it has (mount_namespaces(7)). What no word has
+/// asked for stays; the rest is an error.
+fn keep_locked(mount: impl AsFd, step: &MountStep) -> Result<()> {
+    let has = fstatvfs(&mount).context("fstatvfs")?.f_flag;
+    let locked = FLAGS
+        .iter()
+        .filter(|(bit, flag, _)| step.attributes.clear & bit != 0 && has.contains(*flag));
+    let (unnamed, named): (Vec<&Flag>, Vec<&Flag>) =
+        locked.partition(|(bit, ..)| step.unnamed & bit != 0);
+    if !named.is_empty() {
+        let words: Vec<_> = named.iter().map(|(_, _, word)| *word).collect();
+        bail!("the source is {}, which is locked in a user namespace", words.join(", "));
+    }
+    let stays = unnamed.iter().map(|flag| flag.0).sum::<u64>();
+    let clear = step.attributes.clear & !stays;
+    mount_setattr(&mount, false, &MountAttributes { clear, ..step.attributes })
+        .context("mount_setattr")
 }
 
 fn propagate(mount: impl AsFd, step: &MountStep) -> Result<()> {

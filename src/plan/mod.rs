@@ -102,6 +102,7 @@ impl Plan {
         )?;
         let around = Surroundings {
             bundle,
+            root: bundle.join(spec.root().as_ref().map_or(Path::new(""), |root| root.path())),
             layout: &host.cgroups,
             group: &cgroup.group,
             cgroup_namespace: namespaces.has(Kind::Cgroup),

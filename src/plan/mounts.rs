@@ -24,6 +24,10 @@ pub struct MountStep {
     pub attributes: MountAttributes,
     /// Attributes of this mount and of all below it.
     pub recursive: MountAttributes,
+    /// What a bind clears that no word has named: where it is locked it stays.
+    pub unnamed: u64,
+    /// What its source brings along is locked, though the kernel does not know it.
+    pub is_locked: bool,
     /// Propagation types in their order, and whether for the mounts below too.
     pub propagation: Vec<(u64, bool)>,
     /// Made read-only when everything is in its place: more may have to be made in it.
@@ -134,6 +138,8 @@ pub struct FileSystem {
 pub struct Surroundings<'a> {
     /// Relative bind sources start here.
     pub bundle: &'a Path,
+    /// Where the root is on the host.
+    pub root: PathBuf,
     /// The host's cgroup hierarchies.
     pub layout: &'a Layout,
     /// The container's own cgroup.
@@ -146,6 +152,13 @@ pub struct Surroundings<'a> {
     pub creator_opens: bool,
     /// Whether the container's pid namespace is a joined one.
     pub joined_pids: bool,
+}
+
+impl Surroundings<'_> {
+    /// Where a path of the container is on the host.
+    fn on_host(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
 }
 
 /// Plans every entry of `mounts`. Also says what is passed over.
@@ -223,9 +236,12 @@ fn plan_one(
         else {
             bail!("{field}.source: missing on a bind mount");
         };
-        let creator_opens = around.creator_opens || ids.is_some();
+        let source = around.bundle.join(source);
+        // What an earlier entry has mounted is there for init alone.
+        let is_made = steps.iter().any(|step| source.starts_with(around.on_host(&step.target)));
+        let creator_opens = around.creator_opens && !is_made || ids.is_some();
         let opener = if creator_opens { Opener::Creator } else { Opener::Init };
-        let bind = Bind { source: around.bundle.join(source), recursive, opener, ids };
+        let bind = Bind { source, recursive, opener, ids };
         steps.push(step(field, target, MountKind::Bind(bind), &options));
         return Ok(());
     }
@@ -254,9 +270,16 @@ fn step(field: &str, target: PathBuf, kind: MountKind, options: &Options) -> Mou
         kind,
         attributes: options.attributes,
         recursive: options.recursive,
+        unnamed: 0,
+        is_locked: false,
         propagation: options.propagation.clone(),
         closes: false,
     };
+    if matches!(step.kind, MountKind::Bind(_) | MountKind::Existing) {
+        step.attributes = options.of_bind();
+        let named = options.attributes.clear | options.taken_back.unwrap_or_default();
+        step.unnamed = step.attributes.clear & !named;
+    }
     if matches!(&step.kind, MountKind::New(new) if new.fstype == "tmpfs") {
         for attributes in [&mut step.attributes, &mut step.recursive] {
             step.closes |= attributes.set & MOUNT_ATTR_RDONLY != 0;
@@ -446,6 +469,7 @@ mod tests {
         let bundle = Path::new("/bundle");
         let around = Surroundings {
             bundle,
+            root: bundle.join("rootfs"),
             layout,
             group,
             cgroup_namespace,
@@ -473,6 +497,8 @@ mod tests {
                 kind: bind("/bundle/src", true),
                 attributes: MountAttributes { set: 1, ..Default::default() },
                 recursive: MountAttributes::default(),
+                unnamed: 0,
+                is_locked: false,
                 propagation: vec![(libc::MS_SLAVE, true)],
                 closes: false,
             }]
@@ -490,6 +516,27 @@ mod tests {
         let ids = bind.ids.as_ref().unwrap();
         assert!(ids.recursive);
         assert_eq!(ids.own.as_ref().unwrap().gids[0].outside, 7);
+    }
+
+    #[test]
+    fn a_source_that_an_earlier_entry_mounts_is_opened_by_init() {
+        let json = r#"[{"destination":"/a","type":"tmpfs"},
+            {"destination":"/b","source":"/bundle/rootfs/a/b","options":["bind"]},
+            {"destination":"/c","source":"/bundle/rootfs/ab","options":["bind"]}]"#;
+        let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
+        let (layout, group) = v2();
+        let around = Surroundings {
+            bundle: Path::new("/bundle"),
+            root: "/bundle/rootfs".into(),
+            layout: &layout,
+            group: &group,
+            cgroup_namespace: false,
+            user_namespace: true,
+            creator_opens: true,
+        };
+        let (steps, _) = plan_mounts(&mounts, &around).unwrap();
+        let is_from_outside = steps.iter().map(MountStep::is_from_outside);
+        assert_eq!(is_from_outside.collect::<Vec<_>>(), [false, false, true]);
     }
 
     #[test]
@@ -572,6 +619,7 @@ mod tests {
         let planned = |user_namespace| {
             let around = Surroundings {
                 bundle: Path::new("/b"),
+                root: "/b/rootfs".into(),
                 layout: &layout,
                 group: &group,
                 cgroup_namespace: false,

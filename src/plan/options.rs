@@ -11,11 +11,19 @@ use libc::{MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE};
 
 use crate::sys::mount::MountAttributes;
 
-/// The attributes of linux/mount.h.
+// The attributes of linux/mount.h.
+
+/// Nothing can be written.
 pub const MOUNT_ATTR_RDONLY: u64 = 0x01;
-const MOUNT_ATTR_NOSUID: u64 = 0x02;
-const MOUNT_ATTR_NODEV: u64 = 0x04;
-const MOUNT_ATTR_NOEXEC: u64 = 0x08;
+/// No program gets the rights of its file's owner.
+pub const MOUNT_ATTR_NOSUID: u64 = 0x02;
+/// No device can be used.
+pub const MOUNT_ATTR_NODEV: u64 = 0x04;
+/// No program can be run.
+pub const MOUNT_ATTR_NOEXEC: u64 = 0x08;
+/// The flags whose words come in pairs, one of which takes back.
+pub const PAIRED: u64 =
+    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 /// The three bits that hold the access time policy.
 const MOUNT_ATTR_ATIME: u64 = 0x70;
 const MOUNT_ATTR_RELATIME: u64 = 0x00;
@@ -37,6 +45,8 @@ pub struct Options {
     pub attributes: MountAttributes,
     /// Attributes of the mount and of all below it.
     pub recursive: MountAttributes,
+    /// Of ro, nosuid, nodev and noexec, those that a word has taken back; None where none has.
+    pub taken_back: Option<u64>,
     /// Propagation types in their order, and whether for the mounts below too.
     pub propagation: Vec<(u64, bool)>,
     /// Switches of the super block, as fsconfig(2) takes them.
@@ -121,7 +131,8 @@ const WORDS: &[(&str, Word)] = {
         ("rnodev", AllOn(MOUNT_ATTR_NODEV)),
         ("rnodiratime", AllOn(MOUNT_ATTR_NODIRATIME)),
         ("rnoexec", AllOn(MOUNT_ATTR_NOEXEC)),
-        ("rnorelatime", AllAtime(MOUNT_ATTR_STRICTATIME)),
+        // As runc has it: it clears a policy that is 0.
+        ("rnorelatime", AllAtime(MOUNT_ATTR_RELATIME)),
         ("rnostrictatime", AllAtime(MOUNT_ATTR_RELATIME)),
         ("rnosuid", AllOn(MOUNT_ATTR_NOSUID)),
         ("rnosymfollow", AllOn(MOUNT_ATTR_NOSYMFOLLOW)),
@@ -176,8 +187,8 @@ impl Options {
             Word::Bind(recursive) => self.bind = Some(recursive),
             Word::Remount => self.remount = true,
             Word::CopyUp => self.copy_up = true,
-            Word::On(bit) => self.attributes.switch_on(bit),
-            Word::Off(bit) => self.attributes.take_back(bit),
+            Word::On(bit) => self.switch_on(bit),
+            Word::Off(bit) => self.take_back(bit),
             Word::Atime(policy) => self.attributes.set_atime(policy),
             Word::AllOn(bit) => self.recursive.switch_on(bit),
             Word::AllOff(bit) => self.recursive.switch_off(bit),
@@ -186,15 +197,38 @@ impl Options {
             Word::Superblock(switch) => self.superblock.push(switch),
             Word::NotSuperblock(switch) => self.superblock.retain(|given| *given != switch),
             Word::ReadOnly(true) => {
-                self.attributes.switch_on(MOUNT_ATTR_RDONLY);
+                self.switch_on(MOUNT_ATTR_RDONLY);
                 self.superblock.push("ro");
             }
             Word::ReadOnly(false) => {
-                self.attributes.take_back(MOUNT_ATTR_RDONLY);
+                self.take_back(MOUNT_ATTR_RDONLY);
                 self.superblock.retain(|given| *given != "ro");
             }
             Word::IdMapped(recursive) => self.id_mapped = Some(recursive),
         }
+    }
+
+    fn switch_on(&mut self, bit: u64) {
+        self.attributes.switch_on(bit);
+        self.taken_back = self.taken_back.map(|bits| bits & !bit);
+    }
+
+    fn take_back(&mut self, bit: u64) {
+        self.attributes.take_back(bit);
+        if bit & PAIRED != 0 {
+            self.taken_back = Some(self.taken_back.unwrap_or_default() | bit);
+        }
+    }
+
+    /// The attributes of a bind. It keeps what its source brings along; but a list with a
+    /// word that takes back, such as the `rw` that engines write on every volume, names all
+    /// that the bind has of these flags, as with runc since 1.2.
+    pub fn of_bind(&self) -> MountAttributes {
+        let mut attributes = self.attributes;
+        if self.taken_back.is_some() {
+            attributes.clear |= PAIRED & !attributes.set;
+        }
+        attributes
     }
 
     /// A bind has no file system of its own to hand words to.
@@ -226,8 +260,7 @@ impl MountAttributes {
         self.clear |= bit;
     }
 
-    /// Undoes an earlier word, but leaves what the source of a bind brings along:
-    /// `rw` does not make a read-only source writable.
+    /// Undoes an earlier word.
     fn take_back(&mut self, bit: u64) {
         if bit & MOUNT_ATTR_ATIME != 0 || bit == MOUNT_ATTR_RELATIME {
             if self.set & MOUNT_ATTR_ATIME == bit {
@@ -305,6 +338,26 @@ mod tests {
         assert_eq!(options.warnings, [r#""mode=755" has no meaning on a bind mount"#]);
         let error = Options::parse(&["rbind".into(), "bogus".into()]).unwrap_err();
         assert_eq!(error.to_string(), r#""bogus": unknown on a bind mount"#);
+    }
+
+    #[test]
+    fn a_word_that_takes_back_makes_the_list_name_all_flags_of_a_bind() {
+        for (words, set, clear) in [
+            ("rbind", 0, 0),
+            ("rbind ro", 1, 0),
+            ("rbind ro nodev", 5, 0),
+            ("rbind rw", 0, 0xf),
+            ("rbind ro rw", 0, 0xf),
+            ("rbind rw ro", 1, 0xe),
+            ("rbind nosuid exec", 2, 0xd),
+            ("rbind rw noatime", 0x10, 0x7f),
+            // They say nothing of these flags.
+            ("rbind diratime symfollow", 0, 0),
+        ] {
+            let found = parse(words).of_bind();
+            assert_eq!((found.set, found.clear), (set, clear), "{words}");
+        }
+        assert_eq!(parse("rbind exec rw noexec").taken_back, Some(MOUNT_ATTR_RDONLY));
     }
 
     #[test]

@@ -158,21 +158,9 @@ pub fn plan_rootfs(
         if step.is_from_outside() || entry == Entry::Chroot {
             step.begin_with(&types);
         }
+        // As of a tree that init opens: the creator has the rights that it lacks.
+        step.is_locked = step.is_from_outside() && around.user_namespace;
     }
-    let paths = |field: &str, paths: Option<&Vec<String>>| {
-        paths
-            .into_iter()
-            .flatten()
-            .enumerate()
-            .map(|(at, path)| {
-                let field = format!("linux.{field}[{at}]");
-                if !path.starts_with('/') {
-                    bail!("{field}: {path:?}: not absolute");
-                }
-                Ok((field, PathBuf::from(path)))
-            })
-            .collect::<Result<Vec<_>>>()
-    };
     let rootfs = Rootfs {
         path: around.bundle.join(root.path()),
         entry,
@@ -182,8 +170,8 @@ pub fn plan_rootfs(
         label,
         devices,
         links,
-        masked: paths("maskedPaths", linux.and_then(|linux| linux.masked_paths().as_ref()))?,
-        closed: paths("readonlyPaths", linux.and_then(|linux| linux.readonly_paths().as_ref()))?,
+        masked: paths("maskedPaths", linux.and_then(|linux| linux.masked_paths().as_deref()))?,
+        closed: paths("readonlyPaths", linux.and_then(|linux| linux.readonly_paths().as_deref()))?,
         cwd: spec
             .process()
             .as_ref()
@@ -191,6 +179,22 @@ pub fn plan_rootfs(
             .filter(|cwd| cwd != Path::new("/") && !cwd.as_os_str().is_empty()),
     };
     Ok((rootfs, warnings))
+}
+
+/// The paths of a field, each once.
+fn paths(field: &str, given: Option<&[String]>) -> Result<Vec<(String, PathBuf)>> {
+    let mut paths: Vec<(String, PathBuf)> = Vec::new();
+    for (at, path) in given.unwrap_or_default().iter().enumerate() {
+        let field = format!("linux.{field}[{at}]");
+        if !path.starts_with('/') {
+            bail!("{field}: {path:?}: not absolute");
+        }
+        let path = PathBuf::from(path);
+        if !paths.iter().any(|(_, other)| *other == path) {
+            paths.push((field, path));
+        }
+    }
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -202,6 +206,7 @@ mod tests {
         static NO_GROUP: Group = Group { directories: Vec::new() };
         Surroundings {
             bundle: Path::new("/b"),
+            root: "/b/r".into(),
             layout: &Layout::None,
             group: &NO_GROUP,
             cgroup_namespace: false,
@@ -308,6 +313,13 @@ mod tests {
         assert_eq!(planned("rprivate", false, true), [(MS_SLAVE, true), (MS_PRIVATE, true), own]);
         assert_eq!(planned("shared", true, false), [own]);
         assert_eq!(planned("shared", false, true), [(MS_SLAVE, true), own]);
+    }
+
+    #[test]
+    fn a_path_that_is_listed_twice_is_covered_once() {
+        let planned =
+            plan(r#"{"root":{"path":"r"},"linux":{"maskedPaths":["/a","/b","/a/"]}}"#).unwrap();
+        assert_eq!(planned.masked.len(), 2);
     }
 
     #[test]
