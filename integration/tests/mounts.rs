@@ -780,3 +780,37 @@ fn what_an_earlier_mount_shows_can_be_bound() {
         }
     });
 }
+
+/// The list of an overlay's layers is longer than fsconfig(2) takes a parameter.
+#[test]
+fn a_parameter_may_be_long() {
+    as_root(|bed| {
+        let layers: Vec<_> = (0..12)
+            .map(|number| {
+                let name = format!("layer-{number}-{}-{}", "x".repeat(40), bed.next());
+                let layer = bed.make_directory(&name, 0o755);
+                fs::write(layer.join(format!("file-{number}")), "").unwrap();
+                layer.to_str().unwrap().to_owned()
+            })
+            .collect();
+        let lower = format!("lowerdir={}", layers.join(":"));
+        for user_namespace in [false, true] {
+            let bundle = bed
+                .bundle()
+                .mount("/data/deep", "overlay", "overlay", &[&lower, "nodev", "noexec", "noatime"])
+                .sh(&format!("ls /data/deep | wc -l; {}", show("/data/deep")));
+            let bundle = if user_namespace { bundle.in_user_namespace(65_536) } else { bundle };
+            let output = bed.run(&bundle);
+            let (count, line) = output.success().split_once('\n').unwrap();
+            assert_eq!(count, "12", "{output}");
+            assert!(line.contains("nodev,noexec,noatime"), "{output}");
+        }
+        let output = bed.run(&bed.bundle().mount(
+            "/data",
+            "overlay",
+            "overlay",
+            &[&lower.replace("layer-7", "missing")],
+        ));
+        assert!(output.failure(1).contains("mounts[4]"), "{output}");
+    });
+}

@@ -6,6 +6,7 @@ pub mod intel_rdt;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;
+pub mod old_mount;
 pub mod process;
 pub mod procfs;
 pub mod rootfs;

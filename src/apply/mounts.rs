@@ -16,6 +16,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::old_mount;
 use crate::error::{InField as _, errno};
 use crate::log;
 use crate::plan::mounts::{Bind, FileSystem, MountKind, MountStep, Opener};
@@ -84,6 +85,11 @@ fn attach_new(
     opened: &impl Fn() -> Result<OwnedFd>,
 ) -> Result<OwnedFd> {
     let place = directory(root, step, file_system)?;
+    if file_system.has_long_parameter() {
+        let mount = old_mount::mount(root, &place.handle, step, file_system)?;
+        change(&mount, step).in_field(&step.field)?;
+        return Ok(mount);
+    }
     let mount = match new_mount(&place, step, file_system, opened) {
         Err(error) if matches!(errno(&error), Some(libc::EPERM | libc::EBUSY)) => {
             let tree = instead(file_system, step).ok_or(error)?;

@@ -133,6 +133,15 @@ pub struct FileSystem {
     pub instead: Option<PathBuf>,
 }
 
+impl FileSystem {
+    /// Whether a parameter is longer than fsconfig(2) takes it.
+    pub fn has_long_parameter(&self) -> bool {
+        const MOST: usize = 255;
+        let values = self.data.iter().filter_map(|(_, value)| value.as_ref());
+        values.chain([&self.source]).any(|text| text.len() > MOST)
+    }
+}
+
 /// What the steps depend on besides the entry itself.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
