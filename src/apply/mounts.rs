@@ -39,18 +39,29 @@ const FLAGS: [Flag; 4] = [
     (MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC, "noexec"),
 ];
 
+/// What a step leaves to be known.
+#[derive(Debug)]
+pub enum Done {
+    /// A mount that is to be made read-only at the end.
+    Unclosed(OwnedFd),
+    /// The tree of a bind: what is made in it is made on the host.
+    Bound(OwnedFd),
+    /// Nothing.
+    Other,
+}
+
 /// Carries out one step below `root`. `opened` brings the tree of the next bind that
-/// is the creator's to open. Returns the mount if it is to be closed at the end.
+/// is the creator's to open.
 pub fn apply(
     root: impl AsFd,
     step: &MountStep,
     opened: &impl Fn() -> Result<OwnedFd>,
-) -> Result<Option<OwnedFd>> {
+) -> Result<Done> {
     let root = root.as_fd();
     match &step.kind {
         MountKind::New(file_system) => {
             let mount = attach_new(root, step, file_system, opened)?;
-            return Ok(step.closes.then_some(mount));
+            return Ok(if step.closes { Done::Unclosed(mount) } else { Done::Other });
         }
         MountKind::Bind(bind) => {
             let tree = match bind.opener {
@@ -58,6 +69,7 @@ pub fn apply(
                 Opener::Creator => opened()?,
             };
             attach_tree(root, step, &tree)?;
+            return Ok(Done::Bound(tree));
         }
         MountKind::Existing => {
             let target = resolve::handle(root, &step.target)
@@ -74,7 +86,7 @@ pub fn apply(
             }
         }
     }
-    Ok(None)
+    Ok(Done::Other)
 }
 
 /// Makes a file system and attaches it at its place.

@@ -22,7 +22,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use super::mounts::{self, attach, clone_for_itself, clone_tree};
+use super::mounts::{self, Done, attach, clone_for_itself, clone_tree};
 use crate::error::InField as _;
 use crate::mountinfo;
 use crate::plan::devices::{Device, Node};
@@ -82,23 +82,22 @@ pub fn fill<'a>(
     rootfs: &'a Rootfs,
     opened: impl Fn() -> Result<OwnedFd>,
 ) -> Result<Vec<Unclosed<'a>>> {
-    let mut unclosed = Vec::new();
+    let (mut unclosed, mut bound) = (Vec::new(), Vec::new());
     for step in &rootfs.mounts {
-        let mount = mounts::apply(root, step, &opened)?;
-        unclosed.extend(mount.map(|mount| (step.field.as_str(), mount)));
+        match mounts::apply(root, step, &opened)? {
+            Done::Unclosed(mount) => unclosed.push((step.field.as_str(), mount)),
+            Done::Bound(tree) => bound.push(mount_of(tree.as_fd())?),
+            Done::Other => {}
+        }
     }
-    // Modes of devices are given as they are, whatever the caller masks.
-    let umask = rustix::process::umask(Mode::empty());
     let mut parents = Parents::new(root);
-    let made = rootfs.devices.iter().try_for_each(|device| {
-        make_device(root, &mut parents, device)
-            .with_context(|| format!("{:?}", device.path))
-            .in_field(&device.field)
-    });
-    rustix::process::umask(umask);
-    made?;
-    for (path, text) in &rootfs.links {
-        link(root, &mut parents, path, text).with_context(|| format!("link {path:?}"))?;
+    // The image may have a link at /dev that leads into a directory of the host.
+    let has_own_dev = match rootfs.links.first() {
+        Some((path, _)) => !bound.contains(&mount_of(parents.of(path)?.0)?),
+        None => false,
+    };
+    if has_own_dev {
+        fill_dev(root, rootfs, &mut parents)?;
     }
     if let Some(cwd) = &rootfs.cwd
         && let Err(error) = resolve::make(root, cwd, Target::Directory)
@@ -107,6 +106,22 @@ pub fn fill<'a>(
         crate::log::debug(format!("process.cwd: {error:#}"));
     }
     Ok(unclosed)
+}
+
+/// Makes the devices, and the links beside them.
+fn fill_dev(root: BorrowedFd<'_>, rootfs: &Rootfs, parents: &mut Parents<'_>) -> Result<()> {
+    // Modes of devices are given as they are, whatever the caller masks.
+    let umask = rustix::process::umask(Mode::empty());
+    let made = rootfs.devices.iter().try_for_each(|device| {
+        make_device(root, parents, device)
+            .with_context(|| format!("{:?}", device.path))
+            .in_field(&device.field)
+    });
+    rustix::process::umask(umask);
+    made?;
+    rootfs.links.iter().try_for_each(|(path, text)| {
+        link(root, parents, path, text).with_context(|| format!("link {path:?}"))
+    })
 }
 
 fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device) -> Result<()> {
