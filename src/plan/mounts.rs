@@ -542,6 +542,7 @@ mod tests {
             cgroup_namespace: false,
             user_namespace: true,
             creator_opens: true,
+            joined_pids: false,
         };
         let (steps, _) = plan_mounts(&mounts, &around).unwrap();
         let is_from_outside = steps.iter().map(MountStep::is_from_outside);
