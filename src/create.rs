@@ -118,7 +118,8 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     let record = intent(&bundle, &plan, groups, id, &host)?;
     let record = Record { callers_keyring: !options.new_keyring, ..record };
     let container = Container { directory: store.reserve(id)?, record };
-    let mut making = Making { plan: &plan, host: &host, options, intel_rdt, container };
+    let cgroup = cgroups::Created::default();
+    let mut making = Making { plan: &plan, host: &host, options, intel_rdt, container, cgroup };
     match making.make(&bundle, console) {
         Ok((init, channel, verdict, master)) => {
             let is_filtered = plan.process.as_ref().is_some_and(|process| process.filter.is_some());
@@ -126,7 +127,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
             Ok(Created { container, init, channel, verdict, master, is_filtered })
         }
         Err(error) => {
-            destroy::undo_create(making.container);
+            destroy::undo_create(making.container, making.cgroup);
             Err(error)
         }
     }
@@ -166,7 +167,7 @@ fn intent(
         rootfs: plan.rootfs.path.clone(),
         created: time::now_rfc3339(9),
         owner: host.uid,
-        boot: crate::state::boot_id().to_owned(),
+        boot: crate::processes::boot_id().unwrap_or_default().to_owned(),
         creator: Some(own_id()?),
         init: None,
         has_process: plan.process.is_some(),
@@ -189,9 +190,7 @@ fn intent(
 }
 
 fn own_id() -> Result<ProcessId> {
-    ProcessFacts::read(std::process::id() as i32)
-        .map(|facts| facts.id())
-        .context("/proc/self/stat: cannot be read")
+    ProcessFacts::read(std::process::id() as i32)?.context("/proc: this process is not there")?.id()
 }
 
 /// Without a mount namespace of its own a container leaves its mounts behind. What
@@ -217,6 +216,8 @@ struct Making<'a> {
     /// Until they are made.
     intel_rdt: Option<intel_rdt::Settled>,
     container: Container,
+    /// What of its cgroup was not there before.
+    cgroup: cgroups::Created,
 }
 
 type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
@@ -228,7 +229,7 @@ impl Making<'_> {
         self.container.keep_config(&bundle.text)?;
         sd_notify::make_directory(&self.container)?;
         let group = &self.plan.cgroup;
-        let _kept = cgroups::create(group)?;
+        self.cgroup = cgroups::create(group, &self.container.directory)?;
         if let Some(uid) = self.plan.cgroup_owner {
             cgroups::delegate(&group.group, uid).in_field("linux.cgroupsPath")?;
         }
@@ -284,8 +285,8 @@ impl Making<'_> {
 
     /// Puts the init process on disk.
     fn remember(&mut self, init: &Spawned) -> Result<()> {
-        let facts = ProcessFacts::read(init.pid.as_raw()).context("the init process is gone")?;
-        self.container.record.init = Some(facts.id());
+        let facts = ProcessFacts::read(init.pid.as_raw())?.context("the init process is gone")?;
+        self.container.record.init = Some(facts.id()?);
         self.container.save()
     }
 

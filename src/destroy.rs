@@ -4,6 +4,10 @@
 //! end, `delete --force` after a creator that was killed. Each step takes what
 //! is not there for done, so it can be cut short and repeated. The directory goes
 //! last: while it is there, somebody still knows what to look for.
+//!
+//! A group is killed for a container only where that is proven: our own record says that
+//! its init was put there and nobody has taken the group since; or, for what others have
+//! recorded, its init is in it now; or the group bears the container's mark.
 
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -17,9 +21,12 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use crate::apply::{hooks, intel_rdt, mounts};
 use crate::cgroups;
 use crate::error::InField as _;
+use crate::host::Host;
 use crate::log;
+use crate::plan::cgroup::Group;
+use crate::processes::open_process;
 use crate::resolve;
-use crate::state::{CONFIG, Container, RECORD, Status, open_process};
+use crate::state::{CONFIG, Container, Foreign, RECORD, Record, Status};
 
 /// How long a killed process may take to end.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -31,6 +38,74 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 pub fn destroy(container: &Container) -> Result<()> {
     stop_creator(container)?;
     stop_processes(container)?;
+    forget(container)
+}
+
+/// Takes back what a failed create has made, from within it. What cannot be taken
+/// back is logged; its record stays for `delete --force`.
+pub fn undo_create(mut container: Container, cgroup: cgroups::Created) {
+    // The creator is this process.
+    container.record.creator = None;
+    warn(stop_created(&container, cgroup).and_then(|()| forget(&container)));
+}
+
+/// Destroys a created container for which something else has failed.
+pub fn after_failure(container: &Container) {
+    warn(destroy(container));
+}
+
+fn warn(done: Result<()>) {
+    if let Err(error) = done {
+        log::warn(format!("while cleaning up: {error:#}"));
+    }
+}
+
+/// Ends what create has begun, and leaves alone what was there before.
+fn stop_created(container: &Container, cgroup: cgroups::Created) -> Result<()> {
+    let group = &container.record.group;
+    if let Some(init) = container.open_init()? {
+        kill_init(&init, group)?;
+    }
+    // Before there was an init, only others can be in the group.
+    if container.record.init.is_some() {
+        cgroups::kill_all(group)?;
+        cgroups::remove(&cgroup.part_of(group)?)?;
+    }
+    cgroup.undo()
+}
+
+/// Ends the container that another program has recorded in `directory`, or nobody can
+/// tell who, as far as it is proven to be the container. If anything may be left, an
+/// error says what, and the record stays.
+pub fn destroy_foreign(directory: &Path, foreign: &Foreign, host: &Host) -> Result<()> {
+    let is_of_ferrun = foreign.maker.is_ferrun();
+    let config = fs::read_to_string(directory.join(CONFIG)).ok();
+    if foreign.guesses_group() && config.is_none() {
+        // The copy is there before anything is made.
+        return match foreign.maker.is_cut_short() {
+            true => remove_directory(directory),
+            false => {
+                bail!("nothing tells what belongs to it; {directory:?} has to be removed by hand")
+            }
+        };
+    }
+    let group = foreign.group(config.as_deref(), &host.cgroups, &host.cgroup_access)?;
+    let record = Record { group, ..foreign.record.clone() };
+    let container = Container { directory: directory.to_owned(), record };
+    if foreign.guesses_group() {
+        stop_guessed(&container)?;
+    } else {
+        stop_creator(&container)?;
+        stop_proven(&container)?;
+    }
+    if !is_of_ferrun {
+        log::warn("it was not created by ferrun: its poststop hooks are not called");
+    }
+    forget(&container)
+}
+
+/// What is left of a container whose processes have ended.
+fn forget(container: &Container) -> Result<()> {
     if let Some(group) = &container.record.intel_rdt {
         intel_rdt::remove(group, &container.record.id).in_field("linux.intelRdt")?;
     }
@@ -38,23 +113,6 @@ pub fn destroy(container: &Container) -> Result<()> {
     let state = container.record.hook_state().json(Status::Stopped, 0);
     hooks::run_all(&container.record.poststop, &state);
     remove_directory(&container.directory)
-}
-
-/// Takes back what a failed create has made, from within it. What cannot be taken
-/// back is logged; its record stays for `delete --force`.
-pub fn undo_create(mut container: Container) {
-    // The creator is this process.
-    container.record.creator = None;
-    if container.record.init.is_none() {
-        // Nothing was ever in the group but what others have put there.
-        let group = std::mem::take(&mut container.record.group);
-        if let Err(error) = cgroups::remove_unused(&group, Duration::ZERO) {
-            log::warn(format!("while cleaning up: {error:#}"));
-        }
-    }
-    if let Err(error) = destroy(&container) {
-        log::warn(format!("while cleaning up: {error:#}"));
-    }
 }
 
 /// Removes a directory whose record was never written: nothing else was made.
@@ -73,8 +131,7 @@ pub fn remove_directory(directory: &Path) -> Result<()> {
 /// A create that is still at work would go on making what is removed here.
 fn stop_creator(container: &Container) -> Result<()> {
     let Some(creator) = container.record.creator else { return Ok(()) };
-    if creator.pid == std::process::id() as i32 || container.record.boot != crate::state::boot_id()
-    {
+    if creator.pid == std::process::id() as i32 || !container.is_of_this_boot()? {
         return Ok(());
     }
     match open_process(creator)? {
@@ -93,16 +150,67 @@ fn stop_processes(container: &Container) -> Result<()> {
         return cgroups::remove_unused(group, LAST_BREATH).map(drop);
     }
     if let Some(init) = container.open_init()? {
-        // A frozen process cannot die of a signal on cgroup v1.
-        let _ = cgroups::thaw(group);
-        kill(&init).context("the init process")?;
+        kill_init(&init, group)?;
     }
     // Mostly everything has ended with init, and nobody need be looked for.
     if cgroups::remove_unused(group, Duration::ZERO)? {
         return Ok(());
     }
-    cgroups::kill_all(group)?;
-    cgroups::remove(group)
+    let kept = cgroups::kept(group, &container.directory)?;
+    cgroups::kill_all(&kept)?;
+    cgroups::remove(&kept)
+}
+
+/// The same by the record of another program: what it calls init has to be in the group,
+/// or known by its boot, and the group has to hold it or bear the container's mark.
+fn stop_proven(container: &Container) -> Result<()> {
+    let Record { group, init, boot, .. } = &container.record;
+    let mut proven = cgroups::marked(group, &container.directory)?;
+    if let (Some(process), Some(init)) = (container.open_init()?, init) {
+        let pid = init.pid;
+        let holding = cgroups::holding(group, pid)?;
+        if holding.directories.is_empty() && boot.is_empty() {
+            bail!("process {pid} seems to be its init, but is not in its cgroup");
+        }
+        proven.directories.extend(holding.directories);
+        kill_init(&process, group)?;
+    }
+    cgroups::kill_all(&proven)?;
+    cgroups::remove(&proven)?;
+    remove_if_empty(group)
+}
+
+/// The same where only config.json tells of a group, which others may have asked for too.
+fn stop_guessed(container: &Container) -> Result<()> {
+    let Container { directory, record: Record { group, .. } } = container;
+    if !group.directories.iter().any(|found| found.path.exists()) {
+        bail!(
+            "nothing tells whether its program lives; if not, {directory:?} has to be removed by hand"
+        );
+    }
+    let marked = cgroups::marked(group, directory)?;
+    cgroups::kill_all(&marked)?;
+    cgroups::remove(&marked)?;
+    remove_if_empty(group)
+}
+
+/// Removes a group of which nothing proves whose it is.
+fn remove_if_empty(group: &Group) -> Result<()> {
+    if cgroups::remove_unused(group, LAST_BREATH)? {
+        return Ok(());
+    }
+    let processes = cgroups::processes(group)?;
+    let path = group.directories.iter().map(|directory| &directory.path).find(|path| path.exists());
+    bail!(
+        "its cgroup {:?} holds processes that nothing proves to be the container's: {processes:?}",
+        path.unwrap_or(&Path::new("").to_owned())
+    )
+}
+
+fn kill_init(init: &OwnedFd, group: &Group) -> Result<()> {
+    // A frozen process cannot die of a signal on cgroup v1.
+    let _ = cgroups::thaw_all(group);
+    kill(init).context("the init process")
 }
 
 /// Sends SIGKILL and waits for the end.

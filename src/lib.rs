@@ -26,6 +26,8 @@ pub mod netlink;
 pub mod own_executable;
 pub mod pid_file;
 pub mod plan;
+pub mod processes;
+pub mod record;
 pub mod resolve;
 pub mod sd_notify;
 pub mod seccomp_agent;

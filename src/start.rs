@@ -6,9 +6,8 @@ use crate::apply::hooks;
 use crate::cgroups;
 use crate::channel::{CreatorEnd, FromInit, ToInit};
 use crate::create::Created;
-use crate::destroy::destroy;
+use crate::destroy;
 use crate::gate::{self, Verdict};
-use crate::log;
 use crate::plan::process::{Field, ProcessPlan};
 use crate::sd_notify::Relay;
 use crate::seccomp_agent;
@@ -26,8 +25,9 @@ pub fn start(container: &Container) -> Result<()> {
         .map_err(|error| explain(container, &verdict, error))
         .and_then(|()| refuse_unexecuted(container));
     // Two may start at once: then init ran the program for the other one.
-    let is_running = || container.running_init().is_some_and(|init| init.has_executed);
-    if started.is_err() && verdict.is_open() && is_running() {
+    let is_running =
+        || -> Result<bool> { Ok(container.running_init()?.is_some_and(|init| init.has_executed)) };
+    if started.is_err() && verdict.is_open() && is_running()? {
         bail!(gate::ALREADY_OPEN);
     }
     finish(container, started)?;
@@ -87,8 +87,10 @@ fn explain(container: &Container, verdict: &Verdict, error: Error) -> Error {
 /// as long as nobody has reaped init.
 fn refuse_unexecuted(container: &Container) -> Result<()> {
     let init = container.record.init.context("the container has no init process")?;
-    let now = ProcessFacts::read(init.pid).filter(|facts| facts.id() == init);
-    if now.is_some_and(|facts| !facts.has_executed) {
+    if let Some(now) = ProcessFacts::read(init.pid)?
+        && now.is(init)?
+        && !now.has_executed
+    {
         bail!("linux.seccomp: the init process was killed before the program could run");
     }
     Ok(())
@@ -104,11 +106,8 @@ fn finish(container: &Container, started: Result<()>) -> Result<()> {
         hooks::run(&container.record.poststart, &state)
     });
     // The container of this ID may be another one by now.
-    if result.is_err()
-        && container.is_current()
-        && let Err(error) = destroy(container)
-    {
-        log::warn(format!("while cleaning up: {error:#}"));
+    if result.is_err() && container.is_current() {
+        destroy::after_failure(container);
     }
     result
 }

@@ -7,100 +7,25 @@
 //! by renaming: readers need no lock. The process is never trusted by its pid
 //! alone, and whether its program runs is asked of the kernel.
 
-use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde::{Deserialize, Serialize};
 
 use crate::cgroups;
-use crate::hook_state::HookState;
-use crate::plan::cgroup::Group;
-use crate::plan::hooks::Hook;
-use crate::plan::intel_rdt;
+use crate::processes::{boot_id, open_process};
+use crate::record::{self, Found};
 
-/// The version of the record's format.
-pub const VERSION: u32 = 1;
-/// The file of the record.
-pub const RECORD: &str = "state.json";
-/// The copy of config.json that later operations use.
-pub const CONFIG: &str = "config.json";
+pub use crate::processes::{ProcessFacts, ProcessId};
+pub use crate::record::{CONFIG, Foreign, RECORD, Record, RecordedMount, VERSION};
+
 /// The limits of the last update.
 const RESOURCES: &str = "resources.json";
-
-/// What is remembered of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The version of this format.
-    pub version: u32,
-    /// The container's ID.
-    pub id: String,
-    /// The absolute path of its bundle.
-    pub bundle: PathBuf,
-    /// The absolute path of its root on the host.
-    pub rootfs: PathBuf,
-    /// When it was created, RFC 3339.
-    pub created: String,
-    /// The user id of whoever created it.
-    pub owner: u32,
-    /// The boot of the machine that the processes belong to.
-    pub boot: String,
-    /// Who is creating it; None once it is created.
-    pub creator: Option<ProcessId>,
-    /// Its init process; None until it is made.
-    pub init: Option<ProcessId>,
-    /// Whether it has a program to start.
-    pub has_process: bool,
-    /// The namespaces that are not the creator's.
-    pub namespaces: Vec<LinuxNamespaceType>,
-    /// Whether all its processes end with its init.
-    pub own_pids: bool,
-    /// Its cgroup.
-    pub group: Group,
-    /// Its groups in resctrl.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub intel_rdt: Option<intel_rdt::Group>,
-    /// Whether it has no session keyring of its own.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub callers_keyring: bool,
-    /// Mounts to undo one by one, where it has no mount namespace of its own.
-    pub mounts: Vec<RecordedMount>,
-    /// `annotations` of the configuration.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-    /// Hooks that `start` calls.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub poststart: Vec<Hook>,
-    /// Hooks that `delete` calls.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub poststop: Vec<Hook>,
-}
-
-/// A mount that was made in somebody else's mount namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordedMount {
-    /// Where inside of the rootfs.
-    pub target: PathBuf,
-    /// What was mounted at that place before.
-    pub before: u64,
-}
-
-/// A process that cannot be mistaken for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
-    /// Its pid, as the creator sees it.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot (field 22 of /proc/PID/stat).
-    pub started: u64,
-}
 
 /// The states of a container (runtime.md#state), and `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +121,21 @@ pub struct Container {
     pub record: Record,
 }
 
+/// What is remembered under an ID.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a command makes one, and mostly the large one")]
+pub enum Entry {
+    /// A container of ours.
+    Own(Container),
+    /// What only `delete --force` can deal with, and its directory.
+    Foreign(PathBuf, Box<Foreign>),
+    /// The directory of a container whose creation has just begun, or was cut short before
+    /// anything was made.
+    Begun(PathBuf),
+    /// Nothing.
+    None,
+}
+
 impl Store {
     /// The containers below `root`.
     pub fn new(root: PathBuf) -> Self {
@@ -230,20 +170,31 @@ impl Store {
         }
     }
 
-    /// What is remembered of a container.
+    /// What is remembered of a container of ours.
     pub fn load(&self, id: &str) -> Result<Container> {
-        let directory = self.directory(id)?;
-        let record = match read_record(&directory) {
-            Ok(record) => record,
-            Err(error) if is_missing(&error) && directory.is_dir() => {
-                bail!(
-                    "container {id:?} has no record: its creation was cut short, delete --force removes it"
-                )
+        match self.find(id)? {
+            Entry::Own(container) => Ok(container),
+            Entry::Foreign(_, foreign) => {
+                bail!("container {id:?} {}; only delete --force can end it", foreign.maker)
             }
-            Err(error) if is_missing(&error) => bail!("container {id:?} does not exist"),
-            Err(error) => return Err(error),
-        };
-        Ok(Container { directory, record })
+            // Callers look for the first words, and ask while it is created or deleted.
+            Entry::Begun(_) => bail!(
+                "container {id:?} does not exist: it has no record (delete --force removes the rest)"
+            ),
+            Entry::None => bail!("container {id:?} does not exist"),
+        }
+    }
+
+    /// What is remembered under an ID, whoever has put it there.
+    pub fn find(&self, id: &str) -> Result<Entry> {
+        let directory = self.directory(id)?;
+        match record::read(&directory) {
+            Ok(Found::Own(record)) => Ok(Entry::Own(Container { directory, record })),
+            Ok(Found::Foreign(foreign)) => Ok(Entry::Foreign(directory, foreign)),
+            Err(error) if is_missing(&error) && directory.is_dir() => Ok(Entry::Begun(directory)),
+            Err(error) if is_missing(&error) => Ok(Entry::None),
+            Err(error) => Err(error),
+        }
     }
 
     /// All containers, by ID. What cannot be read is passed over with a warning.
@@ -253,11 +204,16 @@ impl Store {
         let mut containers = Vec::new();
         for entry in entries {
             let Ok(id) = entry?.file_name().into_string() else { continue };
-            let Ok(directory) = self.directory(&id) else { continue };
-            match read_record(&directory) {
-                Ok(record) => containers.push(Container { directory, record }),
+            if check_id(&id).is_err() {
+                continue;
+            }
+            match self.find(&id) {
+                Ok(Entry::Own(container)) => containers.push(container),
+                Ok(Entry::Foreign(_, foreign)) => {
+                    crate::log::warn(format!("container {id:?} {}", foreign.maker));
+                }
                 // Deleted since, a file, or a creation that was cut short.
-                Err(error) if is_missing(&error) => {}
+                Ok(Entry::Begun(_) | Entry::None) => {}
                 Err(error) => crate::log::warn(format!("container {id:?}: {error:#}")),
             }
         }
@@ -280,19 +236,6 @@ fn write_file(path: &Path, flags: OFlags, text: &[u8]) -> Result<()> {
     write().with_context(|| format!("write {path:?}"))
 }
 
-fn read_record(directory: &Path) -> Result<Record> {
-    let path = directory.join(RECORD);
-    let text = fs::read_to_string(&path).with_context(|| format!("{path:?}"))?;
-    if text.is_empty() {
-        return Err(rustix::io::Errno::NOENT).with_context(|| format!("{path:?}"));
-    }
-    let record: Record = serde_json::from_str(&text).with_context(|| format!("{path:?}"))?;
-    if record.version != VERSION {
-        bail!("{path:?}: version {} of the record, this is {VERSION}", record.version);
-    }
-    Ok(record)
-}
-
 /// IDs are names of directories, with the characters that runc allows.
 pub fn check_id(id: &str) -> Result<()> {
     const LONGEST: usize = 255;
@@ -304,13 +247,6 @@ pub fn check_id(id: &str) -> Result<()> {
         bail!("invalid container id {id:?}: only letters, digits and _ + - . up to {LONGEST}");
     }
     Ok(())
-}
-
-impl Record {
-    /// What hooks get to read.
-    pub fn hook_state(&self) -> HookState<'_> {
-        HookState { id: &self.id, bundle: &self.bundle, annotations: &self.annotations }
-    }
 }
 
 impl Container {
@@ -380,7 +316,8 @@ impl Container {
 
     /// Whether this is still the container that is remembered under its ID.
     pub fn is_current(&self) -> bool {
-        read_record(&self.directory).is_ok_and(|now| now.created == self.record.created)
+        let is_it = |now: &Record| now.created == self.record.created;
+        matches!(record::read(&self.directory), Ok(Found::Own(now)) if is_it(&now))
     }
 
     /// The status, as the kernel tells it now.
@@ -388,9 +325,9 @@ impl Container {
         if self.record.creator.is_some() {
             return Ok(Status::Creating);
         }
-        let Some(init) = self.running_init() else { return Ok(Status::Stopped) };
+        let Some(init) = self.running_init()? else { return Ok(Status::Stopped) };
         // A frozen created container is paused too, as under runc.
-        if cgroups::is_frozen(&self.record.group).unwrap_or(false) {
+        if cgroups::is_frozen(&self.record.group)? {
             return Ok(Status::Paused);
         }
         Ok(if init.has_executed { Status::Running } else { Status::Created })
@@ -403,95 +340,32 @@ impl Container {
         Ok(status)
     }
 
+    /// Whether the machine runs since before the container was made. Where its creator did
+    /// not know, pid and start time have to do.
+    pub fn is_of_this_boot(&self) -> Result<bool> {
+        Ok(self.record.boot.is_empty() || self.record.boot == boot_id()?)
+    }
+
     /// The init process, if it is alive.
-    pub fn running_init(&self) -> Option<ProcessFacts> {
-        let init = self.record.init?;
-        if self.record.boot != boot_id() {
-            return None;
+    pub fn running_init(&self) -> Result<Option<ProcessFacts>> {
+        let Some(init) = self.record.init else { return Ok(None) };
+        if !self.is_of_this_boot()? {
+            return Ok(None);
         }
-        let facts = ProcessFacts::read(init.pid)?;
-        (facts.started == init.started && !facts.is_dead).then_some(facts)
+        let Some(facts) = ProcessFacts::read(init.pid)? else { return Ok(None) };
+        let runs = facts.is(init)?
+            // The other threads of a process may run on without the first.
+            && (!facts.leader_has_ended || open_process(init)?.is_some());
+        Ok(runs.then_some(facts))
     }
 
     /// A handle on the init process: None if it has ended.
     pub fn open_init(&self) -> Result<Option<OwnedFd>> {
-        let Some(init) = self.record.init else { return Ok(None) };
-        // Looked at after the handle is taken: it is of this process or of none.
-        let pidfd = open_process(init)?;
-        Ok(pidfd.filter(|_| self.running_init().is_some()))
+        match self.record.init {
+            Some(init) if self.is_of_this_boot()? => open_process(init),
+            _ => Ok(None),
+        }
     }
-}
-
-/// A handle on a process: None if its pid is nobody's or another one's.
-pub fn open_process(process: ProcessId) -> Result<Option<OwnedFd>> {
-    let Some(pid) = Pid::from_raw(process.pid) else { return Ok(None) };
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        // Kernels to 6.12 say INVAL of a process that is just being reaped.
-        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
-        Err(errno) => return Err(errno).context("pidfd_open"),
-    };
-    let same = ProcessFacts::read(process.pid).is_some_and(|now| now.started == process.started);
-    Ok(same.then_some(pidfd))
-}
-
-/// What /proc/PID/stat says of a process (proc_pid_stat(5)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProcessFacts {
-    /// Its pid.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot.
-    pub started: u64,
-    /// Whether it is a zombie, or less.
-    pub is_dead: bool,
-    /// Whether it has called execve(2) since it was cloned.
-    pub has_executed: bool,
-}
-
-impl ProcessFacts {
-    /// Reads the facts; None where there is no such process.
-    pub fn read(pid: i32) -> Option<Self> {
-        let mut buffer = [0; 1024];
-        Self::parse(pid, read_line(&format!("/proc/{pid}/stat"), &mut buffer)?)
-    }
-
-    fn parse(pid: i32, text: &str) -> Option<Self> {
-        /// The flag of a process that was cloned and has not called execve(2).
-        const PF_FORKNOEXEC: u64 = 0x40;
-        // The name, in brackets, may hold anything, brackets too.
-        let (_, fields) = text.rsplit_once(") ")?;
-        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        Some(Self {
-            pid,
-            started: number(22)?,
-            is_dead: matches!(*fields.first()?, "Z" | "X" | "x"),
-            has_executed: number(9)? & PF_FORKNOEXEC == 0,
-        })
-    }
-
-    /// The process as it is remembered.
-    pub fn id(&self) -> ProcessId {
-        ProcessId { pid: self.pid, started: self.started }
-    }
-}
-
-/// The random name of this boot of the machine; empty where it cannot be read.
-pub fn boot_id() -> &'static str {
-    static BOOT: OnceLock<String> = OnceLock::new();
-    BOOT.get_or_init(|| {
-        let mut buffer = [0; 64];
-        let id = read_line("/proc/sys/kernel/random/boot_id", &mut buffer);
-        id.unwrap_or_default().trim_end().to_owned()
-    })
-}
-
-/// Reads a file of procfs that is one short line, with one read(2).
-fn read_line<'buffer>(path: &str, buffer: &'buffer mut [u8]) -> Option<&'buffer str> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-    let length = rustix::io::read(file, &mut *buffer).ok()?;
-    std::str::from_utf8(buffer.get(..length)?).ok()
 }
 
 #[cfg(test)]
@@ -531,20 +405,6 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_read_whatever_its_name_is() {
-        let rest = "1 1 1 0 -1 4194368 1 2 3 4 5 6 7 8 20 0 1 0 777 0 0";
-        let facts = ProcessFacts::parse(7, &format!("7 (a) b) S {rest}")).unwrap();
-        assert_eq!(
-            facts,
-            ProcessFacts { pid: 7, started: 777, is_dead: false, has_executed: false }
-        );
-        assert!(ProcessFacts::parse(7, &format!("7 (a) Z {rest}")).unwrap().is_dead);
-        assert_eq!(ProcessFacts::parse(7, "7 (a) S 1"), None);
-        let own = ProcessFacts::read(std::process::id() as i32).unwrap();
-        assert!(own.has_executed && !own.is_dead);
-    }
-
-    #[test]
     fn an_id_can_be_reserved_once() {
         let root = std::env::temp_dir().join(format!("ferrun-state-{}", std::process::id()));
         let store = Store::new(root.join("deeper"));
@@ -554,7 +414,7 @@ mod tests {
         let error = store.load("b").unwrap_err();
         assert_eq!(error.to_string(), r#"container "b" does not exist"#);
         let error = store.load("a").unwrap_err();
-        assert!(error.to_string().contains("cut short"), "{error}");
+        assert!(error.to_string().starts_with(r#"container "a" does not exist: "#), "{error}");
         fs::remove_dir_all(root).unwrap();
     }
 }

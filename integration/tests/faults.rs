@@ -255,7 +255,7 @@ fn a_record_cut_short_anywhere_blocks_neither_list_nor_delete() {
             let output = bed.runtime(["state", &broken.id]);
             assert_eq!(output.failure(1).lines().count(), 1, "{length}: {output}");
         }
-        for other in [json!(0), json!(2), json!(99), json!("1"), json!(null)] {
+        for other in [json!(0), json!(99), json!(u64::MAX), json!("1"), json!(null)] {
             fs::write(&path, &text).unwrap();
             change(bed, &broken, |value| value["version"] = other.clone());
             bed.runtime(["list"]).success();
@@ -266,15 +266,25 @@ fn a_record_cut_short_anywhere_blocks_neither_list_nor_delete() {
         }
         fs::write(&path, &text).unwrap();
         broken.delete();
-        // Nothing is known of it, and nothing is there.
         let id = bed.id();
         let directory = bed.root().join(&id);
-        for wrong in ["", "{", "null", "[]", "{\"version\":99}"] {
-            fs::create_dir(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+        // Begun, and nothing was made yet.
+        for wrong in ["", "{", "{\"version\":2,\"id"] {
+            fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("state.json"), wrong).unwrap();
             bed.runtime(["delete", "--force", &id]).success();
             assert!(!directory.exists(), "{wrong:?}");
         }
+        // Nobody knows what it stands for.
+        fs::create_dir(&directory).unwrap();
+        for wrong in ["null", "[]", "{\"version\":99}", "{\"id\":\"x\"}", "{\"id\":"] {
+            fs::write(directory.join("state.json"), wrong).unwrap();
+            let output = bed.runtime(["delete", "--force", &id]);
+            assert!(output.failure(1).contains("by hand"), "{wrong:?}: {output}");
+            assert_eq!(fs::read_to_string(directory.join("state.json")).unwrap(), wrong);
+        }
+        fs::remove_dir_all(&directory).unwrap();
         good.delete();
         bed.assert_nothing_left();
     });

@@ -99,8 +99,11 @@ pub fn move_all(group: &Group, processes: impl Fn() -> Result<Vec<u32>>) -> Resu
     for _ in 0..ROUNDS {
         let inside = cgroups::try_read(&tasks).with_context(|| format!("read {tasks:?}"))?;
         let inside: BTreeSet<&str> = inside.lines().collect();
-        let threads = processes()?.into_iter().flat_map(threads);
-        let outside: Vec<_> = threads.filter(|thread| !inside.contains(thread.as_str())).collect();
+        let mut outside = Vec::new();
+        for process in processes()? {
+            outside.extend(threads(process)?);
+        }
+        outside.retain(|thread| !inside.contains(thread.as_str()));
         if outside.is_empty() {
             return Ok(());
         }
@@ -231,15 +234,30 @@ fn remove_directory(path: &Path) -> Result<()> {
 
 /// Whether a class has tasks that live. It lists the dead too, until they are reaped.
 fn is_in_use(class: &Path) -> bool {
-    let tasks = cgroups::try_read(&class.join("tasks")).unwrap_or_default();
-    let lives = |task| ProcessFacts::read(task).is_some_and(|facts| !facts.is_dead);
-    tasks.lines().filter_map(|task| task.parse().ok()).any(lives)
+    let tasks = match cgroups::try_read(&class.join("tasks")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        tasks => tasks,
+    };
+    // Of whom nothing is known may live.
+    let has_ended = |task: &str| {
+        let facts = task.parse().map(ProcessFacts::read);
+        matches!(facts, Ok(Ok(found)) if found.is_none_or(|facts| facts.leader_has_ended))
+    };
+    !tasks.is_ok_and(|tasks| tasks.lines().all(has_ended))
 }
 
 /// The threads of a process by number; none of one that has ended.
-fn threads(process: u32) -> Vec<String> {
-    let entries = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+fn threads(process: u32) -> Result<Vec<String>> {
+    let directory = format!("/proc/{process}/task");
+    let names = fs::read_dir(&directory).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    });
+    match names {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            Ok(Vec::new())
+        }
+        names => names.context(directory),
+    }
 }
 
 /// What `events` says, in the shape that `runc events` has.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{Mode, OFlags, open};
 
-use super::{checked, read, try_read, try_write, write};
+use super::{checked, mark, read, try_read, try_write, write};
 use crate::error::InField;
 use crate::plan::cgroup::{CgroupPlan, Directory, Group, Version};
 
@@ -22,6 +22,11 @@ pub struct Created {
 }
 
 impl Created {
+    /// Those directories of `group` that were not there before.
+    pub fn part_of(&self, group: &Group) -> Result<Group> {
+        mark::filter(group, |directory| Ok(self.directories.contains(&directory.path)))
+    }
+
     /// Removes what was made. Parents that others use by now stay.
     pub fn undo(self) -> Result<()> {
         for directory in self.directories.into_iter().rev() {
@@ -36,14 +41,14 @@ impl Created {
     }
 }
 
-/// Makes the directories of `plan` and readies them to be joined. On failure
-/// nothing of it is left.
+/// Makes the directories of `plan`, readies them to be joined, and marks them as those of
+/// the container with the directory `container`. On failure nothing of it is left.
 ///
 /// A group that exists is taken as it is, unless it is frozen or holds
 /// processes: then the error names `linux.cgroupsPath`.
-pub fn create(plan: &CgroupPlan) -> Result<Created> {
+pub fn create(plan: &CgroupPlan, container: &Path) -> Result<Created> {
     let mut created = Created::default();
-    match make(plan, &mut created) {
+    match make(plan, &mut created).and_then(|()| mark::put(&plan.group, container)) {
         Ok(()) => Ok(created),
         Err(error) => match created.undo() {
             Ok(()) => Err(error),

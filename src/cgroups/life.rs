@@ -16,8 +16,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::mark::filter;
 use super::tree::walk;
-use super::{checked, try_read, try_write, write};
+use super::{checked, try_read, try_read_bytes, try_write, write};
 use crate::plan::cgroup::{Directory, Group, Version};
 
 /// How long a group may take to freeze, to die, or to let itself be removed.
@@ -54,6 +55,23 @@ pub fn processes(group: &Group) -> Result<Vec<u32>> {
             .with_context(|| format!("list the processes of {path:?}"))?;
     }
     Ok(found.into_iter().collect())
+}
+
+/// Those directories of the group that hold a process, themselves or further down.
+pub fn holding(group: &Group, pid: i32) -> Result<Group> {
+    filter(group, |directory| {
+        let alone = Group { directories: vec![directory.clone()] };
+        Ok(processes(&alone)?.into_iter().any(|number| i32::try_from(number) == Ok(pid)))
+    })
+}
+
+/// Nobody ends himself, and so nobody the groups that he is in, of which the root of the
+/// tree is one.
+fn refuse_own(processes: &[u32]) -> Result<()> {
+    if processes.contains(&std::process::id()) {
+        bail!("the calling process is in the container's cgroup");
+    }
+    Ok(())
 }
 
 fn collect(here: BorrowedFd<'_>, found: &mut BTreeSet<u32>) -> rustix::io::Result<()> {
@@ -156,13 +174,46 @@ pub fn thaw(group: &Group) -> Result<()> {
     set_frozen(directory, false)
 }
 
+/// Lets the group and every group below it run, as far as that is theirs to say, so that
+/// a signal can end who is in them. Version 2 needs none of it: there who is frozen dies.
+pub fn thaw_all(group: &Group) -> Result<()> {
+    let Some(directory) = group.directory_of("freezer") else { return Ok(()) };
+    if directory.version == Version::V2 {
+        return Ok(());
+    }
+    let path = checked(directory)?;
+    walk(path, thaw_here, |_, _| Ok(())).with_context(|| format!("thaw {path:?}"))
+}
+
+/// Whether there are groups below that may be frozen on their own. In a file system of
+/// groups a directory has two links, and one more for each below it.
+pub fn has_freezers_below(group: &Group) -> Result<bool> {
+    let Some(directory) = group.directory_of("freezer") else { return Ok(false) };
+    let found = rustix::fs::stat(checked(directory)?);
+    Ok(directory.version == Version::V1 && found.is_ok_and(|found| found.st_nlink > 2))
+}
+
+fn thaw_here(here: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let thaw = || {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(here, "freezer.state", flags, Mode::empty())?;
+        rustix::io::write(file, b"THAWED")
+    };
+    match thaw() {
+        Ok(_) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Sends `signal` to every process of the group once.
 pub fn signal_all(group: &Group, signal: Signal) -> Result<()> {
     // A number in the list may be another process's by the time it is
     // signalled. A handle cannot: who is still listed after it was opened is
     // the process that the handle is for.
     let mut handles = Vec::new();
-    for number in processes(group)? {
+    let members = processes(group)?;
+    refuse_own(&members)?;
+    for number in members {
         let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { continue };
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => handles.push((number, handle)),
@@ -187,16 +238,20 @@ pub fn signal_all(group: &Group, signal: Signal) -> Result<()> {
 /// left. If one stays, the error names it.
 pub fn kill_all(group: &Group) -> Result<()> {
     let mut waits = Waits::new(PATIENCE);
-    while !processes(group)?.is_empty() {
+    loop {
+        let members = processes(group)?;
+        if members.is_empty() {
+            return Ok(());
+        }
+        refuse_own(&members)?;
         kill_once(group)?;
         if processes(group)?.is_empty() {
-            break;
+            return Ok(());
         }
         if !waits.wait() {
             bail!("not all processes died in {} s: {}", PATIENCE.as_secs(), culprit(group));
         }
     }
-    Ok(())
 }
 
 fn kill_once(group: &Group) -> Result<()> {
@@ -215,9 +270,8 @@ fn kill_once(group: &Group) -> Result<()> {
         reach_frozen(group, freezer, Duration::from_millis(5))?;
     }
     let signalled = signal_all(group, Signal::KILL);
-    if exists {
-        set_frozen(freezer, false)?;
-    }
+    // Groups below may have been frozen on their own.
+    thaw_all(group)?;
     signalled
 }
 
@@ -305,11 +359,38 @@ fn culprit(group: &Group) -> String {
 /// is what follows the last parenthesis (proc_pid_stat(5)).
 fn describe(pid: u32) -> Option<(char, String)> {
     let directory = PathBuf::from(format!("/proc/{pid}"));
-    let stat = try_read(&directory.join("stat")).ok()?;
-    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-    let state = rest.trim_start().chars().next()?;
+    let stat = try_read_bytes(&directory.join("stat")).ok()?;
+    let (name, state) = name_and_state(&stat)?;
     let place = try_read(&directory.join("wchan")).unwrap_or_default();
     let place =
         if place.is_empty() || place == "0" { String::new() } else { format!(" in {place}") };
-    Some((state, format!("process {pid} ({name:?}) is in state {state}{place}")))
+    Some((state, format!("process {pid} (\"{name}\") is in state {state}{place}")))
+}
+
+fn name_and_state(stat: &[u8]) -> Option<(String, char)> {
+    let begin = stat.iter().position(|&byte| byte == b'(')?;
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let name = stat.get(begin + 1..end)?.escape_ascii().to_string();
+    Some((name, char::from(*stat.get(end + 2)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_described_whatever_its_name_is() {
+        let names: [(&[u8], &str); 5] = [
+            (b"sh", "sh"),
+            (b"\xff", "\\xff"),
+            (b"x\ny", "x\\ny"),
+            (b") Z 1 (", ") Z 1 ("),
+            (b"a\0b", "a\\x00b"),
+        ];
+        for (name, shown) in names {
+            let stat = [b"7 (", name, b") D 1 2 3\n"].concat();
+            assert_eq!(name_and_state(&stat), Some((shown.to_owned(), 'D')), "{name:?}");
+        }
+        assert_eq!(name_and_state(b"7 (sh"), None);
+    }
 }

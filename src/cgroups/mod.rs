@@ -5,8 +5,10 @@
 //! runs into it names the process that blocks. Nothing is done to a mount point
 //! itself or outside of it, whatever a state record says.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +20,7 @@ mod apply;
 mod bpf;
 mod create;
 mod life;
+mod mark;
 mod oom;
 mod stats;
 mod tree;
@@ -25,9 +28,10 @@ mod tree;
 pub use apply::{apply_devices, apply_settings};
 pub use create::{Created, Entrance, create, delegate, directory_fd};
 pub use life::{
-    freeze, is_frozen, kill_all, oom_kills, processes, remove, remove_unused, signal_all, thaw,
-    wait_until_thawed,
+    freeze, has_freezers_below, holding, is_frozen, kill_all, oom_kills, processes, remove,
+    remove_unused, signal_all, thaw, thaw_all, wait_until_thawed,
 };
+pub use mark::{kept, marked};
 pub use oom::OomWatch;
 pub use stats::{Stats, stats};
 
@@ -47,7 +51,7 @@ pub fn layout() -> Result<Layout> {
     if magic(Path::new(ROOT)) == Some(MAGIC_V2) {
         return Ok(Layout::V2(unified(ROOT.into())?));
     }
-    let groups = read(Path::new("/proc/self/cgroup"))?;
+    let groups = read_bytes(Path::new("/proc/self/cgroup"))?;
     let mut mounts = Mounts::default();
     let mut hierarchies = Vec::new();
     let mut beside = None;
@@ -66,7 +70,7 @@ pub fn layout() -> Result<Layout> {
         };
         // A controller that is in use but mounted nowhere is out of reach.
         hierarchies.extend(mount.map(|mount| Hierarchy {
-            controllers: controllers.split(',').map(str::to_owned).collect(),
+            controllers: split(controllers).map(|name| lossy(name).into()).collect(),
             mount,
         }));
     }
@@ -82,34 +86,40 @@ pub fn layout() -> Result<Layout> {
 /// and processes moved into them.
 pub fn delegated(layout: &Layout) -> Result<Option<String>> {
     let Layout::V2(unified) = layout else { return Ok(None) };
-    let groups = read(Path::new("/proc/self/cgroup"))?;
+    let groups = read_bytes(Path::new("/proc/self/cgroup"))?;
     let own = memberships(&groups).find(|member| member.controllers.is_empty());
-    let Some(own) = own.map(|member| member.path) else { return Ok(None) };
-    let directory = unified.mount.join(own.trim_start_matches('/'));
+    let Some(own) = own else { return Ok(None) };
+    let directory = own.below(&unified.mount);
     let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
-    let delegated = writable(&directory) && writable(&directory.join("cgroup.procs"));
-    Ok(delegated.then(|| own.to_owned()))
+    if !writable(&directory) || !writable(&directory.join("cgroup.procs")) {
+        return Ok(None);
+    }
+    match std::str::from_utf8(own.path) {
+        Ok(path) => Ok(Some(path.to_owned())),
+        Err(_) => bail!("{directory:?}: the caller's cgroup has a name that is no UTF-8"),
+    }
 }
 
 /// Where the process `member` of `group` is now. That is below `group` where
 /// the container has made groups of its own: the kernel may then refuse to let
 /// anything join `group` itself (EBUSY).
 pub fn group_of(group: &Group, member: u32) -> Result<Group> {
-    let groups = read(&PathBuf::from(format!("/proc/{member}/cgroup")))?;
+    let groups = read_bytes(&PathBuf::from(format!("/proc/{member}/cgroup")))?;
     let now = |directory: &Directory| {
         let names = match directory.version {
             Version::V1 => directory.controllers.join(","),
             Version::V2 => String::new(),
         };
-        let Some(found) = memberships(&groups).find(|found| found.controllers == names) else {
+        let is_it = |found: &Membership<'_>| found.controllers == names.as_bytes();
+        let Some(found) = memberships(&groups).find(is_it) else {
             bail!("process {member} is in no cgroup of {:?}", directory.mount);
         };
-        let path = directory.mount.join(found.path.trim_start_matches('/'));
+        let path = found.below(&directory.mount);
         ensure!(
             path.starts_with(checked(directory)?) && is_plain(&path),
             "process {member} has left its cgroup {:?} for {:?}",
             directory.path,
-            found.path
+            OsStr::from_bytes(found.path)
         );
         Ok(Directory { path, ..directory.clone() })
     };
@@ -123,28 +133,48 @@ pub fn want_of_memory(group: &Group) -> Option<anyhow::Error> {
     (oom_kills(group).unwrap_or(0) > 0).then(|| anyhow::anyhow!(REASON))
 }
 
-/// One line of /proc/PID/cgroup.
+/// One line of /proc/PID/cgroup. Names of groups are bytes that whoever makes them
+/// chooses, but for the line feed.
 struct Membership<'a> {
     /// Empty for version 2.
-    controllers: &'a str,
-    path: &'a str,
+    controllers: &'a [u8],
+    path: &'a [u8],
 }
 
-fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
-    text.lines().filter_map(|line| {
-        let (_, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(':')?;
-        Some(Membership { controllers, path })
+impl Membership<'_> {
+    /// The directory of the group in the tree that is mounted at `mount`.
+    fn below(&self, mount: &Path) -> PathBuf {
+        let path = Path::new(OsStr::from_bytes(self.path));
+        mount.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+fn memberships(text: &[u8]) -> impl Iterator<Item = Membership<'_>> {
+    lines(text).filter_map(|line| {
+        let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
+        Some(Membership { controllers: fields.next()?, path: fields.next()? })
     })
 }
 
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b'\n')
+}
+
+fn split(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|&byte| byte == b',')
+}
+
+fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
+
 /// /sys/fs/cgroup/cpu,cpuacct, or a link to it under the first name alone.
-fn conventional(controllers: &str) -> Option<PathBuf> {
-    let whole = controllers.strip_prefix("name=").unwrap_or(controllers);
-    let first = whole.split(',').next().unwrap_or(whole);
+fn conventional(controllers: &[u8]) -> Option<PathBuf> {
+    let whole = controllers.strip_prefix(b"name=").unwrap_or(controllers);
+    let first = split(whole).next().unwrap_or(whole);
     [whole, first]
         .into_iter()
-        .map(|name| Path::new(ROOT).join(name))
+        .map(|name| Path::new(ROOT).join(OsStr::from_bytes(name)))
         .find(|mount| magic(mount) == Some(MAGIC_V1))
 }
 
@@ -162,16 +192,17 @@ fn magic(path: &Path) -> Option<FsWord> {
     statfs(path).ok().map(|stat| stat.f_type)
 }
 
-/// /proc/self/mountinfo, read when it is first asked for.
+/// /proc/self/mountinfo, read when it is first asked for. Paths in it are bytes that
+/// anybody who may mount chooses.
 #[derive(Default)]
-struct Mounts(Option<String>);
+struct Mounts(Option<Vec<u8>>);
 
 impl Mounts {
     /// The first mount of `kind` that has all of `controllers`.
-    fn find(&mut self, kind: &str, controllers: Option<&str>) -> Result<Option<PathBuf>> {
+    fn find(&mut self, kind: &str, controllers: Option<&[u8]>) -> Result<Option<PathBuf>> {
         let text = match &mut self.0 {
             Some(text) => text,
-            none => none.insert(read(Path::new("/proc/self/mountinfo"))?),
+            none => none.insert(read_bytes(Path::new("/proc/self/mountinfo"))?),
         };
         Ok(find_mount(text, kind, controllers))
     }
@@ -179,30 +210,37 @@ impl Mounts {
 
 /// See proc_pid_mountinfo(5): the point is the fifth field; kind, source and the
 /// file system's options follow a lone dash.
-fn find_mount(mountinfo: &str, kind: &str, controllers: Option<&str>) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let mut system = system.split(' ');
-        let matches = system.next()? == kind && {
-            let options: Vec<_> = system.nth(1)?.split(',').collect();
-            controllers.is_none_or(|names| names.split(',').all(|name| options.contains(&name)))
+fn find_mount(mountinfo: &[u8], kind: &str, controllers: Option<&[u8]>) -> Option<PathBuf> {
+    lines(mountinfo).find_map(|line| {
+        let words: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+        let dash = words.iter().position(|word| word == b"-")?;
+        let has_all = |names: &[u8]| {
+            let options = words.get(dash + 3).copied().unwrap_or_default();
+            split(names).all(|name| split(options).any(|option| option == name))
         };
-        matches.then(|| mount.split(' ').nth(4).map(unescape)).flatten()
+        let matches = *words.get(dash + 1)? == kind.as_bytes() && controllers.is_none_or(has_all);
+        matches.then(|| words.get(4).map(|point| unescape(point))).flatten()
     })
 }
 
 /// Mount points hold `\040` and the like for white space and backslashes.
-fn unescape(text: &str) -> PathBuf {
-    let mut parts = text.split('\\');
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut parts = text.split(|&byte| byte == b'\\');
     let mut path = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => path.push(char::from(byte)),
-            None => path.push('\\'),
+        let digits = part.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                path.push(byte);
+                path.extend_from_slice(part.get(3..).unwrap_or_default());
+            }
+            None => {
+                path.push(b'\\');
+                path.extend_from_slice(part);
+            }
         }
-        path.push_str(part.get(3..).unwrap_or_default());
     }
-    path.into()
+    OsString::from_vec(path).into()
 }
 
 /// The directory's path, if it is below its mount point and climbs nowhere.
@@ -227,9 +265,20 @@ fn read(path: &Path) -> Result<String> {
     try_read(path).with_context(|| format!("read {path:?}"))
 }
 
+fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    try_read_bytes(path).with_context(|| format!("read {path:?}"))
+}
+
+/// Reads a file in which the kernel alone chooses every word.
+pub(crate) fn try_read(path: &Path) -> io::Result<String> {
+    String::from_utf8(try_read_bytes(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Reads a file that may hold names: those are bytes, and whose they are chooses them.
+///
 /// A file of the kernel has no size that would be worth asking for first, and most
 /// are shorter than one buffer.
-pub(crate) fn try_read(path: &Path) -> io::Result<String> {
+fn try_read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = vec![0; 512];
     let mut length = 0;
@@ -246,7 +295,7 @@ pub(crate) fn try_read(path: &Path) -> io::Result<String> {
         }
     }
     text.truncate(length);
-    String::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData.into())
+    Ok(text)
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {
@@ -273,36 +322,39 @@ fn write_to(file: &OwnedFd, value: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const MOUNTINFO: &str = "\
+    const MOUNTINFO: &[u8] = b"\
 23 1 0:21 / / rw shared:1 - ext4 /dev/vda rw
+24 23 0:22 / /mnt/\xff\\012- rw - cgroup2x \xff rw
 31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
 32 31 0:29 / /srv/my\\040groups/cpu rw shared:5 master:2 - cgroup none rw,cpu,cpuacct
 33 31 0:30 / /srv/systemd rw - cgroup none rw,xattr,name=systemd
-34 31 0:31 / /srv/unified rw - cgroup2 none rw,nsdelegate
+34 31 0:31 / /srv/\xc3nified\\134x rw - cgroup2 none rw,nsdelegate
 ";
 
     #[test]
     fn a_tree_is_found_by_all_of_its_controllers_wherever_it_is_mounted() {
+        let find = |kind, controllers: Option<&str>| {
+            let found = find_mount(MOUNTINFO, kind, controllers.map(str::as_bytes))?;
+            Some(found.as_os_str().as_bytes().escape_ascii().to_string())
+        };
         for (kind, controllers, mount) in [
             ("cgroup", Some("cpu,cpuacct"), Some("/srv/my groups/cpu")),
             ("cgroup", Some("cpuacct,cpu"), Some("/srv/my groups/cpu")),
             ("cgroup", Some("name=systemd"), Some("/srv/systemd")),
             ("cgroup", Some("cpu,memory"), None),
-            ("cgroup2", None, Some("/srv/unified")),
+            ("cgroup2", None, Some(r"/srv/\xc3nified\\x")),
         ] {
-            assert_eq!(
-                find_mount(MOUNTINFO, kind, controllers),
-                mount.map(PathBuf::from),
-                "{controllers:?}"
-            );
+            assert_eq!(find(kind, controllers).as_deref(), mount, "{controllers:?}");
         }
     }
 
     #[test]
-    fn memberships_keep_colons_in_paths_and_drop_broken_lines() {
-        let text = "3:cpu,cpuacct:/a:b\n1:name=systemd:/\nbroken\n0::/x\n";
+    fn memberships_keep_every_byte_of_paths_and_drop_broken_lines() {
+        let text = b"3:cpu,cpuacct:/a:b\n1:name=systemd:/\nbroken\n0::/x\xff) Z\n";
         let found: Vec<_> = memberships(text).map(|m| (m.controllers, m.path)).collect();
-        assert_eq!(found, [("cpu,cpuacct", "/a:b"), ("name=systemd", "/"), ("", "/x")]);
+        let expected: [(&[u8], &[u8]); 3] =
+            [(b"cpu,cpuacct", b"/a:b"), (b"name=systemd", b"/"), (b"", b"/x\xff) Z")];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `delete`: what `create` made, and the ID.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
 
 use super::Global;
 use crate::cli::id_of;
 use crate::destroy;
 use crate::error::errno;
-use crate::state::{Operation, Status};
+use crate::host::Host;
+use crate::state::{Entry, Operation, Status};
 
 /// The switch for the rule of the spec that no caller can live with: `delete` of a
 /// created container is an error (runtime.md#delete).
@@ -17,14 +18,19 @@ const STRICT: &str = "FERRUN_STRICT_SPEC";
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let id = id_of(matches);
     let force = matches.get_flag("force");
-    let container = match global.store.load(id) {
-        Ok(container) => container,
-        Err(_) if force => {
-            // Never there, or a creation that was cut short before it was written
-            // down and so before anything was made, or a record that nobody can read.
-            return destroy::remove_directory(&global.store.directory(id)?);
-        }
-        Err(error) => return Err(error),
+    let container = match force {
+        true => match global.store.find(id)? {
+            Entry::Own(container) => container,
+            Entry::Foreign(directory, foreign) => {
+                let host = Host::gather(global.rootless)?;
+                return destroy::destroy_foreign(&directory, &foreign, &host)
+                    .with_context(|| format!("container {id:?} {}", foreign.maker));
+            }
+            // Cut short before it was written down, and so before anything was made.
+            Entry::Begun(directory) => return destroy::remove_directory(&directory),
+            Entry::None => return Ok(()),
+        },
+        false => global.store.load(id)?,
     };
     if !force {
         let status = container.status()?;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::Global;
 use crate::cgroups;
 use crate::cli::{id_of, text_of};
-use crate::state::{Operation, Status};
+use crate::state::{Container, Operation, Status};
 use crate::sys;
 
 /// Runs the verb.
@@ -18,28 +18,51 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let number = signal_number(&text_of(matches, "signal").unwrap_or_else(|| "SIGTERM".into()))?;
     let container = global.store.load(id_of(matches))?;
     if matches.get_flag("all") {
-        // Also what the end of init has left behind; nothing left is no error.
-        let signal = rustix::process::Signal::from_named_raw(number)
-            .with_context(|| format!("--all: signal {number} has no name"))?;
-        return cgroups::signal_all(&container.record.group, signal);
+        return signal_all(&container, number);
     }
-    let status = container.check(Operation::Kill)?;
+    let status = container.status()?;
+    let kills_others = number == libc::SIGKILL && !container.record.own_pids;
+    if kills_others && status == Status::Stopped {
+        return kill_left(&container);
+    }
+    status.check(Operation::Kill)?;
     let Some(init) = container.open_init()? else { bail!("container not running") };
+    let group = &container.record.group;
     match sys::process::pidfd_send_signal(&init, number) {
         Ok(()) => {}
         Err(Errno::ESRCH) => bail!("container not running"),
         Err(errno) => return Err(errno).context("kill"),
     }
-    if number == libc::SIGKILL {
-        if !container.record.own_pids {
-            // The others do not end with init.
-            cgroups::kill_all(&container.record.group)?;
-        } else if status == Status::Paused {
-            // On cgroup v1 a frozen process cannot die.
-            cgroups::thaw(&container.record.group)?;
-        }
+    if kills_others {
+        // The others do not end with init.
+        cgroups::kill_all(group)?;
+    } else if number == libc::SIGKILL
+        && (status == Status::Paused || cgroups::has_freezers_below(group)?)
+    {
+        // On cgroup v1 a frozen process cannot die.
+        cgroups::thaw_all(group)?;
     }
     Ok(())
+}
+
+/// Also what the end of init has left behind; nothing left is no error.
+fn signal_all(container: &Container, number: i32) -> Result<()> {
+    if number == 0 {
+        return Ok(());
+    }
+    let group = cgroups::kept(&container.record.group, &container.directory)?;
+    let signal = rustix::process::Signal::from_named_raw(number)
+        .with_context(|| format!("--all: signal {number} has no name"))?;
+    cgroups::signal_all(&group, signal)
+}
+
+/// Ends the processes that do not end with init, and have not.
+fn kill_left(container: &Container) -> Result<()> {
+    let left = cgroups::kept(&container.record.group, &container.directory)?;
+    if cgroups::processes(&left)?.is_empty() {
+        bail!("container not running");
+    }
+    cgroups::kill_all(&left)
 }
 
 /// The number of a signal that is given as one, or by name with or without SIG.

@@ -17,7 +17,8 @@ use crate::text::printable;
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let container = global.store.load(id_of(matches))?;
     container.check(Operation::Ps)?;
-    let pids = cgroups::processes(&container.record.group)?;
+    let group = cgroups::kept(&container.record.group, &container.directory)?;
+    let pids = cgroups::processes(&group)?;
     if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
         let mut text = serde_json::to_vec(&pids)?;
         text.push(b'\n');

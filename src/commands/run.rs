@@ -22,7 +22,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let relay = match Relay::listen(&created.container) {
         Ok(relay) => relay,
         Err(error) => {
-            destroy::undo_create(created.container);
+            destroy::after_failure(&created.container);
             return Err(error);
         }
     };

@@ -1,0 +1,246 @@
+//! What is written down of a container, and what others have written in its place.
+//!
+//! A record outlives the program that wrote it: an older ferrun's is read (`older`). One
+//! that a newer ferrun, another runtime or an accident has left is never taken for ours
+//! and never thrown away: it is asked only for what ends the container (`foreign`).
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::hook_state::HookState;
+use crate::plan::cgroup::Group;
+use crate::plan::hooks::Hook;
+use crate::plan::intel_rdt;
+use crate::processes::ProcessId;
+
+mod foreign;
+mod older;
+
+pub use foreign::{Foreign, Maker};
+
+/// The version of the record's format.
+pub const VERSION: u32 = 2;
+/// The file of the record.
+pub const RECORD: &str = "state.json";
+/// The copy of config.json that later operations use.
+pub const CONFIG: &str = "config.json";
+
+/// What is remembered of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The version of this format. It comes first, so that a record that is cut short can
+    /// still be told from another runtime's.
+    pub version: u32,
+    /// The container's ID.
+    pub id: String,
+    /// The absolute path of its bundle.
+    pub bundle: PathBuf,
+    /// The absolute path of its root on the host.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339.
+    pub created: String,
+    /// The user id of whoever created it.
+    pub owner: u32,
+    /// The boot of the machine that the processes belong to; empty where it was not known.
+    pub boot: String,
+    /// Who is creating it; None once it is created.
+    pub creator: Option<ProcessId>,
+    /// Its init process; None until it is made.
+    pub init: Option<ProcessId>,
+    /// Whether it has a program to start.
+    pub has_process: bool,
+    /// The namespaces that are not the creator's.
+    pub namespaces: Vec<LinuxNamespaceType>,
+    /// Whether all its processes end with its init.
+    pub own_pids: bool,
+    /// Its cgroup.
+    pub group: Group,
+    /// Its groups in resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<intel_rdt::Group>,
+    /// Whether it has no session keyring of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub callers_keyring: bool,
+    /// Mounts to undo one by one, where it has no mount namespace of its own.
+    pub mounts: Vec<RecordedMount>,
+    /// `annotations` of the configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Hooks that `start` calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    /// Hooks that `delete` calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
+}
+
+/// A mount that was made in somebody else's mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedMount {
+    /// Where inside of the rootfs.
+    pub target: PathBuf,
+    /// What was mounted at that place before.
+    pub before: u64,
+}
+
+impl Record {
+    /// What hooks get to read.
+    pub fn hook_state(&self) -> HookState<'_> {
+        HookState { id: &self.id, bundle: &self.bundle, annotations: &self.annotations }
+    }
+}
+
+/// What stands where a record is looked for.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a command makes one, and mostly the large one")]
+pub enum Found {
+    /// A record of ours, whatever version wrote it up to this one.
+    Own(Record),
+    /// Anything else.
+    Foreign(Box<Foreign>),
+}
+
+/// Reads what a directory says of its container. ENOENT where it says nothing: an empty
+/// record is none yet.
+pub fn read(directory: &Path) -> Result<Found> {
+    let path = directory.join(RECORD);
+    let text = match read_file(&path) {
+        Ok(text) if text.is_empty() => Err(Errno::NOENT.into()),
+        text => text,
+    };
+    match text {
+        Ok(text) => parse(&text).with_context(|| format!("{path:?}")),
+        Err(error) => {
+            let is_missing = error.kind() == ErrorKind::NotFound;
+            match is_missing.then(|| foreign::of_another_file(directory)).flatten() {
+                Some(foreign) => Ok(Found::Foreign(Box::new(foreign))),
+                None => Err(error).with_context(|| format!("{path:?}")),
+            }
+        }
+    }
+}
+
+/// A small regular file, in as few calls as can be: less than was asked for is its end.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
+        length += read;
+        if length < text.len() {
+            text.truncate(length);
+            return Ok(text);
+        }
+        text.resize(2 * length, 0);
+    }
+}
+
+fn parse(text: &[u8]) -> Result<Found> {
+    match serde_json::from_slice::<Record>(text) {
+        Ok(record) if record.version == VERSION => Ok(Found::Own(record)),
+        Ok(record) if (1..VERSION).contains(&record.version) => {
+            older::upgrade(record).map(Found::Own)
+        }
+        parsed => Ok(Found::Foreign(Box::new(foreign::parse(text, parsed.err())))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As each program wrote it, but for pids, times and the name of the machine.
+    const VERSION_1: &str = include_str!("fixtures/version-1.json");
+    const NEWER: &str = include_str!("fixtures/newer.json");
+    const RUNC: &str = include_str!("fixtures/runc-1.1.5.json");
+    const CRUN: &str = include_str!("fixtures/crun-1.8.1.json");
+
+    fn own(text: &str) -> Record {
+        match parse(text.as_bytes()).unwrap() {
+            Found::Own(record) => record,
+            Found::Foreign(foreign) => panic!("{foreign:?}"),
+        }
+    }
+
+    fn foreign(text: &[u8]) -> Foreign {
+        match parse(text).unwrap() {
+            Found::Foreign(foreign) => *foreign,
+            Found::Own(record) => panic!("{record:?}"),
+        }
+    }
+
+    #[test]
+    fn the_record_of_each_version_is_read_and_becomes_one_of_today() {
+        let record = own(VERSION_1);
+        assert_eq!(record.version, VERSION);
+        assert_eq!(record.init, Some(ProcessId { pid: 174, started: 74899 }));
+        assert_eq!(record.group.directories.len(), 2);
+        assert_eq!(record.annotations["org.example.note"], "kept");
+        let text = serde_json::to_string(&record).unwrap();
+        assert!(text.starts_with("{\"version\":"), "{text}");
+        assert_eq!(own(&text), record);
+    }
+
+    #[test]
+    fn of_a_newer_record_that_is_read_which_ends_its_container() {
+        let foreign = foreign(NEWER.as_bytes());
+        assert!(matches!(foreign.maker, Maker::Newer(99)), "{foreign:?}");
+        let Record { id, boot, init, mounts, .. } = &foreign.record;
+        assert_eq!((id.as_str(), boot.as_str()), ("box", "8f01fffe-ee14-438d-b409-9aa657810963"));
+        assert_eq!(*init, Some(ProcessId { pid: 174, started: 74899 }));
+        assert_eq!(mounts.len(), 1);
+    }
+
+    #[test]
+    fn the_record_of_runc_is_known_as_such() {
+        let foreign = foreign(RUNC.as_bytes());
+        assert!(matches!(foreign.maker, Maker::Runc), "{foreign:?}");
+        assert_eq!(foreign.record.init, Some(ProcessId { pid: 58, started: 74860 }));
+    }
+
+    #[test]
+    fn crun_and_a_lost_record_leave_other_files() {
+        let directory = std::env::temp_dir().join(format!("ferrun-record-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).unwrap();
+        assert!(read(&directory).is_err());
+        write(CONFIG, "{}");
+        let found = read(&directory).unwrap();
+        assert!(matches!(&found, Found::Foreign(f) if f.maker.is_cut_short()), "{found:?}");
+        write("status", CRUN);
+        let Found::Foreign(foreign) = read(&directory).unwrap() else { panic!("ours") };
+        assert!(matches!(foreign.maker, Maker::Crun), "{foreign:?}");
+        assert_eq!(foreign.record.init, Some(ProcessId { pid: 53, started: 116_274 }));
+        let long = VERSION_1.replace("kept", &"x".repeat(10_000));
+        write(RECORD, &long);
+        let Found::Own(record) = read(&directory).unwrap() else { panic!("not ours") };
+        assert_eq!(record.annotations["org.example.note"].len(), 10_000);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_cut_short_is_told_from_what_was_never_ours() {
+        for length in 1..VERSION_1.trim_end().len() {
+            let foreign = foreign(&VERSION_1.as_bytes()[..length]);
+            assert!(matches!(foreign.maker, Maker::CutShort(_)), "{length}: {foreign:?}");
+        }
+        for length in 13..RUNC.trim_end().len() {
+            let foreign = foreign(&RUNC.as_bytes()[..length]);
+            assert!(matches!(foreign.maker, Maker::Unknown(_)), "{length}: {foreign:?}");
+        }
+        for text in ["null", "[]", "{}", "\u{0}", "{\"pid\":1}", "{\"version\":\"1\"}"] {
+            let foreign = foreign(text.as_bytes());
+            assert!(matches!(foreign.maker, Maker::Unknown(_)), "{text}: {foreign:?}");
+        }
+        let foreign = foreign(b"{\"id\":\"\xff\"}");
+        assert!(matches!(foreign.maker, Maker::Unknown(_)), "{foreign:?}");
+    }
+}
