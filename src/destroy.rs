@@ -177,7 +177,7 @@ fn stop_proven(container: &Container) -> Result<()> {
     }
     cgroups::kill_all(&proven)?;
     cgroups::remove(&proven)?;
-    remove_if_empty(group)
+    remove_if_empty(group, if init.is_none() { LAST_BREATH } else { Duration::ZERO })
 }
 
 /// The same where only config.json tells of a group, which others may have asked for too.
@@ -191,12 +191,12 @@ fn stop_guessed(container: &Container) -> Result<()> {
     let marked = cgroups::marked(group, directory)?;
     cgroups::kill_all(&marked)?;
     cgroups::remove(&marked)?;
-    remove_if_empty(group)
+    remove_if_empty(group, Duration::ZERO)
 }
 
 /// Removes a group of which nothing proves whose it is.
-fn remove_if_empty(group: &Group) -> Result<()> {
-    if cgroups::remove_unused(group, LAST_BREATH)? {
+fn remove_if_empty(group: &Group, patience: Duration) -> Result<()> {
+    if cgroups::remove_unused(group, patience)? {
         return Ok(());
     }
     let processes = cgroups::processes(group)?;

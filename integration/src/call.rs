@@ -159,6 +159,13 @@ impl Call {
         self
     }
 
+    /// Starts it in a time namespace of its own with these offsets, as
+    /// `boottime 100000 0`.
+    pub fn time_offsets(mut self, offsets: &'static str) -> Self {
+        self.before.time_offsets = Some(offsets);
+        self
+    }
+
     /// Starts it stopped at its execve(2) and traced by the calling thread.
     pub fn traced(mut self) -> Self {
         self.before.traced = true;

@@ -65,3 +65,16 @@ pub fn within(patience: Duration, what: &str, mut happened: impl FnMut() -> bool
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Whether a process has ended, all its threads, reaped or not.
+///
+/// # Panics
+/// If that cannot be told.
+pub fn has_ended(pid: i32) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let pid = Pid::from_raw(pid).expect("a pid");
+    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&now)).expect("poll") > 0
+}

@@ -32,6 +32,8 @@ pub struct Before {
     pub ignores_children: bool,
     /// Does without stdin, stdout and stderr.
     pub closes_stdio: bool,
+    /// Is in a time namespace of its own, with these offsets.
+    pub time_offsets: Option<&'static str>,
 }
 
 /// Makes the child of `command` do that.
@@ -60,6 +62,9 @@ pub fn before_exec(command: &mut Command, before: Before) {
         if before.dies_with_parent {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
         }
+        if let Some(offsets) = before.time_offsets {
+            enter_new_time(offsets)?;
+        }
         // Whoever runs the tests may ignore these, as nohup does.
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
             // SAFETY: SIG_DFL is no function that could run at a wrong time.
@@ -81,6 +86,22 @@ pub fn before_exec(command: &mut Command, before: Before) {
     };
     // SAFETY: the closure makes system calls only; it allocates and locks nothing.
     unsafe { command.pre_exec(run) };
+}
+
+/// By itself a process gets there at execve(2), but not on every kernel.
+fn enter_new_time(offsets: &str) -> io::Result<()> {
+    use rustix::fs::{Mode, OFlags, open};
+    // SAFETY: only numbers are passed.
+    if unsafe { libc::unshare(libc::CLONE_NEWTIME) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let file = open(c"/proc/self/timens_offsets", OFlags::WRONLY, Mode::empty())?;
+    rustix::io::write(&file, offsets.as_bytes())?;
+    let namespace = open(c"/proc/self/ns/time_for_children", OFlags::RDONLY, Mode::empty())?;
+    // SAFETY: the descriptor is open, and the other argument a number.
+    let refused =
+        unsafe { libc::setns(std::os::fd::AsRawFd::as_raw_fd(&namespace), libc::CLONE_NEWTIME) };
+    if refused != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn join_new_keyring() -> io::Result<()> {

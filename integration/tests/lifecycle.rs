@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
 
 use integration::{
-    Call, Container, Output, View, as_both, as_root, eventually, everywhere, in_views,
+    Bed, Bundle, Call, Container, Output, View, as_both, as_root, eventually, everywhere,
+    has_ended, in_views,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 #[test]
@@ -405,5 +409,126 @@ fn odd_callers_are_served_too() {
         let call = bed.run_call(&bundle).current_dir(&gone);
         assert_eq!(call.output().success(), usual);
         bed.assert_nothing_left();
+    });
+}
+
+/// The file that freezes a bundle's group, and what is written to it.
+fn freezer(bed: &Bed, bundle: &Bundle) -> (PathBuf, &'static str, &'static str) {
+    match bed.view {
+        View::V2 => (bed.cgroup_file(bundle, "cgroup.freeze"), "1", "0"),
+        _ => (bed.cgroup_file(bundle, "freezer.state"), "FROZEN", "THAWED"),
+    }
+}
+
+#[test]
+fn a_create_that_fails_leaves_a_group_that_was_there_before() {
+    in_views(|bed| {
+        if bed.is_peer("they remove it") {
+            return;
+        }
+        let bundle = bed.bundle();
+        let (file, frozen, thawed) = freezer(bed, &bundle);
+        let group = file.parent().unwrap();
+        fs::create_dir_all(group).unwrap();
+        fs::write(&file, frozen).unwrap();
+        for _ in 0..2 {
+            let output = bed.run(&bundle);
+            assert!(output.failure(1).contains("is frozen"), "{output}");
+            assert!(group.exists(), "it was there before");
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap().trim(), frozen);
+        fs::write(&file, thawed).unwrap();
+        // Before and after the init process is made.
+        for wrong in [
+            bundle.clone().with("/linux/resources/unified", json!({"no.such": "1"})),
+            bundle.clone().mount("/data", "nothing", "nothing", &[]),
+            bundle.clone().with("/hooks/createRuntime", json!([{"path": "/bin/false"}])),
+        ] {
+            bed.run(&wrong).failure(1);
+            assert!(group.exists(), "it was there before");
+        }
+        bed.run(&bundle).success();
+        assert!(!group.exists(), "it is removed with the container that took it");
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn kill_ends_what_outlives_init_without_a_pid_namespace() {
+    in_views(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 say that it does not run") {
+            return;
+        }
+        let bundle = bed.bundle().without_namespace("pid").sh("sleep 100 & echo $!; wait");
+        let container = bed.start(&bundle);
+        container.prints("\n");
+        let left: i32 = container.printed().trim().parse().unwrap();
+        let init = Pid::from_raw(container.pid());
+        kill(init, Signal::SIGKILL).unwrap();
+        container.ended();
+        bed.runtime(["kill", &container.id, "TERM"]).failure(1);
+        assert!(!has_ended(left));
+        container.kill("KILL");
+        assert!(has_ended(left));
+        let output = bed.runtime(["kill", &container.id, "KILL"]);
+        assert!(output.failure(1).contains("container not running"), "{output}");
+        container.delete();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn nothing_left_to_signal_is_no_error_with_all() {
+    as_root(|bed| {
+        if bed.is_peer("crun 1.8 refuses") {
+            return;
+        }
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        bed.runtime(["kill", "--all", &container.id, "0"]).success();
+        assert_eq!(container.status(), "running");
+        container.kill("KILL");
+        container.ended();
+        for signal in ["0", "TERM", "KILL"] {
+            bed.runtime(["kill", "--all", &container.id, signal]).success();
+        }
+    });
+}
+
+#[test]
+fn who_is_in_a_frozen_group_below_is_ended() {
+    in_views(|bed| {
+        if bed.is_peer("runc and crun wait for it for ever") {
+            return;
+        }
+        for (verb, pids) in
+            [("kill", "own"), ("kill", "shared"), ("delete", "own"), ("delete", "shared")]
+        {
+            let bundle = bed.bundle().sh("sleep 100 & wait");
+            let bundle = match pids {
+                "shared" => bundle.without_namespace("pid"),
+                _ => bundle,
+            };
+            for moved in ["init", "child"] {
+                let container = bed.start(&bundle);
+                let (file, frozen, _) = freezer(bed, &bundle);
+                let group = file.parent().unwrap();
+                let procs = || fs::read_to_string(group.join("cgroup.procs")).unwrap();
+                eventually("both processes run", || procs().lines().count() == 2);
+                let init = container.pid();
+                let pids: Vec<i32> = procs().lines().map(|pid| pid.parse().unwrap()).collect();
+                let inner = group.join("inner");
+                fs::create_dir(&inner).unwrap();
+                let member = pids.iter().find(|pid| (**pid == init) == (moved == "init")).unwrap();
+                fs::write(inner.join("cgroup.procs"), member.to_string()).unwrap();
+                fs::write(inner.join(file.file_name().unwrap()), frozen).unwrap();
+                if verb == "kill" {
+                    container.kill("KILL");
+                    eventually("all end", || pids.iter().all(|pid| has_ended(*pid)));
+                }
+                container.delete();
+                assert!(pids.iter().all(|pid| has_ended(*pid)), "{verb} {moved}");
+                bed.assert_nothing_left();
+            }
+        }
     });
 }
