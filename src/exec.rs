@@ -28,6 +28,7 @@ use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{clone_flag, proc_name};
 use crate::plan::numbers::parse_id;
 use crate::plan::process::{Field, ProcessPlan};
+use crate::refused_program;
 use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
@@ -318,7 +319,9 @@ fn converse(
                 }
             }
             None => {
-                verdict.read(|| plan.named_label())?;
+                let init = container.record.init.context("container not running")?;
+                let root = || open_root(init.pid).ok();
+                verdict.read(|errno| refused_program::explain(root().as_ref(), plan, errno))?;
                 return Ok(terminal);
             }
             Some((FromInit::Console, Some(master))) => match console {

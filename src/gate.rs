@@ -16,7 +16,6 @@ use rustix::net::{
 };
 
 use crate::channel::{Channel, CreatorEnd, InitEnd, ToInit};
-use crate::error::InField as _;
 use crate::sys::process::SharedWord;
 use crate::unix_socket::address;
 
@@ -65,22 +64,13 @@ impl Verdict {
         self.0.get() == WAITING
     }
 
-    /// What became of the program, once the channel has ended. A policy may refuse it by
-    /// the `label` that it was to run under.
-    pub fn read(&self, label: impl FnOnce() -> Option<String>) -> Result<()> {
+    /// What became of the program, once the channel has ended. `explain` makes the error of an
+    /// execve(2) that failed.
+    pub fn read(&self, explain: impl FnOnce(Errno) -> Error) -> Result<()> {
         match self.0.get() {
             EXECUTING => Ok(()),
             WAITING => bail!("the init process died before it could run the program"),
-            errno => {
-                let errno = Errno::from_raw(errno as i32);
-                let is_refused = matches!(errno, Errno::EACCES | Errno::EPERM);
-                let label = is_refused.then(label).flatten();
-                let failed = label.map_or_else(
-                    || Error::new(errno),
-                    |label| Error::new(errno).context(format!("under {label}")),
-                );
-                Err(failed).in_field("process.args[0]: exec")
-            }
+            errno => Err(explain(Errno::from_raw(errno as i32))),
         }
     }
 }
@@ -159,25 +149,10 @@ mod tests {
         });
         let (channel, verdict) = open(&directory).unwrap();
         assert!(channel.receive().unwrap().is_none());
-        let error = verdict.read(|| None).unwrap_err();
-        assert_eq!(format!("{error:#}"), "process.args[0]: exec: ENOEXEC: Exec format error");
+        let error = verdict.read(Error::new).unwrap_err();
+        assert_eq!(error.downcast_ref(), Some(&Errno::ENOEXEC));
         init.join().unwrap();
         std::fs::remove_dir_all(path).unwrap();
-    }
-
-    #[test]
-    fn a_program_that_is_refused_is_told_with_the_label_it_was_to_run_under() {
-        let verdict = Verdict::new().unwrap();
-        let told = |errno, label: Option<&str>| {
-            verdict.failed(errno);
-            crate::error::message(&verdict.read(|| label.map(str::to_owned)).unwrap_err())
-        };
-        let label = Some("process.selinuxLabel \"l\"");
-        let refused = "process.args[0]: exec: under process.selinuxLabel \"l\": ";
-        assert_eq!(told(Errno::EPERM, label), format!("{refused}Operation not permitted"));
-        assert_eq!(told(Errno::EACCES, label), format!("{refused}Permission denied"));
-        assert_eq!(told(Errno::EACCES, None), "process.args[0]: exec: Permission denied");
-        assert_eq!(told(Errno::ENOEXEC, label), "process.args[0]: exec: Exec format error");
     }
 
     #[test]
@@ -193,7 +168,10 @@ mod tests {
             });
             let (channel, verdict) = open(&directory).unwrap();
             assert!(channel.receive().unwrap().is_none());
-            assert_eq!((verdict.read(|| None).is_ok(), verdict.is_open()), (announced, !announced));
+            assert_eq!(
+                (verdict.read(Error::new).is_ok(), verdict.is_open()),
+                (announced, !announced)
+            );
             init.join().unwrap();
             std::fs::remove_dir_all(path).unwrap();
         }

@@ -28,6 +28,7 @@ pub mod pid_file;
 pub mod plan;
 pub mod processes;
 pub mod record;
+pub mod refused_program;
 pub mod resolve;
 pub mod sd_notify;
 pub mod seccomp_agent;

@@ -1,6 +1,7 @@
 //! From a created container to a running one.
 
 use anyhow::{Context as _, Error, Result, bail};
+use nix::errno::Errno;
 
 use crate::apply::hooks;
 use crate::cgroups;
@@ -9,6 +10,8 @@ use crate::create::Created;
 use crate::destroy;
 use crate::gate::{self, Verdict};
 use crate::plan::process::{Field, ProcessPlan};
+use crate::refused_program;
+use crate::resolve;
 use crate::sd_notify::Relay;
 use crate::seccomp_agent;
 use crate::state::{Container, Operation, ProcessFacts, Status};
@@ -56,7 +59,7 @@ pub fn start_created(created: &Created) -> Result<()> {
 fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict) -> Result<()> {
     loop {
         match channel.receive()? {
-            None => return verdict.read(|| named_label(container)),
+            None => return verdict.read(|errno| explain_refusal(container, errno)),
             Some((FromInit::Listener, Some(listener))) => {
                 let init = container.record.init.context("the container has no init process")?;
                 seccomp_agent::hand_over(container, init.pid, &listener)?;
@@ -68,10 +71,18 @@ fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict)
     }
 }
 
-fn named_label(container: &Container) -> Option<String> {
-    let spec = container.config().ok()?;
-    let plan = ProcessPlan::plan(spec.process().as_ref()?, None, Field::CONFIG).ok()?;
-    plan.named_label()
+/// Why execve(2) failed. The program may lie in a volume, which is gone with init.
+fn explain_refusal(container: &Container, errno: Errno) -> Error {
+    let plan = || -> Result<ProcessPlan> {
+        let spec = container.config()?;
+        let process = spec.process().as_ref().context("process: missing")?;
+        ProcessPlan::plan(process, None, Field::CONFIG)
+    };
+    let root = resolve::root(&container.record.rootfs).ok();
+    match plan() {
+        Ok(plan) => refused_program::explain(root.as_ref(), &plan, errno),
+        Err(_) => Error::new(errno).context("process.args[0]: exec"),
+    }
 }
 
 /// An init that ended before it came as far as the program may have been killed.

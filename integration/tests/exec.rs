@@ -1,6 +1,7 @@
 //! `exec`: a second process in a container, with every restriction of the first.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use integration::terminal::{ConsoleSocket, Terminal};
 use integration::{
@@ -551,5 +552,45 @@ fn it_has_the_personality_and_the_memory_policy_of_the_container() {
         let lines: Vec<&str> = output.success().lines().collect();
         assert_ne!(lines[0], "x86_64", "{output}");
         assert_eq!(lines[1].split(' ').nth(1), Some("bind:0"), "{output}");
+    });
+}
+
+#[test]
+fn a_program_that_is_there_and_cannot_be_run_is_told_with_its_reason() {
+    as_both(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 do not name what is missing") {
+            return;
+        }
+        let bundle = bed.bundle();
+        let other = if cfg!(target_arch = "x86_64") { 183 } else { 62 };
+        let mut foreign = fs::read(bundle.rootfs().join("bin/busybox")).unwrap();
+        foreign[18] = other;
+        for (name, content, reason) in [
+            (
+                "crlf",
+                &b"#!/bin/sh\r\necho hi\r\n"[..],
+                r#"no such file or directory: its interpreter "/bin/sh\r" is not there"#,
+            ),
+            (
+                "script",
+                b"#!/no/such/shell -e\n",
+                r#"no such file or directory: its interpreter "/no/such/shell" is not there"#,
+            ),
+            ("foreign", &foreign, "exec format error: a program for "),
+            ("text", b"echo hi\n", "exec format error: neither a program nor a script"),
+        ] {
+            let path = bundle.rootfs().join("bin").join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            let expected = format!("args[0]: exec /bin/{name}: {reason}");
+            for program in [name.to_owned(), format!("/bin/{name}")] {
+                let output = bed.run(&bundle.clone().args([program.as_str()]));
+                assert!(output.failure(1).contains(&format!("process.{expected}")), "{output}");
+                let container = bed.start(&bundle.clone().sh(WAIT));
+                let output = container.exec(&[&program]);
+                assert!(output.failure(255).contains(&expected), "{output}");
+            }
+        }
+        bed.assert_nothing_left();
     });
 }

@@ -185,6 +185,40 @@ fn exec_of_an_ordinary_user() {
     as_user(|bed| exec_unseen(bed, &sleeping(bed), ROUNDS, "exec of an ordinary user"));
 }
 
+/// Root in a user namespace of the caller, whose container has none of its own.
+#[test]
+fn exec_in_a_user_namespace_of_the_caller() {
+    as_root(|bed| {
+        if bed.is_peer("the command lines and capabilities of runc and crun can be seen") {
+            return;
+        }
+        let _hosts = prepare(bed);
+        let holder = Holder::new(&["--user", "--map-root-user"]);
+        let ferrun = || {
+            let enter = ["--user", "--preserve-credentials", "--target", &holder.pid];
+            let call = bed.program("/usr/bin/nsenter".as_ref()).args(enter);
+            call.arg(&integration::runtime().program).arg("--root").arg(bed.root())
+        };
+        let bundle = sleeping(bed).without("/linux/cgroupsPath");
+        let id = bed.id();
+        let create = ferrun().arg("create").arg("--bundle").arg(&bundle.save().path).arg(&id);
+        let container = Container::create(bed, &id, create);
+        ferrun().args(["start", &id]).output().success();
+        let pid_file = bed.make_directory("pids", 0o777).join(ON_THE_COMMAND_LINE);
+        for hostile in &HOSTILE[..2] {
+            let poller = Poller::start(bed, container.pid(), *hostile);
+            for _ in 0..ROUNDS {
+                let exec = ferrun().args(["exec", "--pid-file"]).arg(&pid_file).arg(&id);
+                let exec = exec.args(["/bin/busybox", "usleep", "500"]);
+                exec.env("A", IN_THE_ENVIRONMENT).output().success();
+            }
+            let (found, seen) = poller.end();
+            assert!(found.is_empty(), "seen by uid 0 with {:x}: {found:#?}", hostile.1);
+            assert!(seen > ROUNDS / 4, "of {ROUNDS} processes {seen} were seen");
+        }
+    });
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn exec_a_thousand_times() {

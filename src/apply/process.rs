@@ -38,7 +38,7 @@ use crate::sys;
 use crate::sys::process as kernel;
 
 /// Where programs are looked for without a PATH, as execvp(3) does.
-const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+pub(crate) const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 /// CAP_SYS_ADMIN, which loading a filter needs.
 const SYS_ADMIN: u64 = 1 << 21;
 
@@ -541,7 +541,10 @@ fn look_up(plan: &ProcessPlan) -> Result<CString> {
         return match check_program(&as_path(name.as_bytes())) {
             Ok(()) => Ok(name.clone()),
             Err(Refusal::Missing(errno)) => {
-                bail!("exec: {shown:?}: stat {shown}: {}", errno_text(errno))
+                bail!(
+                    "exec: {shown:?}: stat {shown}: {}",
+                    errno_text(Errno::from_raw(errno.raw_os_error()))
+                )
             }
             Err(Refusal::Directory) => bail!("exec: {shown:?}: is a directory"),
             Err(Refusal::Permission) => bail!("exec: {shown:?}: permission denied"),
@@ -584,8 +587,8 @@ fn check_program(path: &Path) -> std::result::Result<(), Refusal> {
 }
 
 /// An errno in the words that engines look for, all lower case.
-fn errno_text(errno: rustix::io::Errno) -> String {
-    let text = Errno::from_raw(errno.raw_os_error()).desc();
+pub(crate) fn errno_text(errno: Errno) -> String {
+    let text = errno.desc();
     let mut chars = text.chars();
     chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
 }

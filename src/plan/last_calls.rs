@@ -12,7 +12,7 @@ use crate::sys::process::SIBLING;
 
 /// The calls from the filter to execve(2): of init, at the gate and past it, and of a process
 /// that makes the one that stays.
-const CALLS: [libc::c_long; 22] = [
+const CALLS: [libc::c_long; 23] = [
     libc::SYS_capset,
     libc::SYS_setsid,
     libc::SYS_ioctl,
@@ -24,6 +24,8 @@ const CALLS: [libc::c_long; 22] = [
     libc::SYS_sendmsg,
     libc::SYS_write,
     libc::SYS_close,
+    // Before a close, by builds with debug assertions.
+    libc::SYS_fcntl,
     libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mprotect,
