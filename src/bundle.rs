@@ -181,7 +181,11 @@ fn repair_and_parse<T: DeserializeOwned>(text: &str) -> Result<(Box<T>, Vec<Stri
     let warnings = repair::repair(&mut value);
     let parsed = serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
-        let reason = one_reason(&error.into_inner().to_string());
+        let mut reason = one_reason(&error.into_inner().to_string());
+        if field.starts_with("linux.memoryPolicy.") {
+            // The words by which callers of runc know it.
+            reason = format!("invalid memory policy: {reason}");
+        }
         if field == "." { anyhow::anyhow!(reason) } else { anyhow::anyhow!("{field}: {reason}") }
     })?;
     Ok((parsed, warnings))
@@ -243,6 +247,10 @@ mod tests {
             (
                 r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"namespaces":[{"type":"bogus"}]}}"#,
                 r#"config.json: linux.namespaces[0].type: unknown variant "bogus""#,
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"memoryPolicy":{"mode":"BIND"}}}"#,
+                r#"config.json: linux.memoryPolicy.mode: invalid memory policy: unknown variant "BIND""#,
             ),
             (
                 r#"{"ociVersion":"1.0.0","root":{"path":"r\u0000"}}"#,

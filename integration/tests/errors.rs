@@ -178,7 +178,7 @@ const ROWS: &[Row] = &[
     (
         "a hook that fails",
         |bed| with(bed, "/hooks/prestart", hook("echo first; echo the reason >&2; exit 5")),
-        &["hooks.prestart[0]", "exit status 5", "the reason"],
+        &["hooks.prestart[0]", "error running prestart hook #0: ", "exit status 5", "the reason"],
     ),
     (
         "a hook that fails in the container",

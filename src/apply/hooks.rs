@@ -27,17 +27,25 @@ const LINES: usize = 5;
 
 /// Calls hooks in order, until one fails.
 pub fn run(hooks: &[Hook], state: &str) -> Result<()> {
-    hooks.iter().try_for_each(|hook| run_one(hook, state).in_field(&hook.field))
+    hooks.iter().try_for_each(|hook| run_one(hook, state).in_field(place(hook)))
 }
 
 /// Calls all hooks in order; a failure is logged and the next one called
 /// (runtime.md#lifecycle, poststop).
 pub fn run_all(hooks: &[Hook], state: &str) {
     for hook in hooks {
-        if let Err(error) = run_one(hook, state).in_field(&hook.field) {
+        if let Err(error) = run_one(hook, state).in_field(place(hook)) {
             crate::log::warn(message(&error));
         }
     }
+}
+
+/// Its place in the configuration, and the words by which callers of runc know a hook
+/// that has failed: `hooks.prestart[0]: error running prestart hook #0`.
+fn place(hook: &Hook) -> String {
+    let name = hook.field.trim_start_matches("hooks.").trim_end_matches(']');
+    let (kind, number) = name.split_once('[').unwrap_or((name, "0"));
+    format!("{}: error running {kind} hook #{number}", hook.field)
 }
 
 fn run_one(hook: &Hook, state: &str) -> Result<()> {
@@ -71,7 +79,7 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
 /// Calls hooks in order as the program itself will run: as its user, with its
 /// capabilities, under its filter, in its files. They may be the container's own.
 pub fn run_confined(hooks: &[Hook], confined: &Confined<'_>, state: &str) -> Result<()> {
-    hooks.iter().try_for_each(|hook| run_one_confined(hook, confined, state).in_field(&hook.field))
+    hooks.iter().try_for_each(|hook| run_one_confined(hook, confined, state).in_field(place(hook)))
 }
 
 fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result<()> {
@@ -258,7 +266,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             format!("{error:#}"),
-            r#"hooks.prestart[0]: "/bin/sh": exit status 3: 3; 4; 5; 6; 7"#
+            r#"hooks.prestart[0]: error running prestart hook #0: "/bin/sh": exit status 3: 3; 4; 5; 6; 7"#
         );
         let missing = Hook { path: "/no/such/hook".into(), ..hook("", None) };
         let error = run(&[missing], "").unwrap_err();
@@ -271,7 +279,7 @@ mod tests {
         let error = run(&[hook("echo slow; sleep 60", Some(1))], "").unwrap_err();
         assert_eq!(
             format!("{error:#}"),
-            r#"hooks.prestart[0]: "/bin/sh": timed out after 1 s: slow"#
+            r#"hooks.prestart[0]: error running prestart hook #0: "/bin/sh": timed out after 1 s: slow"#
         );
         assert!(start.elapsed() < Duration::from_secs(20));
     }

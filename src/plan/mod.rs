@@ -22,7 +22,7 @@ pub mod sysctls;
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
 
 use self::cgroup::{Access, CgroupPlan};
@@ -222,7 +222,8 @@ fn memory_policy(spec: &Spec) -> Result<Option<(u32, Vec<u64>)>> {
             }
     });
     let nodes = given.nodes().as_deref().unwrap_or_default();
-    Ok(Some((mode | flags, bit_mask(nodes).in_field("linux.memoryPolicy.nodes")?)))
+    let nodes = bit_mask(nodes).context("invalid memory policy");
+    Ok(Some((mode | flags, nodes.in_field("linux.memoryPolicy.nodes")?)))
 }
 
 /// A list of numbers such as `0-3,7` as a bit mask, lowest first.
@@ -285,7 +286,7 @@ mod tests {
             ),
             (
                 r#""memoryPolicy":{"mode":"MPOL_BIND","nodes":"x"}"#,
-                r#"linux.memoryPolicy.nodes: "x": not a number or a range"#,
+                r#"linux.memoryPolicy.nodes: invalid memory policy: "x": not a number or a range"#,
             ),
         ] {
             let json = format!(r#"{{"root":{{"path":"r"}},"linux":{{{linux}}}}}"#);
