@@ -71,7 +71,8 @@ pub fn parse_spec(text: &str) -> Result<(Box<Spec>, Vec<String>)> {
     let (mut spec, warnings) = parse::<Spec>(text).context("config.json")?;
     check_version(&given, spec.version())?;
     check_given(&given, spec.process().is_some())?;
-    if spec.root().is_none() || !given.root_path {
+    let root = spec.root().as_ref().map(|root| root.path());
+    if !given.root_path || root.is_none_or(|path| path.as_os_str().is_empty()) {
         bail!("root.path: missing");
     }
     if let Some(annotations) = spec.annotations()

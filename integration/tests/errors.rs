@@ -65,6 +65,12 @@ const ROWS: &[Row] = &[
         &["process.user.uid", "4294967296"],
     ),
     ("no uid", |bed| bed.bundle().without("/process/user/uid"), &["process.user.uid", "missing"]),
+    (
+        "a uid that is null",
+        |bed| with(bed, "/process/user/uid", Value::Null),
+        &["process.user.uid", "missing"],
+    ),
+    ("an empty root", |bed| with(bed, "/root/path", json!("")), &["root.path", "missing"]),
     ("no gid", |bed| bed.bundle().without("/process/user/gid"), &["process.user.gid", "missing"]),
     (
         "a string as memory limit",

@@ -62,16 +62,24 @@ fn is_capability(name: &str) -> bool {
 }
 
 /// JSON's null stands for a property that is not given. An object that held
-/// nothing else is not given either: `"pids": {"limit": null}` sets no limit.
+/// nothing else is not given either: `"pids": {"limit": null}` sets no limit. Only a
+/// network device is given by its name alone.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|_, value| {
+            map.retain(|key, value| {
                 let was_null = |value: &Value| {
                     value
                         .as_object()
                         .is_some_and(|map| !map.is_empty() && map.values().all(Value::is_null))
                 };
+                if key == "netDevices"
+                    && let Value::Object(devices) = value
+                {
+                    devices.retain(|_, device| !device.is_null());
+                    devices.values_mut().for_each(drop_nulls);
+                    return true;
+                }
                 if was_null(value) {
                     return false;
                 }

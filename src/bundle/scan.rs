@@ -104,7 +104,6 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
             if twice {
                 return Err(A::Error::custom(format!("{}: given twice", self.0.field())));
             }
-            self.0.note();
             map.next_value_seed(Node(self.0))?;
             self.0.place.pop();
             seen.push(key);
@@ -119,30 +118,37 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
 
     /// A text without escapes, and so without a NUL: JSON has no other way to say one.
     fn visit_borrowed_str<E>(self, _: &'de str) -> Result<(), E> {
+        self.0.note();
         Ok(())
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.0.note();
         self.0.check_text(text)
     }
 
+    /// What is null is not given.
     fn visit_unit<E>(self) -> Result<(), E> {
         Ok(())
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.0.note();
         Ok(())
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.0.note();
         Ok(())
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.0.note();
         Ok(())
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.0.note();
         Ok(())
     }
 }

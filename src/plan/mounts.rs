@@ -313,6 +313,7 @@ pub fn clean(path: &Path) -> PathBuf {
 }
 
 fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSystem {
+    let source = source.filter(|source| !source.as_os_str().is_empty());
     let source = source.map_or_else(|| fstype.into(), Path::to_string_lossy).into_owned();
     let data: Vec<(String, Option<String>)> = options
         .data
