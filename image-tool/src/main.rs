@@ -4,6 +4,7 @@ mod archive;
 mod cli;
 mod convert;
 mod digest;
+mod json;
 mod layer;
 mod layout;
 mod limits;

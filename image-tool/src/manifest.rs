@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::digest::Digest;
+use crate::json::nullable;
 use crate::limits;
 use crate::platform::Platform;
 
@@ -27,7 +28,7 @@ pub const ACCEPTED: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MA
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The type of the content.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub media_type: String,
     /// The digest of the content.
     pub digest: Digest,
@@ -36,7 +37,7 @@ pub struct Descriptor {
     /// The platform an index entry is for.
     pub platform: Option<Platform>,
     /// In a layout's index, `org.opencontainers.image.ref.name` is the tag.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub annotations: HashMap<String, String>,
 }
 
@@ -186,8 +187,10 @@ pub fn platforms(index: &[Descriptor]) -> Vec<String> {
 #[serde(default)]
 pub struct ImageConfig {
     /// `linux`.
+    #[serde(deserialize_with = "nullable")]
     pub os: String,
     /// `amd64`, ...
+    #[serde(deserialize_with = "nullable")]
     pub architecture: String,
     /// The variant of the architecture.
     pub variant: Option<String>,
@@ -205,6 +208,7 @@ pub struct ImageConfig {
     #[serde(deserialize_with = "nullable")]
     pub config: Execution,
     /// The digests of the uncompressed layers.
+    #[serde(deserialize_with = "nullable")]
     pub rootfs: Rootfs,
 }
 
@@ -242,16 +246,8 @@ pub struct Execution {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Rootfs {
     /// From the lowest layer up.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub diff_ids: Vec<Digest>,
-}
-
-fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl ImageConfig {
@@ -424,6 +420,33 @@ mod tests {
 
         let nested = index(&[entry(OCI_INDEX, Some("linux/amd64")), entry(OCI_INDEX, None)]);
         assert_eq!(choose(&nested, &arm7), Choice::Indexes(vec![&nested[1]]));
+    }
+
+    #[test]
+    fn what_is_null_is_not_given() {
+        let mut entry = descriptor(OCI_MANIFEST);
+        for (key, value) in [("annotations", Value::Null), ("platform", Value::Null)] {
+            entry[key] = value;
+        }
+        let document = with(json!({"manifests": [entry]}), "/mediaType", Value::Null);
+        let Content::Index(entries) = parse_json(&document, None).unwrap() else { panic!() };
+        assert_eq!(entries[0].platform, None);
+
+        let platform = json!({"os": "linux", "architecture": "amd64", "variant": null});
+        let document = with(document, "/manifests/0/platform", platform);
+        let Content::Index(entries) = parse_json(&document, None).unwrap() else { panic!() };
+        assert_eq!(platforms(&entries), ["linux/amd64"]);
+
+        let document = with(image(), "/manifests", Value::Null);
+        assert!(matches!(parse_json(&document, None).unwrap(), Content::Manifest(_)));
+
+        let wanted: Platform = "linux/amd64".parse().unwrap();
+        let bare = json!({"os": null, "architecture": null, "variant": null, "config": null,
+            "created": null, "author": null, "rootfs": {"diff_ids": null}});
+        for config in [with(bare.clone(), "/rootfs", Value::Null), bare] {
+            let text = config.to_string();
+            assert!(ImageConfig::parse(text.as_bytes(), 0, &wanted).is_ok(), "{text}");
+        }
     }
 
     #[test]

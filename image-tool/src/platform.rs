@@ -7,17 +7,19 @@ use std::str::FromStr;
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::json::nullable;
+
 /// A platform in the terms of Go, as the image-spec asks: `linux/arm64/v8`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     /// `linux`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub os: String,
     /// `amd64`, `arm64`, ...
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub architecture: String,
     /// `v7`, `v8`, or nothing.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub variant: String,
 }
 

@@ -24,6 +24,8 @@ mod convert;
 #[allow(dead_code)]
 #[path = "../../image-tool/src/digest.rs"]
 mod digest;
+#[path = "../../image-tool/src/json.rs"]
+mod json;
 #[allow(dead_code)]
 #[path = "../../image-tool/src/limits.rs"]
 mod limits;

@@ -13,6 +13,7 @@ use ureq::http::Uri;
 use super::challenge::Challenge;
 use super::http::{Http, Origin, Request};
 use super::read_bounded;
+use crate::json::nullable;
 use crate::limits;
 
 /// What proves who asks. It is never printed.
@@ -63,9 +64,9 @@ impl Credentials {
 
 #[derive(Deserialize)]
 struct TokenReply {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     token: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     access_token: String,
 }
 

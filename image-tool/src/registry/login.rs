@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::auth::Credentials;
+use crate::json::nullable;
 use crate::limits;
 
 /// The user name with which a helper marks its secret as an identity token.
@@ -30,22 +31,22 @@ const NOT_FOUND: &str = "credentials not found in native keychain";
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct DockerConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     auths: HashMap<String, DockerAuth>,
     /// The helper of every registry that has none of its own.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     creds_store: String,
     /// Helpers by registry.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     cred_helpers: HashMap<String, String>,
 }
 
 #[derive(Deserialize)]
 struct DockerAuth {
     /// `user:password` in base64.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     auth: String,
-    #[serde(default, rename = "identitytoken")]
+    #[serde(default, rename = "identitytoken", deserialize_with = "nullable")]
     identity_token: String,
 }
 
@@ -282,7 +283,13 @@ mod tests {
             let error = format!("{:#}", find(&config, "r.io", nobody).unwrap_err());
             assert!(!error.contains("hunter2"), "{error}");
         }
-        assert_eq!(find(br#"{"auths": {"r.io": {}}}"#, "r.io", nobody).unwrap(), None);
+        for nothing in [
+            r#"{"auths": {"r.io": {}}}"#,
+            r#"{"auths": {"r.io": {"auth": null, "identitytoken": null}}}"#,
+            r#"{"auths": null, "credsStore": null, "credHelpers": null}"#,
+        ] {
+            assert_eq!(find(nothing.as_bytes(), "r.io", nobody).unwrap(), None, "{nothing}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use self::auth::{Authenticator, Credentials};
 use self::http::{Answer, Http, Origin, Paced, Request, is_loopback};
 use crate::digest::Digest;
+use crate::json::nullable;
 use crate::limits;
 use crate::manifest::{ACCEPTED, Descriptor};
 use crate::reference::Image;
@@ -175,9 +176,9 @@ struct ErrorReply {
 
 #[derive(Deserialize)]
 struct ErrorEntry {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     code: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     message: String,
 }
 
