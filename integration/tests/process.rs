@@ -480,3 +480,34 @@ fn a_capability_that_exec_adds_is_in_the_sets_of_the_program_alone() {
         }
     });
 }
+
+#[test]
+fn each_memory_policy_is_the_one_that_was_asked_for() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 know none") {
+            return;
+        }
+        if !std::path::Path::new("/proc/self/numa_maps").exists() {
+            return bed.skip("this kernel knows one node alone");
+        }
+        for (policy, expected) in [
+            (json!({"mode": "MPOL_DEFAULT"}), "default"),
+            (json!({"mode": "MPOL_PREFERRED", "nodes": "0"}), "prefer:0"),
+            (json!({"mode": "MPOL_BIND", "nodes": "0"}), "bind:0"),
+            (json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"}), "interleave:0"),
+            (json!({"mode": "MPOL_LOCAL"}), "local"),
+            (
+                json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}),
+                "bind=static:0",
+            ),
+            (
+                json!({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"]}),
+                "interleave=relative:0",
+            ),
+        ] {
+            let script = "read _ policy _ </proc/self/numa_maps; echo $policy";
+            let bundle = bed.bundle().with("/linux/memoryPolicy", policy.clone()).sh(script);
+            assert_eq!(bed.run(&bundle).success(), expected, "{policy}");
+        }
+    });
+}

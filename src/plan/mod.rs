@@ -268,9 +268,53 @@ mod tests {
         assert!(bit_mask("").unwrap().is_empty());
         assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111_u64]);
         assert_eq!(bit_mask("64").unwrap(), [0_u64, 1]);
-        for wrong in ["a", "3-1", "-1", "1024"] {
+        assert_eq!(bit_mask("63").unwrap(), [1_u64 << 63]);
+        assert_eq!(bit_mask(" 3 , 1-1,").unwrap(), [0b1010_u64]);
+        assert_eq!(bit_mask("1023").unwrap().len(), 16);
+        for wrong in ["a", "3-1", "-1", "1024", "0-1024"] {
             assert!(bit_mask(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_memory_policy_is_the_kernels_mode_flags_and_nodes() {
+        // linux/mempolicy.h
+        for (policy, expected) in [
+            (r#""mode":"MPOL_DEFAULT""#, (0, vec![])),
+            (r#""mode":"MPOL_PREFERRED","nodes":"1""#, (1, vec![2])),
+            (r#""mode":"MPOL_BIND","nodes":"0-1""#, (2, vec![3])),
+            (r#""mode":"MPOL_INTERLEAVE","nodes":"64""#, (3, vec![0, 1])),
+            (r#""mode":"MPOL_LOCAL""#, (4, vec![])),
+            (r#""mode":"MPOL_PREFERRED_MANY""#, (5, vec![])),
+            (r#""mode":"MPOL_WEIGHTED_INTERLEAVE""#, (6, vec![])),
+            (r#""mode":"MPOL_BIND","flags":["MPOL_F_STATIC_NODES"]"#, (0x8002, vec![])),
+            (r#""mode":"MPOL_BIND","flags":["MPOL_F_RELATIVE_NODES"]"#, (0x4002, vec![])),
+            (
+                r#""mode":"MPOL_BIND","flags":["MPOL_F_NUMA_BALANCING","MPOL_F_STATIC_NODES"]"#,
+                (0xa002, vec![]),
+            ),
+        ] {
+            let json =
+                format!(r#"{{"root":{{"path":"r"}},"linux":{{"memoryPolicy":{{{policy}}}}}}}"#);
+            assert_eq!(plan(&json).unwrap().policies.memory_policy, Some(expected), "{policy}");
+        }
+        assert_eq!(
+            plan(r#"{"root":{"path":"r"},"linux":{}}"#).unwrap().policies.memory_policy,
+            None
+        );
+    }
+
+    #[test]
+    fn a_personality_is_the_kernels_number() {
+        let personality = |domain: &str| {
+            let json = format!(
+                r#"{{"root":{{"path":"r"}},"linux":{{"personality":{{"domain":"{domain}"}}}}}}"#
+            );
+            plan(&json).unwrap().policies.personality
+        };
+        // sys/personality.h
+        assert_eq!((personality("LINUX"), personality("LINUX32")), (Some(0), Some(8)));
+        assert_eq!(plan(r#"{"root":{"path":"r"}}"#).unwrap().policies.personality, None);
     }
 
     #[test]
@@ -313,6 +357,7 @@ mod tests {
             Plan::new(&spec, Path::new("/b"), "c", &host).unwrap().cgroup_owner
         };
         assert_eq!(owner("", r#",{"type":"cgroup"}"#), Some(100_002));
+        assert_eq!(owner("", r#",{"type":"cgroup","path":"/c"}"#), None, "a joined one");
         assert_eq!(owner(r#""ro""#, r#",{"type":"cgroup"}"#), None);
         assert_eq!(owner("", ""), None);
     }

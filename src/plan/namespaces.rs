@@ -304,6 +304,56 @@ mod tests {
     }
 
     #[test]
+    fn an_id_inside_is_one_outside_if_a_range_has_it() {
+        let range = IdRange { inside: 10, outside: 1000, size: 3 };
+        for (inside, outside) in
+            [(9, None), (10, Some(1000)), (12, Some(1002)), (13, None), (u32::MAX, None)]
+        {
+            assert_eq!(range.outside_of(inside), outside, "{inside}");
+        }
+        let last = IdRange { inside: 0, outside: u32::MAX - 1, size: 1 };
+        assert_eq!(last.outside_of(0), Some(u32::MAX - 1));
+    }
+
+    #[test]
+    fn ranges_may_touch_but_not_overlap_on_either_side() {
+        let plan = |ranges: &[(u32, u32, u32)]| {
+            let ranges: Vec<_> = ranges
+                .iter()
+                .map(|(inside, outside, size)| {
+                    serde_json::json!({"containerID": inside, "hostID": outside, "size": size})
+                })
+                .collect();
+            let mappings = serde_json::from_value(ranges.into()).unwrap();
+            id_ranges(&mappings, "m").map(|ranges| ranges.len()).map_err(|e| e.to_string())
+        };
+        let second_overlaps = Err("m[1]: overlaps [0]".to_owned());
+        assert_eq!(plan(&[(0, 100, 10), (10, 110, 10), (20, 90, 10)]), Ok(3));
+        for other in [(9, 200, 1), (9, 200, 5), (0, 200, 1), (20, 109, 1), (20, 91, 10)] {
+            assert_eq!(plan(&[(0, 100, 10), other]), second_overlaps, "{other:?}");
+        }
+        assert_eq!(plan(&[(0, 0, u32::MAX)]), Ok(1));
+        assert!(plan(&[(1, 0, u32::MAX)]).is_err());
+    }
+
+    #[test]
+    fn each_type_has_its_flag_and_its_two_names() {
+        // linux/sched.h
+        for (kind, flag, of_spec, of_proc) in [
+            (Kind::Time, 0x0000_0080, "time", "time"),
+            (Kind::Mount, 0x0002_0000, "mount", "mnt"),
+            (Kind::Cgroup, 0x0200_0000, "cgroup", "cgroup"),
+            (Kind::Uts, 0x0400_0000, "uts", "uts"),
+            (Kind::Ipc, 0x0800_0000, "ipc", "ipc"),
+            (Kind::User, 0x1000_0000, "user", "user"),
+            (Kind::Pid, 0x2000_0000, "pid", "pid"),
+            (Kind::Network, 0x4000_0000, "network", "net"),
+        ] {
+            assert_eq!((clone_flag(kind), name(kind), proc_name(kind)), (flag, of_spec, of_proc));
+        }
+    }
+
+    #[test]
     fn time_offsets_are_one_line_a_clock() {
         let planned = plan(
             r#"{"namespaces":[{"type":"time"}],"timeOffsets":{"monotonic":{"secs":7,"nanosecs":5},"boottime":{"secs":-1}}}"#,
