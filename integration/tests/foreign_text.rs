@@ -6,6 +6,7 @@
 //! | a hook's last words; for startContainer hooks the image's | the error, the log, a warning of delete |
 //! | paths and names of config.json and of the image | the error, the log |
 //! | a file system's words about its options | the error |
+//! | the path of a bundle | `list` |
 //! | names and arguments of processes | `ps`, with ps(1) and without |
 //! | the command line | the error |
 
@@ -106,6 +107,23 @@ fn names_and_paths_are_written_out() {
         for line in [&["state", EVIL] as &[&str], &[EVIL], &["list", &format!("--{EVIL}")]] {
             assert_told("the command line", &bed.call().args(line).output());
         }
+    });
+}
+
+#[test]
+fn a_bundle_adds_no_rows_to_list() {
+    as_root(|bed| {
+        if peers_do_it(bed) {
+            return;
+        }
+        let mut bundle = bed.bundle();
+        let path = bundle.path.with_file_name(format!("{EVIL}\nfake"));
+        fs::rename(&bundle.path, &path).unwrap();
+        bundle.path = path;
+        let _container = bed.create(&bundle);
+        let output = bed.runtime(["list"]);
+        assert_harmless(output.success(), "list");
+        assert_eq!(output.stdout.lines().count(), 2, "{output}");
     });
 }
 

@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use super::state::StateJson;
 use super::{Global, print, user_name};
 use crate::error::errno;
+use crate::text::printable;
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
@@ -46,7 +47,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
 fn table(states: &[StateJson]) -> String {
     let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
     let row = |state: &StateJson| {
-        let bundle = state.bundle.to_string_lossy().into_owned();
+        let bundle = printable(&state.bundle.to_string_lossy());
         let (created, owner) = (state.created.clone(), state.owner.clone());
         [state.id.clone(), state.pid.to_string(), state.status.to_owned(), bundle, created, owner]
     };
