@@ -12,6 +12,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use crate::error::{message, one_line};
 use crate::plan::numbers::parse_id;
 
+/// No process has more descriptors, unless its machine was told so (fs.nr_open).
+pub const MOST_DESCRIPTORS: u32 = 1 << 20;
+
 /// Adds a verb's arguments to its command.
 type Arguments = fn(Command) -> Command;
 
@@ -225,7 +228,7 @@ fn preserve_fds() -> Arg {
     Arg::new("preserve-fds")
         .long("preserve-fds")
         .value_name("N")
-        .value_parser(value_parser!(u32))
+        .value_parser(value_parser!(u32).range(..=i64::from(MOST_DESCRIPTORS)))
         .default_value("0")
         .help("Pass this many descriptors after stdio on")
 }

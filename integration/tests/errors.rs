@@ -693,6 +693,41 @@ fn the_id_that_stands_for_none_is_refused_wherever_an_id_is_given() {
     });
 }
 
+/// | | |
+/// |---|---|
+/// | `--preserve-fds`, `LISTEN_FDS` | 3 is added to it: past 2^20 no process has descriptors |
+/// | `--interval` | is added to the clock, which has 63 bits of nanoseconds |
+/// | a signal | refused where it is none |
+/// | limits of `update` | as in config.json |
+#[test]
+fn numbers_of_the_command_line_past_what_they_count_are_borne() {
+    const EDGES: [u64; 7] =
+        [(1 << 31) - 1, 1 << 31, (1 << 32) - 3, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, u64::MAX];
+    as_root(|bed| {
+        if bed.is_peer("they have other words") {
+            return;
+        }
+        let bundle = bed.bundle().sh("echo ran");
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        for number in EDGES {
+            let text = number.to_string();
+            let output = bed.run_call(&bundle).option("--preserve-fds", &text).output();
+            assert_line(&text, &output, 1, &["--preserve-fds", &text]);
+            let pid = "exec env LISTEN_PID=$$ LISTEN_FDS=$0 \"$@\"";
+            let call = bed.program(Path::new("/bin/sh")).args(["-c", pid, &text]);
+            let call = call.arg(integration::runtime().for_others(&bed.directory)).arg("--root");
+            let call = call.arg(bed.root()).args(["run", "--bundle"]).arg(&bundle.save().path);
+            assert_eq!(call.arg(bed.id()).output().success(), "ran", "{text} sockets");
+            let output = bed.runtime(["kill", &container.id, &text]);
+            assert_line(&text, &output, 1, &[&text]);
+        }
+        for interval in ["9223372037s", "9223372036854775807s", "18446744073709551615h"] {
+            let output = bed.runtime(["events", "--interval", interval, &container.id]);
+            assert_line(interval, &output, 1, &["--interval", interval]);
+        }
+    });
+}
+
 /// `c 4097:3` would be /dev/null, and 4294967295 "every number" to devices.allow.
 #[test]
 fn a_device_number_that_the_kernel_would_cut_short_is_refused() {

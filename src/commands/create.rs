@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::ArgMatches;
 
 use super::Global;
-use crate::cli::{id_of, path_of};
+use crate::cli::{MOST_DESCRIPTORS, id_of, path_of};
 use crate::create::{self, Options};
 
 /// Runs the verb.
@@ -16,7 +16,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
 fn listening() -> u32 {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     match (number("LISTEN_PID"), number("LISTEN_FDS")) {
-        (Some(pid), Some(sockets)) if pid == std::process::id() => sockets,
+        (Some(pid), Some(sockets)) if pid == std::process::id() => sockets.min(MOST_DESCRIPTORS),
         _ => 0,
     }
 }

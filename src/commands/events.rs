@@ -84,7 +84,8 @@ fn print_event<T: Serialize>(kind: &str, container: &Container, data: Option<T>)
     print(&text)
 }
 
-/// A duration as Go writes it, `1m30s` or `500ms`; above zero.
+/// A duration as Go writes it, `1m30s` or `500ms`; above zero, and no longer than its 63
+/// bits of nanoseconds: no clock counts further.
 fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut sum = Duration::ZERO;
@@ -105,7 +106,7 @@ fn duration(text: &str) -> Option<Duration> {
         sum = sum.checked_add(Duration::try_from_secs_f64(value * seconds).ok()?)?;
         rest = rest.get(unit..)?;
     }
-    (!sum.is_zero()).then_some(sum)
+    (!sum.is_zero() && sum <= Duration::from_nanos(i64::MAX as u64)).then_some(sum)
 }
 
 #[cfg(test)]
@@ -114,12 +115,18 @@ mod tests {
 
     #[test]
     fn durations_are_gos() {
-        for (text, milliseconds) in
-            [("5s", 5000), ("1m30s", 90_000), ("500ms", 500), ("1.5s", 1500)]
-        {
+        for (text, milliseconds) in [
+            ("5s", 5000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1.5s", 1500),
+            ("9223372036s", 9_223_372_036_000),
+        ] {
             assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
         }
-        for wrong in ["", "5", "s", "0s", "5x", "-1s", "1e999s"] {
+        for wrong in
+            ["", "5", "s", "0s", "5x", "-1s", "1e999s", "9223372037s", "9223372036854775807s"]
+        {
             assert_eq!(duration(wrong), None, "{wrong}");
         }
     }
