@@ -202,7 +202,9 @@ fn update(command: Command) -> Command {
     );
     crate::commands::update::options()
         .fold(command, |command, (name, help)| {
-            command.arg(text(name, help).allow_hyphen_values(true))
+            // An empty value leaves the limit as it is.
+            let option = text(name, help).value_parser(value_parser!(String));
+            command.arg(option.allow_hyphen_values(true))
         })
         .arg(id())
 }

@@ -155,6 +155,9 @@ fn the_number_of_processes_is_limited() {
         }
         let bundle = bed.bundle().with("/linux/resources/pids", json!({}));
         assert_files(bed, &bundle, &[("pids.max", "max")]);
+        // Nothing could ever be started in it.
+        let bundle = bed.bundle().with("/linux/resources/pids/limit", 0);
+        assert_files(bed, &bundle, &[("pids.max", "1")]);
     });
 }
 

@@ -447,6 +447,73 @@ fn wrong_values_are_refused_and_change_nothing() {
     });
 }
 
+#[test]
+fn zero_and_nothing_leave_what_is_there() {
+    with_limits(|bed| {
+        if bed.is_peer("crun 1.8 writes 0 as it is") {
+            return;
+        }
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        for flags in [
+            &["--memory", "0"][..],
+            &["--memory", "0", "--memory-swap", "0", "--memory-reservation", "0"],
+            &["--cpu-share", "0", "--cpu-quota", "0", "--cpu-period", "0"],
+            &["--pids-limit", "0"],
+            &["--cpuset-cpus", "", "--cpuset-mems", ""],
+            &["--memory", "", "--memory-swap", ""],
+        ] {
+            update(bed, &container, flags).success();
+            assert_memory(bed, &bundle, 67108864, 134217728);
+            assert_shares(bed, &bundle, "77", "14");
+            assert_quota(bed, &bundle, "50000", "100000");
+            assert_file(bed, &bundle, "pids.max", "50");
+        }
+        update(bed, &container, &["--cpuset-cpus", "", "--pids-limit", "60"]).success();
+        assert_file(bed, &bundle, "pids.max", "60");
+    });
+}
+
+#[test]
+fn an_idle_group_can_be_woken() {
+    with_limits(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 do not know it") {
+            return;
+        }
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        update_from(bed, &container, r#"{"cpu": {"idle": 1}}"#).success();
+        assert_file(bed, &bundle, "cpu.idle", "1");
+        update_from(bed, &container, r#"{"cpu": {"idle": 0}}"#).success();
+        assert_file(bed, &bundle, "cpu.idle", "0");
+        update(bed, &container, &["--cpu-idle", "1"]).success();
+        assert_file(bed, &bundle, "cpu.idle", "1");
+        update(bed, &container, &["--cpu-idle", "0"]).success();
+        assert_file(bed, &bundle, "cpu.idle", "0");
+    });
+}
+
+#[test]
+fn who_lifts_the_limit_of_memory_lifts_that_of_swap() {
+    with_limits(|bed| {
+        if bed.is_peer("crun 1.8 lifts the one alone") {
+            return;
+        }
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        let files = bed.by_version(
+            ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
+            ["memory.max", "memory.swap.max"],
+        );
+        let none = bed.by_version("9223372036854771712", "max");
+        update(bed, &container, &["--memory", "-1"]).success();
+        assert_files(bed, &bundle, &files.map(|file| (file, none)));
+        // And later changes begin from there.
+        update(bed, &container, &["--pids-limit", "7"]).success();
+        assert_files(bed, &bundle, &files.map(|file| (file, none)));
+    });
+}
+
 /// `--resources` has a place for huge pages and for `unified`, no flag has.
 #[test]
 fn version_2_limits_huge_pages_and_passes_files_through() {
@@ -469,6 +536,10 @@ fn version_2_limits_huge_pages_and_passes_files_through() {
         let path = bed.write("resources.json", r#"{"unified": {"cgroup.max.depth": "3"}}"#);
         update(bed, &container, &["--resources", path.to_str().unwrap()]).success();
         assert_file(bed, &bundle, "cgroup.max.depth", "3");
+        // Line by line, of which the last one stays here.
+        let path = bed.write("resources.json", r#"{"unified": {"cgroup.max.depth": "4\n\n5\n"}}"#);
+        update(bed, &container, &["--resources", path.to_str().unwrap()]).success();
+        assert_file(bed, &bundle, "cgroup.max.depth", "5");
         assert_file(bed, &bundle, "hugetlb.2MB.max", "8388608");
         if !bed.has_controller("memory") {
             let output = update(bed, &container, &["--memory", "50331648"]);

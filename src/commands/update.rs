@@ -41,6 +41,9 @@ const NUMBERS: [(&str, &[&str]); 14] = [
 const TEXTS: [(&str, &[&str]); 2] =
     [("cpuset-cpus", &["cpu", "cpus"]), ("cpuset-mems", &["cpu", "mems"])];
 
+/// The properties in which 0 is a value; elsewhere it stands for what is to stay.
+const ZEROS: [&[&str]; 2] = [&["cpu", "burst"], &["cpu", "idle"]];
+
 /// The options that change the class of service, and are no cgroup's.
 const CLASS: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
 
@@ -62,18 +65,19 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         None => from_options(matches)?,
     };
     let is_empty = request.as_object().is_some_and(Map::is_empty);
-    if is_empty && class.is_none() && !matches.contains_id("resources") {
+    let is_given = |(name, _): (&str, _)| matches.contains_id(name);
+    if !matches.contains_id("resources") && !options().any(is_given) {
         bail!("update: no resource is given");
     }
     let _lock = container.lock()?;
     if let Some(lines) = class {
         // Another update may have been here before.
         change_class(global.store.load(&container.record.id)?, lines)?;
-        if is_empty {
-            return Ok(());
-        }
     }
-    change_limits(&container, request)
+    match is_empty {
+        true => Ok(()),
+        false => change_limits(&container, request),
+    }
 }
 
 /// Writes to the class of a container, or puts it into one of its own.
@@ -110,6 +114,7 @@ fn change_limits(container: &Container, request: Value) -> Result<()> {
     };
     let mut merged = before;
     let changes_devices = request.get("devices").is_some();
+    let request = with_swap_lifted(request, &merged);
     lay_over(&mut merged, request);
     let resources: LinuxResources =
         serde_path_to_error::deserialize(merged).in_field("linux.resources")?;
@@ -124,6 +129,20 @@ fn change_limits(container: &Container, request: Value) -> Result<()> {
         cgroups::apply_devices(devices)?;
     }
     container.keep_resources(&resources)
+}
+
+/// Who lifts the limit of memory and says nothing of the one of memory and swap together
+/// means both.
+fn with_swap_lifted(mut request: Value, before: &Value) -> Value {
+    let swap = "/memory/swap";
+    let has_limit = before.pointer(swap).and_then(Value::as_i64).is_some_and(|limit| limit > 0);
+    if request.pointer("/memory/limit") == Some(&json!(-1))
+        && request.pointer(swap).is_none()
+        && has_limit
+    {
+        put(&mut request, &["memory", "swap"], json!(-1));
+    }
+    request
 }
 
 /// Reads the object that `--resources` names, `-` for stdin.
@@ -160,30 +179,44 @@ fn says_nothing(rules: &Value) -> bool {
     }
 }
 
-/// In what engines send, null and 0 stand for what is to stay as it is.
+/// In what engines and users send, null, 0 and nothing stand for what is to stay as it is.
 fn drop_unset(value: &mut Value) {
+    let zeros: Vec<_> = ZEROS
+        .into_iter()
+        .filter(|place| value.pointer(&format!("/{}", place.join("/"))) == Some(&json!(0)))
+        .collect();
+    drop_empty(value);
+    for place in zeros {
+        put(value, place, json!(0));
+    }
+}
+
+fn drop_empty(value: &mut Value) {
     if let Value::Object(object) = value {
         object.retain(|_, value| {
-            drop_unset(value);
-            !value.is_null() && *value != 0 && *value != ""
+            drop_empty(value);
+            let is_empty = value.as_object().is_some_and(Map::is_empty);
+            !value.is_null() && *value != 0 && *value != "" && !is_empty
         });
     }
 }
 
 fn from_options(matches: &ArgMatches) -> Result<Value> {
     let mut request = json!({});
+    let given = |name| text_of(matches, name).filter(|text| !text.is_empty());
     for (name, place) in NUMBERS {
-        if let Some(text) = text_of(matches, name) {
+        if let Some(text) = given(name) {
             let number =
                 bytes(&text).with_context(|| format!("--{name}: {text:?}: not a number"))?;
             put(&mut request, place, number.into());
         }
     }
     for (name, place) in TEXTS {
-        if let Some(text) = text_of(matches, name) {
+        if let Some(text) = given(name) {
             put(&mut request, place, text.into());
         }
     }
+    drop_unset(&mut request);
     Ok(request)
 }
 
@@ -226,14 +259,45 @@ mod tests {
     #[test]
     fn a_request_is_laid_over_what_is_there() {
         let mut merged = json!({"cpu": {"quota": 5, "period": 10}, "pids": {"limit": 3}});
-        let mut request =
-            json!({"cpu": {"period": 20, "shares": 0}, "memory": {"limit": 7, "swap": null}});
+        let mut request = json!({"cpu": {"period": 20, "shares": 0}, "memory": {"limit": 7, "swap": null}, "network": {}});
         drop_unset(&mut request);
         lay_over(&mut merged, request);
         let expected = json!({
             "cpu": {"quota": 5, "period": 20}, "pids": {"limit": 3}, "memory": {"limit": 7}
         });
         assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn zero_is_a_value_where_it_means_something() {
+        let mut request = json!({"cpu": {"idle": 0, "burst": 0, "quota": 0}, "pids": {"limit": 0}});
+        drop_unset(&mut request);
+        assert_eq!(request, json!({"cpu": {"idle": 0, "burst": 0}}));
+        let mut request = json!({"memory": {"limit": 0}, "cpu": {"cpus": ""}});
+        drop_unset(&mut request);
+        assert_eq!(request, json!({}));
+    }
+
+    #[test]
+    fn a_lifted_limit_of_memory_lifts_that_of_swap() {
+        let limited = json!({"memory": {"limit": 5, "swap": 9}});
+        for (request, before, expected) in [
+            (
+                json!({"memory": {"limit": -1}}),
+                &limited,
+                json!({"memory": {"limit": -1, "swap": -1}}),
+            ),
+            (
+                json!({"memory": {"limit": -1, "swap": 7}}),
+                &limited,
+                json!({"memory": {"limit": -1, "swap": 7}}),
+            ),
+            (json!({"memory": {"limit": 6}}), &limited, json!({"memory": {"limit": 6}})),
+            (json!({"memory": {"limit": -1}}), &json!({}), json!({"memory": {"limit": -1}})),
+            (json!({"cpu": {"shares": 5}}), &limited, json!({"cpu": {"shares": 5}})),
+        ] {
+            assert_eq!(with_swap_lifted(request.clone(), before), expected, "{request}");
+        }
     }
 
     #[test]

@@ -184,7 +184,7 @@ pub(super) fn plan(resources: &LinuxResources, group: &Group) -> Result<Vec<Sett
     let mut keys: Vec<_> = resources.unified().iter().flatten().collect();
     keys.sort();
     for (key, value) in keys {
-        settings.push(unified(key, value, group)?);
+        settings.extend(unified(key, value, group)?);
     }
     Ok(settings)
 }
@@ -326,10 +326,11 @@ fn cpu(cpu: &LinuxCpu) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Zero is a limit; -1 is none.
+/// Zero would forbid the program's own threads and children and each `exec`: as under runc
+/// it is the least that a container can live with. -1 is no limit.
 fn pids(limit: i64) -> Result<Row> {
     ensure!(limit >= -1, "linux.resources.pids.limit: {limit} is neither a number of tasks nor -1");
-    let limit = or_max(limit);
+    let limit = or_max(if limit == 0 { 1 } else { limit });
     Ok(row("pids.limit", "pids").v1("pids.max", &limit).v2("pids.max", limit))
 }
 
@@ -437,9 +438,10 @@ fn rdma(device: &str, limits: &LinuxRdma) -> Option<Row> {
     Some(row(format!("rdma[{device:?}]"), "rdma").v1("rdma.max", &line).v2("rdma.max", line))
 }
 
-/// Passed through to version 2 as it is. The controller is what stands before
-/// the first dot; `cgroup` is the core, which is always there.
-fn unified(key: &str, value: &str, group: &Group) -> Result<Setting> {
+/// Passed through to version 2 as it is, line by line: the kernel takes one for each write,
+/// as `io.max` one device. The controller is what stands before the first dot; `cgroup` is
+/// the core, which is always there.
+fn unified(key: &str, value: &str, group: &Group) -> Result<Vec<Setting>> {
     let field = format!("unified[{key:?}]");
     let Some(directory) = group.unified() else {
         bail!("linux.resources.{field}: this container has no group of cgroup v2");
@@ -460,7 +462,11 @@ fn unified(key: &str, value: &str, group: &Group) -> Result<Setting> {
             ..directory.clone()
         }],
     };
-    row(field, controller).v2(key, value).place(&home)
+    let mut lines: Vec<&str> = value.lines().filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() {
+        lines.push("");
+    }
+    lines.into_iter().map(|line| row(&field, controller).v2(key, line).place(&home)).collect()
 }
 
 /// Bytes, or -1 for no limit. Zero means not set.
@@ -604,7 +610,7 @@ mod tests {
                 &["cpuset.cpus=0-1,3", "cpuset.mems=0"],
                 &["cpuset.cpus=0-1,3", "cpuset.mems=0"],
             ),
-            (r#"{"pids":{"limit":0}}"#, &["pids.max=0"], &["pids.max=0"]),
+            (r#"{"pids":{"limit":0}}"#, &["pids.max=1"], &["pids.max=1"]),
             (r#"{"pids":{"limit":-1}}"#, &["pids.max=max"], &["pids.max=max"]),
             (
                 r#"{"blockIO":{"weight":1000}}"#,
@@ -838,9 +844,22 @@ mod tests {
     }
 
     #[test]
+    fn unified_is_written_line_by_line() {
+        for (value, expected) in [
+            (r"8:0 rbps=1\n8:16 rbps=2", &["io.max=8:0 rbps=1", "io.max=8:16 rbps=2"][..]),
+            (r"\n8:0 rbps=1\n\n", &["io.max=8:0 rbps=1"]),
+            (r"", &["io.max="]),
+            (r"\n", &["io.max="]),
+        ] {
+            let json = format!(r#"{{"unified":{{"io.max":"{value}"}}}}"#);
+            assert_eq!(lines(&json, Version::V2), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn unified_does_not_reach_what_is_not_the_configurations() {
         for (entry, reason) in [
-            (r#""memory.max":"1\n2""#, r#"unified["memory.max"]: "1\n2" is not one line"#),
+            (r#""memory.max":"1\u00002""#, r#"unified["memory.max"]: "1\02" is not one line"#),
             (r#""../x.max":"1""#, r#"unified["../x.max"]: not the name of a file of cgroup v2"#),
             (r#""cpu./../x":"1""#, r#"unified["cpu./../x"]: not the name of a file of cgroup v2"#),
             (r#""max":"1""#, r#"unified["max"]: not the name of a file of cgroup v2"#),
