@@ -773,7 +773,7 @@ fn what_an_earlier_mount_shows_can_be_bound() {
                 .mount("/data", "bind", source.join("deep").to_str().unwrap(), &["bind"])
                 .sh("touch /data/x; ls /scratch/deep");
             let bundle = if user_namespace { bundle.in_user_namespace(65_536) } else { bundle };
-            if user_namespace && bed.is_peer("crun 1.8 opens it outside") {
+            if user_namespace && bed.is_peer("runc 1.1 and crun 1.8 open it outside") {
                 continue;
             }
             assert_eq!(bed.run(&bundle).success(), "x", "{user_namespace}");
@@ -805,12 +805,11 @@ fn a_parameter_may_be_long() {
             assert_eq!(count, "12", "{output}");
             assert!(line.contains("nodev,noexec,noatime"), "{output}");
         }
-        let output = bed.run(&bed.bundle().mount(
-            "/data",
-            "overlay",
-            "overlay",
-            &[&lower.replace("layer-7", "missing")],
-        ));
+        if bed.is_peer("they do not name the field") {
+            return;
+        }
+        let missing = lower.replace("layer-7", "missing");
+        let output = bed.run(&bed.bundle().mount("/data", "overlay", "overlay", &[&missing]));
         assert!(output.failure(1).contains("mounts[4]"), "{output}");
     });
 }

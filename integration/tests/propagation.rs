@@ -165,6 +165,9 @@ fn a_bind_is_what_its_words_and_the_propagation_of_the_root_make_of_it() {
 #[test]
 fn the_root_is_a_slave_unless_it_is_to_be_more_or_less() {
     where_mounts_are_shared(|bed| {
+        if bed.is_peer("crun 1.8 has it private") {
+            return;
+        }
         for (word, expected) in [
             ("", (false, true)),
             ("slave", (false, true)),
@@ -197,6 +200,9 @@ fn the_root_is_a_slave_unless_it_is_to_be_more_or_less() {
 #[test]
 fn the_container_hears_what_the_host_unmounts() {
     where_mounts_are_shared(|bed| {
+        if bed.is_peer("crun 1.8 cuts the root off") {
+            return;
+        }
         let source = source(bed);
         for (word, heard) in [("rslave", true), ("private", false)] {
             if word == "private" && bed.is_peer("runc 1.1 cuts off all that is in / as well") {

@@ -255,7 +255,7 @@ fn no_whole_procfs_can_be_had_behind_a_root_that_was_moved() {
         if bed.is_peer("crun 1.8 leaves them there") {
             return;
         }
-        let nested = "cd /tmp && mkdir place && mount -t proc proc place && echo a procfs; \
+        let nested = "cd /tmp && mkdir place && echo made && mount -t proc proc place && echo a procfs; \
             mount -t sysfs sysfs place && echo a sysfs; true";
         let bundle = bed
             .bundle()
@@ -270,10 +270,13 @@ fn no_whole_procfs_can_be_had_behind_a_root_that_was_moved() {
         let before = table();
         for user_namespace in [false, true] {
             for word in ["", "rshared"] {
+                if word == "rshared" && bed.is_peer("runc 1.1 takes the host's /proc away") {
+                    continue;
+                }
                 let bundle = bundle.clone().with("/linux/rootfsPropagation", word);
                 let bundle = if user_namespace { bundle.in_user_namespace(65_536) } else { bundle };
                 let output = bed.run_call(&bundle).flag("--no-pivot").output();
-                assert_eq!(output.success(), "", "{word:?}, {user_namespace}: {output}");
+                assert_eq!(output.success(), "made", "{word:?}, {user_namespace}: {output}");
                 fs::remove_dir(root.join("tmp/place")).unwrap();
                 assert_eq!(table(), before, "{word:?}, {user_namespace}");
             }

@@ -200,13 +200,15 @@ fn nothing_is_made_in_a_dev_of_the_host_however_it_is_spelt() {
             return;
         }
         let host = host(bed);
+        // runc wants to find this one.
+        node(&host.join("null"), 3);
         fs::write(host.join("ptmx"), "of the host\n").unwrap();
         let before = described(&host);
         for spelling in ["/dev", "/dev/", "//dev", "/./dev", "/x/../dev", "dev", "../dev"] {
+            if !spelling.starts_with('/') && bed.is_peer("runc 1.1 knows no relative one") {
+                continue;
+            }
             for user_namespace in [false, true] {
-                if user_namespace && bed.is_peer("runc 1.1 wants to find a /dev/null") {
-                    continue;
-                }
                 let bundle = without_dev(bed).without("/linux/devices").mount(
                     spelling,
                     "bind",
