@@ -21,7 +21,8 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use integration::{Bed, Bundle, View, as_root, shared_too, where_mounts_are_shared};
+use integration::terminal::ConsoleSocket;
+use integration::{Bed, Bundle, Container, View, as_root, shared_too, where_mounts_are_shared};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::mkfifo;
 use serde_json::json;
@@ -189,6 +190,56 @@ fn what_lies_in_a_bound_directory_is_there_as_it_was() {
             bed.run(&bundle.sh("stat -c %a:%t:%T /volume/full")).success();
             let after = described(&host);
             assert_eq!(after, before, "{linked}");
+        }
+    });
+}
+
+/// A terminal at /dev/console, and the mounts of a list, cover what is there.
+#[test]
+fn what_is_covered_is_as_it_was() {
+    where_mounts_are_shared(|bed| {
+        if bed.is_peer("runc 1.1 empties what is at /dev/console, crun 1.8 follows links") {
+            return;
+        }
+        let host = host(bed);
+        let before = described(&host);
+        let table = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let mounted = table();
+        for name in ["same", "other", "file", "link"] {
+            for word in ["rw", "ro"] {
+                for user_namespace in [false, true] {
+                    let bundle = bed
+                        .bundle()
+                        .mount("/volume", "bind", host.to_str().unwrap(), &["bind", word])
+                        .mount(&format!("/volume/{name}"), "bind", "/bin/true", &["bind"])
+                        .mount("/volume/directory", "tmpfs", "tmpfs", &["mode=700"])
+                        .mount(
+                            "/dev/console",
+                            "bind",
+                            host.join(name).to_str().unwrap(),
+                            &["bind", word],
+                        )
+                        .with("/process/terminal", true)
+                        .sh("echo up; sleep 100");
+                    let bundle = match user_namespace {
+                        true => bundle.in_user_namespace(65_536),
+                        false => bundle,
+                    };
+                    let socket = ConsoleSocket::listen(bed);
+                    let id = bed.id();
+                    let call =
+                        bed.create_call(&bundle, &id).option("--console-socket", &socket.path);
+                    let container = Container::create(bed, &id, call);
+                    let (mut terminal, _) = socket.terminal();
+                    container.start();
+                    terminal.expect("up");
+                    let case = format!("{name}, {word}, {user_namespace}");
+                    assert_eq!(described(&host), before, "{case}");
+                    assert_eq!(table(), mounted, "{case}");
+                    container.delete();
+                    assert_eq!(described(&host), before, "{case}");
+                }
+            }
         }
     });
 }
