@@ -44,13 +44,15 @@ pub enum Caller {
     User(u32),
 }
 
-/// How the machine's mounts are, as a test sees them.
+/// How the machine's mounts are, and what containers are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mounts {
-    /// None of them has a peer.
+pub enum Ground {
+    /// No mount has a peer.
     Private,
-    /// All of them are shared with whoever gets a copy: `/`, and what lies below it.
+    /// All mounts are shared with whoever gets a copy: `/`, and what lies below it.
     Shared,
+    /// The same, and root's containers have a user namespace.
+    Inside,
 }
 
 impl View {
@@ -96,89 +98,122 @@ impl Caller {
 }
 
 /// Where and as whom a test runs.
-type Place = (View, Caller, Mounts);
+type Place = (View, Caller, Ground);
 
 /// Runs a test as root, in the view that the runtime is at home in.
 #[track_caller]
 pub fn as_root<F: Fn(&Bed) + Sync>(test: F) {
-    run(&usual(&[Caller::Root], Mounts::Private), test);
+    run(&private(&[Caller::Root]), test);
 }
 
 /// Runs a test as an ordinary user.
 #[track_caller]
 pub fn as_user<F: Fn(&Bed) + Sync>(test: F) {
-    run(&usual(&[Caller::user()], Mounts::Private), test);
+    run(&private(&[Caller::user()]), test);
 }
 
 /// Runs a test as root and as an ordinary user.
 #[track_caller]
 pub fn as_both<F: Fn(&Bed) + Sync>(test: F) {
-    run(&usual(&[Caller::Root, Caller::user()], Mounts::Private), test);
+    run(&private(&[Caller::Root, Caller::user()]), test);
 }
 
 /// Runs a test as root in every view.
 #[track_caller]
 pub fn in_views<F: Fn(&Bed) + Sync>(test: F) {
-    run(&all(&[Caller::Root]), test);
+    run(&private_in_views(&[Caller::Root]), test);
 }
 
 /// Runs a test in every view, as root and as an ordinary user.
 #[track_caller]
 pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
-    run(&all(&[Caller::Root, Caller::user()]), test);
+    run(&private_in_views(&[Caller::Root, Caller::user()]), test);
 }
 
 /// Runs a test as root where all mounts are shared, as systemd makes them on nearly every
 /// host.
 #[track_caller]
 pub fn where_mounts_are_shared<F: Fn(&Bed) + Sync>(test: F) {
-    run(&usual(&[Caller::Root], Mounts::Shared), test);
+    run(&[(runtime().usual_view(), Caller::Root, Ground::Shared)], test);
 }
 
 /// The same functions for tests about mounts: each runs a test once more, in the usual
 /// view, where all mounts are shared.
 pub mod shared_too {
-    use super::{Bed, Caller, Mounts, Place, all, usual};
+    use super::{Bed, Caller, Ground, private, private_in_views, run_also};
+
+    const GROUNDS: [Ground; 1] = [Ground::Shared];
 
     /// See [`super::as_root`].
     #[track_caller]
     pub fn as_root<F: Fn(&Bed) + Sync>(test: F) {
-        run(usual(&[Caller::Root], Mounts::Private), &[Caller::Root], test);
+        run_also(private(&[Caller::Root]), &GROUNDS, test);
     }
 
     /// See [`super::as_user`].
     #[track_caller]
     pub fn as_user<F: Fn(&Bed) + Sync>(test: F) {
-        run(usual(&[Caller::user()], Mounts::Private), &[Caller::user()], test);
+        run_also(private(&[Caller::user()]), &GROUNDS, test);
     }
 
     /// See [`super::as_both`].
     #[track_caller]
     pub fn as_both<F: Fn(&Bed) + Sync>(test: F) {
-        let callers = [Caller::Root, Caller::user()];
-        run(usual(&callers, Mounts::Private), &callers, test);
+        run_also(private(&[Caller::Root, Caller::user()]), &GROUNDS, test);
     }
 
     /// See [`super::in_views`].
     #[track_caller]
     pub fn in_views<F: Fn(&Bed) + Sync>(test: F) {
-        run(all(&[Caller::Root]), &[Caller::Root], test);
+        run_also(private_in_views(&[Caller::Root]), &GROUNDS, test);
     }
+}
 
+/// The same functions once more: each runs a test on every ground.
+pub mod on_every_ground {
+    use super::{Bed, Caller, Ground, private, private_in_views, run_also};
+
+    const GROUNDS: [Ground; 2] = [Ground::Shared, Ground::Inside];
+
+    /// See [`super::as_root`].
     #[track_caller]
-    fn run<F: Fn(&Bed) + Sync>(mut places: Vec<Place>, callers: &[Caller], test: F) {
-        places.extend(usual(callers, Mounts::Shared));
-        super::run(&places, test);
+    pub fn as_root<F: Fn(&Bed) + Sync>(test: F) {
+        run_also(private(&[Caller::Root]), &GROUNDS, test);
+    }
+
+    /// See [`super::as_both`].
+    #[track_caller]
+    pub fn as_both<F: Fn(&Bed) + Sync>(test: F) {
+        run_also(private(&[Caller::Root, Caller::user()]), &GROUNDS, test);
+    }
+
+    /// See [`super::in_views`].
+    #[track_caller]
+    pub fn in_views<F: Fn(&Bed) + Sync>(test: F) {
+        run_also(private_in_views(&[Caller::Root]), &GROUNDS, test);
     }
 }
 
-fn usual(callers: &[Caller], mounts: Mounts) -> Vec<Place> {
-    let view = runtime().usual_view();
-    callers.iter().map(|caller| (view, *caller, mounts)).collect()
+/// Runs a test in these places, and in the usual view on other grounds.
+#[track_caller]
+fn run_also<F: Fn(&Bed) + Sync>(mut places: Vec<Place>, grounds: &[Ground], test: F) {
+    let callers = [Caller::Root, Caller::user()];
+    let callers = callers.into_iter().filter(|who| places.iter().any(|place| place.1 == *who));
+    let callers: Vec<_> = callers.collect();
+    for &ground in grounds {
+        let who = callers.iter().filter(|who| ground != Ground::Inside || **who == Caller::Root);
+        places.extend(who.map(|who| (runtime().usual_view(), *who, ground)));
+    }
+    run(&places, test);
 }
 
-fn all(callers: &[Caller]) -> Vec<Place> {
-    let of = |view| callers.iter().map(move |caller| (view, *caller, Mounts::Private));
+fn private(callers: &[Caller]) -> Vec<Place> {
+    let view = runtime().usual_view();
+    callers.iter().map(|caller| (view, *caller, Ground::Private)).collect()
+}
+
+fn private_in_views(callers: &[Caller]) -> Vec<Place> {
+    let of = |view| callers.iter().map(move |caller| (view, *caller, Ground::Private));
     views().flat_map(of).collect()
 }
 
@@ -206,14 +241,14 @@ fn run<F: Fn(&Bed) + Sync>(places: &[Place], test: F) {
     // passes it on: crate::between<crate::the_test::{{closure}}>::{{closure}}.
     let name = std::any::type_name::<F>().split("::{{closure}}").next().unwrap_or_default();
     let name = name.rsplit('<').next().unwrap_or_default();
-    for &(view, caller, mounts) in places {
-        eprintln!("{name}: {view:?}, {caller:?}, {mounts:?} mounts");
-        if let Err(reason) = can_be(view, caller, mounts) {
+    for &(view, caller, ground) in places {
+        eprintln!("{name}: {view:?}, {caller:?}, {ground:?}");
+        if let Err(reason) = can_be(view, caller, ground) {
             skip(name, &format!("{view:?}, {caller:?}"), reason);
             continue;
         }
-        let in_thread = || match prepare(view, mounts) {
-            Ok(()) => run_here(Bed::new(name, view, caller, mounts), &test),
+        let in_thread = || match prepare(view, ground) {
+            Ok(()) => run_here(Bed::new(name, view, caller, ground), &test),
             Err(reason) => skip(name, &format!("{view:?}"), &reason),
         };
         // A thread of its own has mounts and a working directory of its own.
@@ -236,7 +271,7 @@ fn run_here(bed: Bed, test: impl Fn(&Bed)) {
     }
 }
 
-fn can_be(view: View, caller: Caller, mounts: Mounts) -> Result<(), &'static str> {
+fn can_be(view: View, caller: Caller, ground: Ground) -> Result<(), &'static str> {
     if !nix::unistd::getuid().is_root() {
         if caller == Caller::Root {
             return Err("needs root");
@@ -244,11 +279,14 @@ fn can_be(view: View, caller: Caller, mounts: Mounts) -> Result<(), &'static str
         if view != View::of_the_machine() {
             return Err("needs root to change what is mounted");
         }
-        if mounts == Mounts::Shared {
+        if ground != Ground::Private {
             return Err("needs root to share mounts");
         }
     }
     match runtime().kind {
+        Kind::Runc | Kind::Crun if ground == Ground::Inside => {
+            Err("runc 1.1 and crun 1.8 serve user namespaces in many other ways")
+        }
         Kind::Crun if view != View::V1 => Err("this crun serves cgroup v1 alone"),
         _ => Ok(()),
     }
@@ -256,7 +294,7 @@ fn can_be(view: View, caller: Caller, mounts: Mounts) -> Result<(), &'static str
 
 /// Gives the calling thread a mount namespace of its own, with the view. Nothing in it is
 /// the peer of anything of the machine's.
-fn prepare(view: View, mounts: Mounts) -> Result<(), String> {
+fn prepare(view: View, ground: Ground) -> Result<(), String> {
     if !nix::unistd::getuid().is_root() {
         return Ok(());
     }
@@ -268,7 +306,7 @@ fn prepare(view: View, mounts: Mounts) -> Result<(), String> {
     };
     change(MsFlags::MS_PRIVATE)?;
     view.enter()?;
-    if mounts == Mounts::Shared { change(MsFlags::MS_SHARED) } else { Ok(()) }
+    if ground == Ground::Private { Ok(()) } else { change(MsFlags::MS_SHARED) }
 }
 
 /// When this process first asked, in microseconds that wrap. Test programs that run side
@@ -293,7 +331,7 @@ pub struct Bed {
     /// Who calls the runtime.
     pub caller: Caller,
     /// How the machine's mounts are.
-    pub mounts: Mounts,
+    pub ground: Ground,
     /// A name that nothing else on the machine has: of the bed's directory, and of
     /// the cgroup above all of its containers' cgroups.
     pub name: String,
@@ -307,7 +345,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    fn new(test: &str, view: View, caller: Caller, mounts: Mounts) -> Self {
+    fn new(test: &str, view: View, caller: Caller, ground: Ground) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ferrun-test-{:08x}-{number}", first_use());
@@ -316,7 +354,7 @@ impl Bed {
         let bed = Self {
             view,
             caller,
-            mounts,
+            ground,
             name,
             directory,
             test: test.to_owned(),
@@ -358,13 +396,19 @@ impl Bed {
         differs
     }
 
+    /// Whether the container has a user namespace that root has given it, so that what
+    /// follows, which cannot be there for this reason, is left out.
+    pub fn is_inside(&self, reason: &str) -> bool {
+        let inside = self.ground == Ground::Inside;
+        if inside {
+            self.skip(reason);
+        }
+        inside
+    }
+
     /// Says that this, or the rest of it, was not tested here.
     pub fn skip(&self, reason: &str) {
-        skip(
-            &self.test,
-            &format!("{:?}, {:?}, {:?} mounts", self.view, self.caller, self.mounts),
-            reason,
-        );
+        skip(&self.test, &format!("{:?}, {:?}, {:?}", self.view, self.caller, self.ground), reason);
     }
 
     /// Whether a controller is mounted, by the name that version 2 has for it.
@@ -431,6 +475,9 @@ impl Bed {
         // whoever runs the tests.
         let group = format!("/{}/{number}", self.name);
         let bundle = self.bundle_of(bundle::config(self.caller, &group));
+        if self.ground == Ground::Inside {
+            return bundle.in_user_namespace(65_536);
+        }
         // They take a path that an ordinary user cannot use for an error.
         let peer = runtime().kind != Kind::Ferrun;
         if peer && self.is_rootless() { bundle.without("/linux/cgroupsPath") } else { bundle }

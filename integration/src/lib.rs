@@ -18,8 +18,8 @@ mod sys;
 pub mod terminal;
 
 pub use bed::{
-    Bed, Caller, Mounts, View, as_both, as_root, as_user, everywhere, in_views, shared_too,
-    where_mounts_are_shared, with_controllers,
+    Bed, Caller, Ground, View, as_both, as_root, as_user, everywhere, in_views, on_every_ground,
+    shared_too, where_mounts_are_shared, with_controllers,
 };
 pub use bundle::{Bundle, config};
 pub use call::{Call, Output, Running};

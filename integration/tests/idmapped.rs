@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use integration::shared_too::{as_root, as_user};
+use integration::on_every_ground::as_root;
+use integration::shared_too::as_user;
 use integration::{Bed, Bundle};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
@@ -279,6 +280,9 @@ fn mappings_that_are_missing_or_wrong_are_refused_by_name() {
                 "mounts[4].uidMappings",
             ),
         ] {
+            if field.ends_with("options") && bed.is_inside("there are mappings to take") {
+                continue;
+            }
             let output = bed.run(&bed.bundle().with("/mounts/-", entry.clone()));
             assert!(output.failure(1).contains(field), "{field}, {entry}: {output}");
             bed.assert_nothing_left();
