@@ -820,3 +820,65 @@ fn a_parameter_may_be_long() {
         assert!(output.failure(1).contains("mounts[4]"), "{output}");
     });
 }
+
+#[test]
+fn a_word_about_the_mount_holds_over_one_about_all_below_it() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 has it the other way round") {
+            return;
+        }
+        let source = nested(bed);
+        for (words, top, below) in [
+            (["rrw", "ro"], "ro", "rw"),
+            (["ro", "rrw"], "ro", "rw"),
+            (["rro", "nodev"], "ro", "ro"),
+        ] {
+            let words = [&["rbind"], &words[..]].concat();
+            for (place, expected) in [("/data", top), ("/data/inner", below)] {
+                let bundle = bed.bundle().mount("/data", "bind", &source, &words);
+                let line = shown(bed, bundle, place);
+                assert!(line[1].split(',').any(|word| word == expected), "{words:?}: {line:?}");
+            }
+        }
+        forget(&source);
+    });
+}
+
+#[test]
+fn read_only_paths_close_what_is_mounted_below() {
+    as_both(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 leave it open") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .mount("/closed/below", "tmpfs", "tmpfs", &["mode=1777"])
+            .with("/linux/readonlyPaths", json!(["/closed"]))
+            .sh("for d in /closed /closed/below; do (: > $d/x) 2>/dev/null && echo $d; done; true");
+        assert_eq!(bed.run(&bundle).success(), "");
+    });
+}
+
+#[test]
+fn tmpcopyup_keeps_modes_and_links_whatever_the_umask() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 lose some") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .mount("/srv", "tmpfs", "tmpfs", &["tmpcopyup"])
+            .sh("cd /srv; stat -c '%a %n' . all all/file; readlink up; readlink absolute");
+        bundle.write("/srv/all/file", "");
+        let srv = bundle.rootfs().join("srv");
+        symlink("../../../../tmp/../x", srv.join("up")).unwrap();
+        symlink("/etc/passwd", srv.join("absolute")).unwrap();
+        for (path, mode) in [("", 0o1757), ("all", 0o2777), ("all/file", 0o4606)] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(srv.join(path), mode).unwrap();
+        }
+        let output = bed.run_call(&bundle).umask(0o077).output();
+        let modes = "1757 .\n2777 all\n4606 all/file";
+        assert_eq!(output.success(), format!("{modes}\n../../../../tmp/../x\n/etc/passwd"));
+    });
+}
