@@ -9,7 +9,7 @@ use rustix::fs::{FileType, OFlags, ResolveFlags, fstat};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
-use crate::apply::mounts::{attach, clone_tree};
+use crate::apply::mounts::{attach, clone_for_itself};
 use crate::plan::process::Terminal;
 use crate::resolve::{self, Target};
 use crate::sys;
@@ -55,7 +55,7 @@ pub fn open(root: impl AsFd, terminal: Terminal) -> Result<Pair> {
 /// Makes the terminal appear as /dev/console below `root`.
 pub fn bind(root: impl AsFd, slave: impl AsFd) -> Result<()> {
     let place = resolve::make(root, Path::new("/dev/console"), Target::File)?;
-    attach(clone_tree(slave, false)?, place).context("/dev/console")
+    attach(clone_for_itself(slave, false)?, place).context("/dev/console")
 }
 
 /// Makes stdin the controlling terminal of the calling session leader.

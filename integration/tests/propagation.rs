@@ -12,7 +12,8 @@
 //! | the group of `type: cgroup` | as a bind | the same |
 //! | a proc or sysfs of the caller's, where no new one may be had | init | a slave |
 //! | nodes of devices, `/dev/null` as a cover, the empty cover | init | private |
-//! | `/dev/console` | init, from the container's own devpts | what that is |
+//! | a read-only path, bound on itself | init | what its mount is |
+//! | `/dev/console` | init, from the container's own devpts | private |
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -247,9 +248,19 @@ fn without_a_mount_namespace_covers_stay_below_the_root() {
             .without_namespace("mount")
             .mount("/data", "bind", source.to_str().unwrap(), &["bind"])
             // What the link leads to is a cover already, of the host's /dev/null.
-            .with("/linux/maskedPaths", json!(["/data/secret", "/again", "/data/secrets"]))
-            .with("/linux/readonlyPaths", json!(["/data/closed"]))
+            .with(
+                "/linux/maskedPaths",
+                json!([
+                    "/data/secret",
+                    "/again",
+                    "/data/secrets",
+                    "/data/closed/file",
+                    "/own/file"
+                ]),
+            )
+            .with("/linux/readonlyPaths", json!(["/data/closed", "/own"]))
             .sh("sleep 100");
+        bundle.write("/own/file", "of the image\n");
         symlink("data/secret", bundle.rootfs().join("again")).unwrap();
         let container = bed.start(&bundle);
         let root = bundle.rootfs();
