@@ -39,6 +39,7 @@ use crate::sd_notify;
 use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
 use crate::state::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
+use crate::sys::process as kernel;
 use crate::time;
 
 /// How a container is to be created.
@@ -298,6 +299,7 @@ impl Making<'_> {
         let (creator, end) = channel::pair()?;
         let cgroup = self.cgroup()?;
         let creator_root = rootfs::root_mount()?;
+        kernel::ignored_signals();
         // A caller who stays shares a page with init; else `start` will bring one.
         let verdict = self.options.stays.then(Verdict::new).transpose()?;
         let start = match &verdict {
@@ -445,8 +447,9 @@ impl Making<'_> {
 
     fn run_creators_hooks(&self, init: &Spawned) -> Result<()> {
         let state = self.hook_state().json(Status::Created, init.pid.as_raw());
-        hooks::run(&self.plan.hooks.prestart, &state)?;
-        hooks::run(&self.plan.hooks.create_runtime, &state)
+        let bundle = &self.container.record.bundle;
+        hooks::run(&self.plan.hooks.prestart, &state, bundle)?;
+        hooks::run(&self.plan.hooks.create_runtime, &state, bundle)
     }
 
     fn hook_state(&self) -> HookState<'_> {

@@ -111,7 +111,7 @@ fn forget(container: &Container) -> Result<()> {
     }
     unmount(container)?;
     let state = container.record.hook_state().json(Status::Stopped, 0);
-    hooks::run_all(&container.record.poststop, &state);
+    hooks::run_all(&container.record.poststop, &state, &container.record.bundle);
     remove_directory(&container.directory)
 }
 

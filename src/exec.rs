@@ -33,6 +33,7 @@ use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
 use crate::state::Container;
+use crate::sys::process as kernel;
 
 /// What to run, and how.
 #[derive(Debug, Clone, Default)]
@@ -106,6 +107,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         Some(open_root(init.pid)?)
     };
     let verdict = Verdict::new()?;
+    kernel::ignored_signals();
     let _inherited = (OomScoreAdj::take(Some(&plan))?, InitialAffinity::take(&plan)?);
     // From its first moment: where the container has the caller's pid namespace it is seen.
     hide()?;

@@ -54,18 +54,25 @@ impl Watch {
                 }
                 return Ok(code);
             }
-            let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-            if let Some(terminal) = &terminal {
-                terminal.interests(&mut fds);
-            }
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno).context("poll"),
-            }
-            let ready: Vec<PollFlags> = fds.iter().skip(1).map(PollFd::revents).collect();
-            drop(fds);
+            let interests = terminal.as_ref().map(ServedTerminal::interests).unwrap_or_default();
+            let ready: Vec<(End, PollFlags)> = {
+                let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
+                for (end, flags) in &interests {
+                    if let Some(file) = terminal.as_ref().and_then(|terminal| terminal.file(*end)) {
+                        fds.push(PollFd::from_borrowed_fd(file, *flags));
+                    }
+                }
+                match poll(&mut fds, None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno).context("poll"),
+                }
+                let events = fds.iter().skip(1).map(PollFd::revents);
+                interests.iter().map(|(end, _)| *end).zip(events).collect()
+            };
             if let Some(terminal) = &mut terminal {
-                terminal.copy(&ready);
+                for (end, _) in ready.into_iter().filter(|(_, events)| !events.is_empty()) {
+                    terminal.copy(end);
+                }
             }
         }
     }
@@ -81,8 +88,8 @@ impl Watch {
                 Ok(Signal::SIGCHLD) => ended = reap(process.pid)?.or(ended),
                 Ok(Signal::SIGPIPE) => {}
                 Ok(Signal::SIGWINCH) if terminal.is_some() => {
-                    if let Some(terminal) = terminal {
-                        take_size(&terminal.master);
+                    if let Some(master) = terminal.and_then(|terminal| terminal.master.as_ref()) {
+                        take_size(master);
                     }
                 }
                 _ => {
@@ -115,13 +122,24 @@ fn reap(process: Pid) -> Result<Option<i32>> {
 /// The terminal of the caller and the master side of the container's.
 #[derive(Debug)]
 struct ServedTerminal {
-    master: OwnedFd,
+    /// None once the program, or the reader of its output, is gone. To close it hangs up.
+    master: Option<OwnedFd>,
     /// What stdin's modes were, where it is a terminal; set back at the end.
     before: Option<Termios>,
     /// Input that the program has not taken yet.
     input: Vec<u8>,
+    /// Output that nobody has taken yet. A write waits for a reader, and this process has
+    /// signals to pass on: so it writes when poll(2) says that there is room.
+    output: Vec<u8>,
     stdin_open: bool,
-    master_open: bool,
+}
+
+/// One of the files that bytes come from or go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Master,
+    Stdin,
+    Stdout,
 }
 
 fn stdin() -> BorrowedFd<'static> {
@@ -146,8 +164,8 @@ impl ServedTerminal {
         let flags = rustix::fs::fcntl_getfl(&master).context("fcntl")?;
         rustix::fs::fcntl_setfl(&master, flags | OFlags::NONBLOCK).context("fcntl")?;
         let before = tcgetattr(stdin()).ok();
-        let terminal =
-            Self { master, before, input: Vec::new(), stdin_open: true, master_open: true };
+        let (input, output) = (Vec::new(), Vec::new());
+        let terminal = Self { master: Some(master), before, input, output, stdin_open: true };
         if let Some(before) = &terminal.before {
             let mut raw = before.clone();
             raw.make_raw();
@@ -159,67 +177,100 @@ impl ServedTerminal {
         Ok(terminal)
     }
 
-    /// What to wait for: the master, and stdin behind it.
-    fn interests<'fd>(&'fd self, fds: &mut Vec<PollFd<'fd>>) {
-        if self.master_open {
-            let mut flags = PollFlags::IN;
-            if !self.input.is_empty() {
-                flags |= PollFlags::OUT;
+    /// What to wait for. Nothing more is read while the last is not taken.
+    fn interests(&self) -> Vec<(End, PollFlags)> {
+        let mut interests = Vec::new();
+        if !self.output.is_empty() {
+            interests.push((End::Stdout, PollFlags::OUT));
+        }
+        if self.master.is_none() {
+            return interests;
+        }
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, self.output.is_empty());
+        flags.set(PollFlags::OUT, !self.input.is_empty());
+        // Without any, the end of the program alone would be told again and again.
+        if !flags.is_empty() {
+            interests.push((End::Master, flags));
+        }
+        if self.stdin_open && self.input.len() < WAITING {
+            interests.push((End::Stdin, PollFlags::IN));
+        }
+        interests
+    }
+
+    fn file(&self, end: End) -> Option<BorrowedFd<'_>> {
+        match end {
+            End::Master => self.master.as_ref().map(AsFd::as_fd),
+            End::Stdin => Some(stdin()),
+            End::Stdout => Some(rustix::stdio::stdout()),
+        }
+    }
+
+    /// Moves what there is at an end that is ready.
+    fn copy(&mut self, end: End) {
+        let mut buffer = [0; 8192];
+        match end {
+            End::Stdin => match rustix::io::read(stdin(), &mut buffer) {
+                Ok(length @ 1..) => {
+                    self.input.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                }
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Ok(_) | Err(_) => self.stdin_open = false,
+            },
+            End::Stdout => self.show(),
+            End::Master => self.exchange(&mut buffer),
+        }
+    }
+
+    fn exchange(&mut self, buffer: &mut [u8]) {
+        let Some(master) = &self.master else { return };
+        if !self.input.is_empty() {
+            match rustix::io::write(master, &self.input) {
+                Ok(length) => drop(self.input.drain(..length)),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(_) => self.input.clear(),
             }
-            fds.push(PollFd::new(&self.master, flags));
-            if self.stdin_open && self.input.len() < WAITING {
-                fds.push(PollFd::from_borrowed_fd(stdin(), PollFlags::IN));
+        }
+        if self.output.is_empty() {
+            match rustix::io::read(master, &mut *buffer) {
+                Ok(length @ 1..) => {
+                    self.output.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                }
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                // EIO: nobody has the other side open any more.
+                Ok(_) | Err(_) => self.master = None,
             }
         }
     }
 
-    /// Moves what is ready, in the order of `interests`.
-    fn copy(&mut self, ready: &[PollFlags]) {
-        let mut buffer = [0; 8192];
-        if ready.get(1).is_some_and(|events| !events.is_empty()) {
-            match rustix::io::read(stdin(), &mut buffer) {
-                Ok(0) => self.stdin_open = false,
-                Ok(length) => {
-                    self.input.extend_from_slice(buffer.get(..length).unwrap_or_default())
-                }
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(_) => self.stdin_open = false,
-            }
-        }
-        if !self.input.is_empty()
-            && let Ok(length) = rustix::io::write(&self.master, &self.input)
-        {
-            self.input.drain(..length);
-        }
-        if ready.first().is_some_and(|events| !events.is_empty()) {
-            match rustix::io::read(&self.master, &mut buffer) {
-                Ok(length @ 1..) => show(buffer.get(..length).unwrap_or_default()),
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                // EIO: nobody has the other side open any more.
-                Ok(_) | Err(_) => self.master_open = false,
+    /// Writes as much as a pipe has room for when it is ready (PIPE_BUF in pipe(7)).
+    fn show(&mut self) {
+        const ROOM: usize = 4096;
+        let part = self.output.get(..ROOM).unwrap_or(&self.output);
+        match rustix::io::write(rustix::stdio::stdout(), part) {
+            Ok(length) => drop(self.output.drain(..length)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => {
+                // Nobody will ever read it. The program is told as by a terminal that is gone.
+                self.output.clear();
+                self.master = None;
             }
         }
     }
 
     /// Shows what the program wrote last.
     fn drain(&mut self) {
-        let mut buffer = [0; 8192];
-        while let Ok(length @ 1..) = rustix::io::read(&self.master, &mut buffer) {
-            show(buffer.get(..length).unwrap_or_default());
-        }
-    }
-}
-
-fn show(mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        match rustix::io::write(rustix::stdio::stdout(), bytes) {
-            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
+        loop {
+            while !self.output.is_empty() {
                 let stdout = rustix::stdio::stdout();
                 let _ = poll(&mut [PollFd::from_borrowed_fd(stdout, PollFlags::OUT)], None);
+                self.show();
             }
-            Err(_) => return,
+            let mut buffer = [0; 8192];
+            let read = self.master.as_ref().map(|master| rustix::io::read(master, &mut buffer));
+            let Some(Ok(length @ 1..)) = read else { return };
+            self.output.extend_from_slice(buffer.get(..length).unwrap_or_default());
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::setns;
@@ -250,8 +251,14 @@ fn prepare_container<'plan>(
         }
         creator.expect(&ToInit::HooksDone)?;
     }
-    let pid = std::process::id() as i32;
-    hooks::run(&plan.hooks.create_container, &around.hook_state.json(Status::Created, pid))?;
+    let hooks = &plan.hooks.create_container;
+    if !hooks.is_empty() {
+        // As runc's, in the root file system.
+        rustix::process::fchdir(root).context("fchdir").in_field("root.path")?;
+        let pid = std::process::id() as i32;
+        let state = around.hook_state.json(Status::Created, pid);
+        hooks::run(hooks, &state, Path::new("."))?;
+    }
     // After the hooks: they may have made the interfaces that a parameter is about.
     write_sysctls(plan)?;
     rootfs::protect(root, &plan.rootfs, &unclosed)?;
@@ -284,6 +291,9 @@ fn settle<'plan>(
         creator.expect(&ToInit::Placed)?;
     }
     leave_the_host(around.preserved, creator, around.start.gate())?;
+    if around.start.gate().is_some() {
+        kernel::end_by_signals().context("sigaction")?;
+    }
     if let Some(confined) = &mut confined {
         confined.give_up()?;
     }

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), no_main)]
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::os::fd::IntoRawFd as _;
 #[cfg(not(test))]
 use std::{
@@ -50,7 +51,7 @@ extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
     let arguments = unsafe { Arguments::new(arguments) };
     arguments.remember();
     if let Err(error) = begin(arguments) {
-        eprintln!("ferrun: {}", error::message(&error));
+        say(&error::message(&error));
         exit(1);
     }
     exit(ferrun(arguments))
@@ -69,8 +70,9 @@ fn ferrun(arguments: Arguments) -> i32 {
     };
     if matches.get_flag("version") {
         let (version, commit) = (env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown"));
-        println!("ferrun version {version}\ncommit: {commit}\nspec: {}", bundle::OCI_VERSION);
-        return 0;
+        let spec = bundle::OCI_VERSION;
+        let text = format!("ferrun version {version}\ncommit: {commit}\nspec: {spec}\n");
+        return i32::from(std::io::stdout().write_all(text.as_bytes()).is_err());
     }
     let Some((verb, arguments)) = matches.subcommand() else {
         let _ = cli::command().print_help();
@@ -79,9 +81,14 @@ fn ferrun(arguments: Arguments) -> i32 {
     run(verb, arguments, &matches).unwrap_or_else(|error| {
         let message = error::message(&error);
         log::failure(&message);
-        eprintln!("ferrun: {message}");
+        say(&message);
         if verb == "exec" { EXEC_FAILED } else { 1 }
     })
+}
+
+/// Prints why the command failed. Where that cannot be written, the exit code still says it.
+fn say(message: &str) {
+    let _ = std::io::stderr().write_all(format!("ferrun: {message}\n").as_bytes());
 }
 
 /// Makes sure of what the rest relies on.
@@ -131,9 +138,9 @@ fn usage(error: &clap::Error) -> i32 {
         kind => {
             match error.get(ContextKind::InvalidSubcommand) {
                 Some(ContextValue::String(verb)) if REFUSED.contains(&verb.as_str()) => {
-                    eprintln!("ferrun: {verb}: is not supported yet");
+                    say(&format!("{verb}: is not supported yet"));
                 }
-                _ => eprintln!("ferrun: {}", cli::reason(&error.to_string())),
+                _ => say(&cli::reason(&error.to_string())),
             }
             if kind == ErrorKind::InvalidSubcommand { UNKNOWN_COMMAND } else { 1 }
         }

@@ -114,7 +114,7 @@ fn finish(container: &Container, started: Result<()>) -> Result<()> {
         let pid = container.record.init.context("the container has no init process")?.pid;
         // The program may have ended by now; for its hooks it runs.
         let state = container.record.hook_state().json(Status::Running, pid);
-        hooks::run(&container.record.poststart, &state)
+        hooks::run(&container.record.poststart, &state, &container.record.bundle)
     });
     // The container of this ID may be another one by now.
     if result.is_err() && container.is_current() {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{ErrorKind, PipeReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,16 +26,18 @@ const KEPT: usize = 4096;
 /// How many of its last lines the error repeats.
 const LINES: usize = 5;
 
-/// Calls hooks in order, until one fails.
-pub fn run(hooks: &[Hook], state: &str) -> Result<()> {
-    hooks.iter().try_for_each(|hook| run_one(hook, state).in_field(place(hook)))
+/// Calls hooks in order, until one fails. They start in `directory`.
+pub fn run(hooks: &[Hook], state: &str, directory: &Path) -> Result<()> {
+    hooks.iter().try_for_each(|hook| run_one(hook, state, directory).in_field(place(hook)))
 }
 
 /// Calls all hooks in order; a failure is logged and the next one called
 /// (runtime.md#lifecycle, poststop).
-pub fn run_all(hooks: &[Hook], state: &str) {
+pub fn run_all(hooks: &[Hook], state: &str, directory: &Path) {
+    // A bundle may be gone before its container.
+    let directory = if directory.is_dir() { directory } else { Path::new("/") };
     for hook in hooks {
-        if let Err(error) = run_one(hook, state).in_field(place(hook)) {
+        if let Err(error) = run_one(hook, state, directory).in_field(place(hook)) {
             crate::log::warn(message(&error));
         }
     }
@@ -48,7 +51,7 @@ fn place(hook: &Hook) -> String {
     format!("{}: error running {kind} hook #{number}", hook.field)
 }
 
-fn run_one(hook: &Hook, state: &str) -> Result<()> {
+fn run_one(hook: &Hook, state: &str, directory: &Path) -> Result<()> {
     let (output, writer) = std::io::pipe().context("pipe")?;
     let mut command = Command::new(&hook.path);
     let mut args = hook.args.iter();
@@ -57,6 +60,7 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     }
     command
         .args(args)
+        .current_dir(directory)
         .stdin(Stdio::piped())
         .stdout(writer.try_clone().context("dup")?)
         .stderr(writer)
@@ -243,6 +247,11 @@ impl Talk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Runs them anywhere.
+    fn run(hooks: &[Hook], state: &str) -> Result<()> {
+        super::run(hooks, state, Path::new("/"))
+    }
 
     fn hook(script: &str, timeout: Option<u64>) -> Hook {
         Hook {

@@ -4,11 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags, open};
 
 /// How clone3(2) is to make the child.
 #[derive(Debug, Default)]
@@ -297,17 +299,68 @@ fn set_action(signal: Signal, handler: SigHandler) -> nix::Result<()> {
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
-/// Gives SIGPIPE its default action and unblocks all signals, as a program expects
-/// at its start: this program ignores SIGPIPE, and what is ignored stays so over execve(2).
-/// Other signals that the caller ignores, as nohup does, are his wish and stay.
+/// The signals that this process ignores, bit n for signal n + 1, as they were when it was
+/// first asked: its own SIGPIPE, and those of a caller such as nohup(1), or a shell for what it
+/// runs in the background. To be asked before a child is made that is to reset them.
+pub fn ignored_signals() -> u64 {
+    static IGNORED: OnceLock<u64> = OnceLock::new();
+    *IGNORED.get_or_init(|| {
+        let mask = || -> Option<u64> {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let file = open("/proc/self/status", flags, Mode::empty()).ok()?;
+            let mut buffer = [0; 4096];
+            let length = rustix::io::read(file, &mut buffer).ok()?;
+            let status = String::from_utf8_lossy(buffer.get(..length)?);
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        };
+        mask().unwrap_or_default()
+    })
+}
+
+/// Gives all signals their default actions and unblocks them, as a program expects at its
+/// start: what is ignored stays so over execve(2).
 pub fn reset_signals() -> nix::Result<()> {
     set_default_action(Signal::SIGPIPE)?;
+    for number in (1..=64).filter(|number| ignored_signals() & 1 << (number - 1) != 0) {
+        // The kernel's struct sigaction: all zero stands for the default action, without flags
+        // and with an empty mask. The C library keeps some numbers for itself.
+        let action = [0_u64; 4];
+        // SAFETY: the default action runs no code of ours, the structure outlives the call, and
+        // nothing is written back.
+        let ret = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                action.as_ptr(),
+                std::ptr::null::<u64>(),
+                8,
+            )
+        };
+        Errno::result(ret)?;
+    }
     SigSet::empty().thread_set_mask()
+}
+
+/// Lets the signals that people and engines end a program with end this process. The first one
+/// of a pid namespace has to catch them: the kernel gives it none whose action is the default
+/// (pid_namespaces(7)). execve(2) takes this back.
+pub fn end_by_signals() -> nix::Result<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        // SAFETY: the handler makes one system call and never returns, which is safe at any point.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
 }
 
 /// Starts a program with signals as it expects them ([`reset_signals`]): one that is
 /// started while this process holds signals back would inherit that.
 pub fn spawn_with_signals(command: &mut Command) -> io::Result<Child> {
+    ignored_signals();
     // SAFETY: the closure runs in the child between fork(2) and execve(2), where only
     // async-signal-safe calls are allowed: sigaction(2) and sigprocmask(2) are, and it
     // neither allocates nor takes a lock.

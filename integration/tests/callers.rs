@@ -1,0 +1,234 @@
+//! Callers as they are: shells that start things in the background, nohup, engines with
+//! descriptors left open, a disk that is full, a reader that has gone.
+//!
+//! What a process inherits over fork(2) and execve(2) (credentials(7), execve(2), signal(7),
+//! sched(7)), and what becomes of the caller's here:
+//!
+//! | inherited | becomes | why | test |
+//! |---|---|---|---|
+//! | ignored signals | reset | a program may rely on the default, and a shell cannot even trap them | `ignored_signals_reach_neither_programs_nor_hooks` |
+//! | blocked signals | reset | the same | `process::nothing_of_the_runtime_reaches_the_program` |
+//! | descriptors past stdio | closed, but for `--preserve-fds`; in a created container's init too | they are the caller's | `attacks::nothing_of_the_caller_is_inherited`, `a_created_container_holds_no_descriptor_of_the_caller` |
+//! | stdio | kept | the program's by contract; closed ones are /dev/null | `process::*`, `an_error_that_cannot_be_written_has_its_exit_code` |
+//! | working directory | process.cwd; of hooks the bundle, of createContainer hooks the rootfs | as with runc | `hooks_start_in_the_bundle` |
+//! | umask | process.user.umask, else 0022 | ARCHITECTURE.md | `process::the_umask_is_set_and_0022_otherwise` |
+//! | environment | process.env alone; of hooks the caller's, where they name none | the specification | `hooks::a_hook_has_its_own_arguments_and_environment_or_the_callers` |
+//! | supplementary groups | process.user.additionalGids alone | rights of the caller | `attacks::nothing_of_the_caller_is_inherited` |
+//! | capabilities, securebits | the configuration's sets alone | rights of the caller | `process::each_set_of_capabilities_is_exact` |
+//! | no_new_privs | kept where the caller has it | the kernel lets nobody take it back | |
+//! | resource limits | kept where the configuration sets none | as with runc and crun | |
+//! | nice value, scheduling policy, I/O priority, CPU set | kept where the configuration sets none | `nice ferrun run` is what people type | |
+//! | session, process group, controlling terminal | new session | job control of the caller | `terminal::*` |
+//! | session keyring | a new one, but for `--no-new-keyring` | keys of the caller | `exec::*` |
+//! | oom_score_adj | kept where the configuration sets none | as with runc | |
+//! | personality, memory policy | kept where the configuration sets none | numactl(8) before it | `exec::it_has_the_personality_and_the_memory_policy_of_the_container` |
+//! | parent-death signal, timers, locks, pending signals | gone by fork(2) | the kernel | |
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use integration::terminal::Terminal;
+use integration::{Bed, as_both, as_root, eventually, runtime, within};
+use serde_json::json;
+
+/// A call of the runtime by a shell that does something first.
+fn by_shell(bed: &Bed, first: &str, arguments: &[&str]) -> integration::Call {
+    let script = format!("{first}; exec \"$@\"");
+    let program = runtime().for_others(&bed.directory);
+    let call = bed.program("/bin/sh".as_ref()).args(["-c", &script, "sh"]).arg(program);
+    call.arg("--root").arg(bed.root()).args(arguments)
+}
+
+#[test]
+fn ignored_signals_reach_neither_programs_nor_hooks() {
+    const IGNORE: &str = "trap '' HUP INT QUIT TSTP USR1 TERM";
+    const LOOK: &str = "grep SigIgn: /proc/self/status";
+    as_both(|bed| {
+        if bed.is_peer("runc and crun leave some of them") {
+            return;
+        }
+        let told = bed.make_directory("told", 0o777);
+        let hooks = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+        // Not by busybox's shell, which ignores one of them itself.
+        let look = ["/bin/busybox", "grep", "SigIgn:", "/proc/self/status"];
+        let mut bundle = bed.bundle().args(look);
+        for kind in hooks {
+            let script = format!("{LOOK} > {}/{kind}", told.display());
+            let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+            bundle = bundle.with(&format!("/hooks/{kind}"), hook);
+        }
+        let path = bundle.save().path.clone();
+        let (id, path) = (bed.id(), path.to_str().unwrap());
+        let output = by_shell(bed, IGNORE, &["run", "--bundle", path, &id]).output();
+        assert_eq!(output.success(), "SigIgn:\t0000000000000000");
+        for kind in hooks {
+            let text = fs::read_to_string(told.join(kind)).unwrap();
+            assert_eq!(text, "SigIgn:\t0000000000000000\n", "{kind}");
+        }
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        let arguments = [&["exec", &container.id][..], &look].concat();
+        let output = by_shell(bed, IGNORE, &arguments).output();
+        assert_eq!(output.success(), "SigIgn:\t0000000000000000");
+    });
+}
+
+#[test]
+fn hooks_start_in_the_bundle() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 runs createContainer hooks elsewhere") {
+            return;
+        }
+        let told = bed.make_directory("told", 0o777);
+        let mut bundle = bed.bundle();
+        let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+        for kind in kinds {
+            let script = format!("pwd > {}/{kind}", told.display());
+            let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+            bundle = bundle.with(&format!("/hooks/{kind}"), hook);
+        }
+        bed.run(&bundle).success();
+        for kind in kinds {
+            let place = fs::read_to_string(told.join(kind)).unwrap();
+            let expected =
+                if kind == "createContainer" { bundle.rootfs() } else { bundle.path.clone() };
+            assert_eq!(place.trim(), expected.to_str().unwrap(), "{kind}");
+        }
+    });
+}
+
+#[test]
+fn hooks_run_though_the_bundle_is_gone() {
+    as_root(|bed| {
+        if bed.is_peer("runc and crun run no hook then") {
+            return;
+        }
+        let told = bed.directory.join("told");
+        let hook =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("pwd > {}", told.display())]}]);
+        let bundle = bed.bundle().with("/hooks/poststop", hook).sh("sleep 100");
+        let container = bed.start(&bundle);
+        fs::rename(&bundle.path, bed.directory.join("moved")).unwrap();
+        container.delete();
+        assert_eq!(fs::read_to_string(told).unwrap(), "/\n");
+    });
+}
+
+#[test]
+fn an_error_that_cannot_be_written_has_its_exit_code() {
+    as_both(|bed| {
+        if bed.is_peer("runc and crun have other codes") {
+            return;
+        }
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        for broken in ["exec 2>/dev/full", "exec 2>&-", "exec 2>/dev/full >/dev/full"] {
+            for (arguments, code) in [
+                (&["delete", "nobody"][..], 1),
+                (&["run"], 1),
+                (&["no-such-command"], 3),
+                (&["exec", &container.id, "/no/such/program"], 255),
+                (&["--log", "/no/such/directory/log", "state", &container.id], 1),
+            ] {
+                assert_eq!(by_shell(bed, broken, arguments).output().code, code, "{arguments:?}");
+            }
+        }
+        for arguments in [&["--version"][..], &["state", &container.id], &["list"], &["features"]] {
+            let output = by_shell(bed, "exec >/dev/full", arguments).output();
+            assert_eq!(output.code, 1, "{arguments:?}: {output}");
+        }
+    });
+}
+
+#[test]
+fn a_signal_that_ends_programs_ends_a_created_container() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 waits on") {
+            return;
+        }
+        for signal in ["TERM", "INT", "HUP", "QUIT", "KILL"] {
+            let container = bed.create(&bed.bundle().sh("sleep 100"));
+            container.kill(signal);
+            eventually(&format!("{signal} ends it"), || container.status() == "stopped");
+        }
+        // The program has its own actions.
+        let script = "trap 'echo caught' TERM; echo up; while :; do sleep 0.1; done";
+        let container = bed.start(&bed.bundle().sh(script));
+        container.prints("up");
+        container.kill("TERM");
+        container.prints("caught");
+    });
+}
+
+#[test]
+fn a_created_container_holds_no_descriptor_of_the_caller() {
+    as_both(|bed| {
+        if bed.is_peer("runc and crun close them at start") {
+            return;
+        }
+        let fifo = bed.make_directory("fifos", 0o777).join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+        if let Some(user) = bed.user() {
+            std::os::unix::fs::chown(&fifo, Some(user), Some(user)).unwrap();
+        }
+        let path = fifo.clone();
+        let reader = std::thread::spawn(move || {
+            File::open(path).unwrap().read_to_end(&mut Vec::new()).unwrap()
+        });
+        let bundle = bed.bundle().sh("sleep 100");
+        let (id, path) = (bed.id(), bundle.save().path.clone());
+        let first = format!("exec 9>{}", fifo.display());
+        let arguments = ["create", "--bundle", path.to_str().unwrap(), &id];
+        let call = by_shell(bed, &first, &arguments);
+        let container = integration::Container::create(bed, &id, call);
+        within(Duration::from_secs(5), "the pipe ends", || reader.is_finished());
+        container.start();
+    });
+}
+
+/// An exec on a terminal whose output goes to a pipe that is not read.
+fn exec_into_pipe(
+    bed: &Bed,
+    id: &str,
+) -> (std::process::Child, std::process::ChildStdout, Terminal) {
+    let (terminal, other) = Terminal::open();
+    let mut child = Command::new(&runtime().program)
+        .arg("--root")
+        .arg(bed.root())
+        .args(["exec", "--tty", id, "/bin/busybox", "yes"])
+        .stdin(other)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let stdout = child.stdout.take().unwrap();
+    (child, stdout, terminal)
+}
+
+#[test]
+fn exec_ends_though_nobody_reads_its_output() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 write without a look") {
+            return;
+        }
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        let yes = || container.sh("busybox ps | grep -c '[y]es$'").stdout.trim() == "1";
+        let (mut child, stdout, _terminal) = exec_into_pipe(bed, &container.id);
+        eventually("the program runs", yes);
+        std::thread::sleep(Duration::from_millis(300));
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(child.id() as i32),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .unwrap();
+        eventually("the signal ends the program", || !yes());
+        drop(stdout);
+        eventually("the call ends", || child.try_wait().unwrap().is_some());
+
+        let (mut child, mut stdout, _terminal) = exec_into_pipe(bed, &container.id);
+        stdout.read_exact(&mut [0; 10]).unwrap();
+        drop(stdout);
+        eventually("the call ends without a reader", || child.try_wait().unwrap().is_some());
+        eventually("and the program too", || !yes());
+    });
+}
