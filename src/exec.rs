@@ -244,7 +244,8 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<()> {
     let mut added = Vec::new();
     for name in names {
         let capability: Capability = serde_json::from_value(name.as_str().into())
-            .with_context(|| format!("--cap: {name:?}"))?;
+            .ok()
+            .with_context(|| format!("--cap: {name:?}: not the name of a capability"))?;
         added.push(capability);
     }
     let mut sets = process.capabilities().clone().unwrap_or_else(empty_capabilities);

@@ -13,12 +13,13 @@ pub fn id(id: u32) -> Result<u32> {
     Ok(id)
 }
 
-/// Reads an id of digits only: a sign, a blank or a number past 32 bits is none.
+/// Reads an id of digits only: a sign, a blank or a number past 32 bits is none. Whoever
+/// shows the error has the text.
 pub fn parse_id(text: &str) -> Result<u32> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        bail!("{text:?}: not a number");
+        bail!("not a number");
     }
-    id(text.parse().with_context(|| format!("{text:?}"))?)
+    id(text.parse().ok().context("past the last id")?)
 }
 
 /// Checks the major number of a device. Of a larger one the kernel would drop the upper
