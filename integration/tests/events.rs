@@ -91,7 +91,7 @@ fn statistics_are_what_the_container_uses() {
         let data = |pointer: &str| number(&stats(bed, &container)["data"], pointer);
         eventually("it was held up", || {
             let throttled = stats(bed, &container);
-            throttled.pointer("/data/cpu/throttling/throttledPeriods").is_some()
+            throttled.pointer("/data/cpu/throttling/throttledTime").is_some()
         });
         let first = data("/cpu/usage/total");
         assert!(first > 0);
