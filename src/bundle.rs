@@ -44,6 +44,10 @@ impl Bundle {
     pub fn load(directory: &Path, config: Option<&Path>) -> Result<Self> {
         let path =
             resolve::real_path(directory).with_context(|| format!("bundle {directory:?}"))?;
+        if path.to_str().is_none() {
+            // The state that hooks and callers read is JSON.
+            bail!("bundle {path:?}: its path is not UTF-8");
+        }
         let file = config.map_or_else(|| path.join("config.json"), Path::to_owned);
         let text = read(&file).with_context(|| format!("{file:?}"))?;
         let (spec, warnings) = parse_spec(&text)?;

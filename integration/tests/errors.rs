@@ -584,6 +584,23 @@ fn a_console_socket_that_nobody_listens_on_is_told() {
 }
 
 #[test]
+fn a_bundle_whose_path_is_not_utf_8_is_told() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    as_root(|bed| {
+        if bed.is_peer("they take it") {
+            return;
+        }
+        let mut bundle = bed.bundle();
+        let path = bundle.path.with_file_name(OsStr::from_bytes(b"bundle-\xff"));
+        fs::rename(&bundle.path, &path).unwrap();
+        bundle.path = path;
+        assert_line("not UTF-8", &bed.run(&bundle), 1, &["bundle ", "\\xFF", "not UTF-8"]);
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
 fn a_full_state_folder_is_told() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     as_root(|bed| {
