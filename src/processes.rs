@@ -43,6 +43,8 @@ pub struct ProcessFacts {
     shown: u64,
     /// Whether its first thread is a zombie, or less. Others may run on.
     pub leader_has_ended: bool,
+    /// Whether its first thread is on its way out, and has no namespaces any more.
+    pub is_exiting: bool,
     /// Whether it has called execve(2) since it was cloned.
     pub has_executed: bool,
 }
@@ -70,18 +72,21 @@ impl ProcessFacts {
     }
 
     fn parse(pid: i32, text: &[u8]) -> Option<Self> {
-        /// The flag of a process that was cloned and has not called execve(2).
+        // Of linux/sched.h: on its way out; cloned, and has not called execve(2).
+        const PF_EXITING: u64 = 0x4;
         const PF_FORKNOEXEC: u64 = 0x40;
         // The name, in brackets, may hold anything, brackets too.
         let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
         let fields = std::str::from_utf8(text.get(end_of_name + 1..)?).ok()?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let flags = number(9)?;
         Some(Self {
             pid,
             shown: number(22)?,
             leader_has_ended: matches!(*fields.first()?, "Z" | "X" | "x"),
-            has_executed: number(9)? & PF_FORKNOEXEC == 0,
+            is_exiting: flags & PF_EXITING != 0,
+            has_executed: flags & PF_FORKNOEXEC == 0,
         })
     }
 
@@ -213,8 +218,13 @@ mod tests {
         ];
         for name in names {
             for (state, leader_has_ended) in [("S", false), ("Z", true), ("X", true)] {
-                let expected =
-                    ProcessFacts { pid: 7, shown: 777, leader_has_ended, has_executed: false };
+                let expected = ProcessFacts {
+                    pid: 7,
+                    shown: 777,
+                    leader_has_ended,
+                    is_exiting: false,
+                    has_executed: false,
+                };
                 assert_eq!(parse(name, state), Some(expected), "{name:?} {state}");
             }
         }
@@ -226,7 +236,7 @@ mod tests {
     #[test]
     fn this_process_lives_and_nobody_has_no_facts() {
         let own = ProcessFacts::read(std::process::id() as i32).unwrap().unwrap();
-        assert!(own.has_executed && !own.leader_has_ended);
+        assert!(own.has_executed && !own.leader_has_ended && !own.is_exiting);
         let id = own.id().unwrap();
         assert!(own.is(id).unwrap());
         assert!(open_process(id).unwrap().is_some());

@@ -301,8 +301,14 @@ impl Container {
 
     /// A descriptor of the directory.
     pub fn open_directory(&self) -> Result<OwnedFd> {
-        let file = File::open(&self.directory).with_context(|| format!("{:?}", self.directory))?;
-        Ok(file.into())
+        match File::open(&self.directory) {
+            Ok(file) => Ok(file.into()),
+            // Somebody else has deleted it since.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("container {:?} does not exist", self.record.id)
+            }
+            Err(error) => Err(error).with_context(|| format!("{:?}", self.directory)),
+        }
     }
 
     /// Holds the container against others that want to change it, until the

@@ -49,6 +49,10 @@ pub(crate) fn find(bed: &Bed) -> Vec<Leftover> {
 
 /// Removes everything of `bed`, its directory too.
 pub(crate) fn remove(bed: &Bed) {
+    // Who is frozen in version 1 does not even die.
+    for path in cgroups(bed) {
+        let _ = fs::write(path.join("freezer.state"), "THAWED");
+    }
     for leftover in processes(bed) {
         if let Leftover::Process { pid, .. } = leftover {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::{Global, print};
+use super::{Global, print, while_allowed};
 use crate::apply::intel_rdt;
 use crate::cgroups::{self, OomWatch};
 use crate::cli::{id_of, text_of};
@@ -30,11 +30,10 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let interval =
         duration(&interval).with_context(|| format!("--interval: {interval:?}: not a duration"))?;
     let container = global.store.load(id_of(matches))?;
-    container.check(Operation::Events)?;
-    if matches.get_flag("stats") {
-        return print_stats(&container);
-    }
-    watch(&container, interval)
+    while_allowed(global, &container, Operation::Events, || match matches.get_flag("stats") {
+        true => print_stats(&container),
+        false => watch(&container, interval),
+    })
 }
 
 /// Prints events until the init process ends.

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
 
-use super::Global;
+use super::{Global, while_allowed};
 use crate::cgroups;
 use crate::cli::{id_of, path_of, text_of};
 use crate::exec::{self, Options};
@@ -50,9 +50,9 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
         cgroups::wait_until_thawed(&container.record.group)
             .context("--ignore-paused: the process runs when the container is resumed")?;
     }
-    container.check(Operation::Exec)?;
     let watch = if detach { None } else { Some(Watch::new(false)?) };
-    let (process, master) = exec::exec(&container, &options)?;
+    let (process, master) =
+        while_allowed(global, &container, Operation::Exec, || exec::exec(&container, &options))?;
     match watch {
         Some(watch) => watch.serve(&process, master),
         None => Ok(0),

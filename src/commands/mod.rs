@@ -27,7 +27,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 
 use crate::cli::path_of;
 use crate::host::Host;
-use crate::state::Store;
+use crate::state::{Container, Operation, Status, Store};
 
 /// What holds for every verb.
 #[derive(Debug)]
@@ -106,6 +106,28 @@ pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32
         "update" => update::run(matches, global).map(|()| 0),
         other => bail!("{other:?}: unknown command"),
     }
+}
+
+/// Does something to a container that allows it now. Where that fails because somebody
+/// else ends or deletes the container meanwhile, the error says so, in the words that
+/// callers look for, and not which file or process was missing first.
+fn while_allowed<T>(
+    global: &Global,
+    container: &Container,
+    operation: Operation,
+    act: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    container.check(operation)?;
+    act().map_err(|error| {
+        let now = global.store.load(&container.record.id).and_then(|now| {
+            now.check(operation)?;
+            match now.running_init()? {
+                Some(init) if !init.is_exiting => Ok(()),
+                _ => Status::Stopped.check(operation),
+            }
+        });
+        now.err().unwrap_or(error)
+    })
 }
 
 /// JSON with this indentation and a line end.

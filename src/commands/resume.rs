@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::ArgMatches;
 
-use super::Global;
+use super::{Global, while_allowed};
 use crate::cgroups;
 use crate::cli::id_of;
 use crate::state::Operation;
@@ -11,6 +11,5 @@ use crate::state::Operation;
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let container = global.store.load(id_of(matches))?;
-    container.check(Operation::Resume)?;
-    cgroups::thaw(&container.record.group)
+    while_allowed(global, &container, Operation::Resume, || cgroups::thaw(&container.record.group))
 }

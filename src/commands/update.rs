@@ -10,7 +10,7 @@ use clap::ArgMatches;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
-use super::Global;
+use super::{Global, while_allowed};
 use crate::apply::intel_rdt;
 use crate::bundle;
 use crate::cgroups;
@@ -56,7 +56,6 @@ pub fn options() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let container = global.store.load(id_of(matches))?;
-    container.check(Operation::Update)?;
     let [cache, bandwidth] =
         CLASS.map(|name| text_of(matches, name).filter(|text| !text.is_empty()));
     let class = Lines::of_update(cache.as_deref(), bandwidth.as_deref())?;
@@ -69,15 +68,17 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     if !matches.contains_id("resources") && !options().any(is_given) {
         bail!("update: no resource is given");
     }
-    let _lock = container.lock()?;
-    if let Some(lines) = class {
-        // Another update may have been here before.
-        change_class(global.store.load(&container.record.id)?, lines)?;
-    }
-    match is_empty {
-        true => Ok(()),
-        false => change_limits(&container, request),
-    }
+    while_allowed(global, &container, Operation::Update, || {
+        let _lock = container.lock()?;
+        if let Some(lines) = class {
+            // Another update may have been here before.
+            change_class(global.store.load(&container.record.id)?, lines)?;
+        }
+        match is_empty {
+            true => Ok(()),
+            false => change_limits(&container, request),
+        }
+    })
 }
 
 /// Writes to the class of a container, or puts it into one of its own.

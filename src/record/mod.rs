@@ -111,23 +111,24 @@ pub enum Found {
 /// record is none yet.
 pub fn read(directory: &Path) -> Result<Found> {
     let path = directory.join(RECORD);
-    let text = match read_file(&path) {
-        Ok(text) if text.is_empty() => Err(Errno::NOENT.into()),
-        text => text,
+    let error = match read_file(&path) {
+        Ok(text) => return parse(&text).with_context(|| format!("{path:?}")),
+        Err(error) => error,
     };
-    match text {
-        Ok(text) => parse(&text).with_context(|| format!("{path:?}")),
-        Err(error) => {
-            let is_missing = error.kind() == ErrorKind::NotFound;
-            match is_missing.then(|| foreign::of_another_file(directory)).flatten() {
-                Some(foreign) => Ok(Found::Foreign(Box::new(foreign))),
-                None => Err(error).with_context(|| format!("{path:?}")),
-            }
-        }
+    if error.kind() == ErrorKind::NotFound
+        && let Some(foreign) = foreign::of_another_file(directory)
+    {
+        // `create` may have written both since.
+        return match read_file(&path) {
+            Ok(text) => parse(&text).with_context(|| format!("{path:?}")),
+            Err(_) => Ok(Found::Foreign(Box::new(foreign))),
+        };
     }
+    Err(error).with_context(|| format!("{path:?}"))
 }
 
 /// A small regular file, in as few calls as can be: less than was asked for is its end.
+/// One that is empty is not there yet.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = vec![0; 4096];
@@ -135,6 +136,9 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     loop {
         let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
         length += read;
+        if length == 0 {
+            return Err(Errno::NOENT.into());
+        }
         if length < text.len() {
             text.truncate(length);
             return Ok(text);

@@ -1,0 +1,272 @@
+//! Verbs beside each other on one container: each pair, in each state. Whoever comes too
+//! late is told in the words that callers look for, and neither which file nor which
+//! process was missing first; and `delete --force` always leaves nothing.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use integration::{Bed, Bundle, Call, Container, Output, Running, as_root, eventually};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+const VERBS: [&[&str]; 14] = [
+    &["create"],
+    &["start"],
+    &["state"],
+    &["kill"],
+    &["kill", "--all"],
+    &["delete"],
+    &["delete", "--force"],
+    &["exec"],
+    &["ps"],
+    &["pause"],
+    &["resume"],
+    &["update"],
+    &["events"],
+    &["list"],
+];
+const STATES: [&str; 5] = ["none", "created", "running", "paused", "stopped"];
+
+/// What may be said of a container that somebody else begins, changes or ends.
+const WORDS: [&str; 11] = [
+    "does not exist",
+    "container with given ID already exists",
+    "container is still being created",
+    "cannot start an already running container",
+    "cannot start a container that has stopped",
+    "the init process died before it could run the program",
+    "container not running",
+    "container not paused",
+    "cannot exec in a stopped container",
+    "cannot exec in a paused container",
+    "that is not stopped",
+];
+
+fn call(bed: &Bed, verb: &[&str], bundle: &Bundle, id: &str) -> Call {
+    let call = match verb[0] {
+        "create" => return bed.create_call(bundle, id),
+        _ => bed.call().args(verb),
+    };
+    match verb[0] {
+        "list" => call,
+        "kill" => call.args([id, if verb.len() == 1 { "KILL" } else { "TERM" }]),
+        "exec" => call.args([id, "/bin/true"]),
+        "update" => call.args(["--pids-limit", "50", id]),
+        "events" => call.args(["--stats", id]),
+        _ => call.arg(id),
+    }
+}
+
+/// A container in this state; None where there is to be none.
+fn prepare<'bed>(
+    bed: &'bed Bed,
+    state: &str,
+    bundle: &Bundle,
+    id: &str,
+) -> Option<Container<'bed>> {
+    if state == "none" {
+        return None;
+    }
+    let container = Container::create(bed, id, bed.create_call(bundle, id));
+    if state != "created" {
+        container.start();
+    }
+    match state {
+        "paused" => drop(container.call("pause").success().to_owned()),
+        "stopped" => {
+            container.kill("KILL");
+            container.ended();
+        }
+        _ => {}
+    }
+    Some(container)
+}
+
+/// Calls both at almost the same time.
+fn beside(
+    bed: &Bed,
+    verbs: [&[&str]; 2],
+    delay: Duration,
+    bundle: &Bundle,
+    id: &str,
+) -> [Output; 2] {
+    let first = call(bed, verbs[0], bundle, id).spawn();
+    sleep(delay);
+    let second = call(bed, verbs[1], bundle, id).spawn();
+    // What was to run inside stands still while it is paused.
+    let stands_still = |own: &[&str], other: &[&str]| own[0] == "exec" && other[0] == "pause";
+    if stands_still(verbs[0], verbs[1]) {
+        let second = second.wait();
+        bed.runtime(["resume", id]);
+        return [first.wait(), second];
+    }
+    let first = first.wait();
+    if stands_still(verbs[1], verbs[0]) {
+        bed.runtime(["resume", id]);
+    }
+    [first, second.wait()]
+}
+
+fn says_what_happened(output: &Output) -> bool {
+    let said = WORDS.iter().any(|words| output.stderr.contains(words));
+    match output.code {
+        // 137: the program of exec was killed with the container.
+        0 | 137 => output.stderr.is_empty(),
+        _ => said && output.stderr.lines().count() == 1,
+    }
+}
+
+fn each_pair(bed: &Bed, rounds: u32, is_chosen: impl Fn(usize) -> bool) {
+    let bundle = bed.bundle().sh("sleep 100");
+    let mut number = 0;
+    for round in 0..rounds {
+        for state in STATES {
+            for first in VERBS {
+                for second in VERBS {
+                    let creates = first[0] == "create" || second[0] == "create";
+                    number += 1;
+                    if (state == "none" && !creates) || !is_chosen(number) {
+                        continue;
+                    }
+                    let id = bed.id();
+                    let container = prepare(bed, state, &bundle, &id);
+                    let delay =
+                        Duration::from_micros(u64::from(round * 7919 + number as u32 * 613) % 6000);
+                    let outputs = beside(bed, [first, second], delay, &bundle, &id);
+                    for output in &outputs {
+                        // `delete --force` kills whoever creates.
+                        let is_fine = says_what_happened(output) || (output.code == -9 && creates);
+                        assert!(is_fine, "{state}, {first:?} beside {second:?}: {output}");
+                    }
+                    match container {
+                        Some(container) => container.delete(),
+                        None => drop(bed.runtime(["delete", "--force", &id]).success().len()),
+                    }
+                    eventually("nothing is left", || bed.is_clear());
+                }
+            }
+        }
+    }
+    eprintln!("{number} pairs");
+}
+
+#[test]
+fn pairs_of_verbs_do_not_stumble_over_each_other() {
+    as_root(|bed| {
+        if bed.is_peer("runc and crun say which file was missing") {
+            return;
+        }
+        each_pair(bed, 1, |number| number % 5 == 0);
+    });
+}
+
+#[test]
+#[ignore = "takes half an hour"]
+fn each_pair_of_verbs_a_hundred_times_does_not_stumble() {
+    as_root(|bed| {
+        if bed.is_peer("runc and crun say which file was missing") {
+            return;
+        }
+        each_pair(bed, 100, |_| true);
+    });
+}
+
+#[test]
+fn a_container_that_is_begun_or_removed_does_not_exist() {
+    as_root(|bed| {
+        if bed.is_peer("crun 1.8 says which file was missing") {
+            return;
+        }
+        let bundle = bed.bundle().sh("sleep 100");
+        for round in 0..60 {
+            let id = bed.id();
+            let creating = bed.create_call(&bundle, &id).spawn();
+            sleep(Duration::from_micros(round * 200 % 5000));
+            let while_created = bed.runtime(["state", &id]);
+            creating.wait().success();
+            let deleting = bed.call().args(["delete", "--force", &id]).spawn();
+            sleep(Duration::from_micros(round * 130 % 5000));
+            let while_deleted = bed.runtime(["state", &id]);
+            deleting.wait().success();
+            for output in [while_created, while_deleted] {
+                assert!(output.code == 0 || output.stderr.contains("does not exist"), "{output}");
+            }
+        }
+        eventually("nothing is left", || bed.is_clear());
+    });
+}
+
+/// Lets a traced call run to the `number`th stop at a system call. Says whether it came
+/// so far.
+fn run_to(running: &Running, number: u32) -> bool {
+    let pid = running.pid();
+    // At its execve(2).
+    assert!(matches!(waitpid(pid, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Stopped(..))));
+    ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL)
+        .expect("PTRACE_SETOPTIONS");
+    let mut passed = 0;
+    let mut signal = None;
+    while passed < number {
+        ptrace::syscall(pid, signal.take()).expect("PTRACE_SYSCALL");
+        match waitpid(pid, Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::PtraceSyscall(_)) => passed += 1,
+            Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
+            Ok(WaitStatus::Stopped(_, other)) => signal = Some(other),
+            Ok(WaitStatus::Exited(..)) => return false,
+            other => panic!("{other:?}"),
+        }
+    }
+    true
+}
+
+#[test]
+fn a_container_may_be_deleted_at_each_call_of_a_verb() {
+    as_root(|bed| {
+        if bed.is_peer("runc and crun say which file was missing") {
+            return;
+        }
+        let bundle = bed.bundle().sh("sleep 100");
+        for (state, verb) in [
+            ("created", &["start"][..]),
+            ("running", &["state"]),
+            ("running", &["kill"]),
+            ("running", &["kill", "--all"]),
+            ("running", &["exec"]),
+            ("running", &["ps"]),
+            ("running", &["pause"]),
+            ("paused", &["resume"]),
+            ("running", &["update"]),
+            ("running", &["events"]),
+            ("stopped", &["delete"]),
+            ("running", &["delete", "--force"]),
+        ] {
+            let mut number = 9;
+            loop {
+                let id = bed.id();
+                let container = prepare(bed, state, &bundle, &id).expect("a container");
+                let running = call(bed, verb, &bundle, &id).traced().spawn();
+                let is_under_way = run_to(&running, number);
+                if !is_under_way {
+                    container.delete();
+                    break;
+                }
+                let go_on = || ptrace::detach(running.pid(), None).expect("PTRACE_DETACH");
+                // Init does not end before its parent has reaped what exec has added.
+                if verb[0] == "exec" {
+                    go_on();
+                    container.delete();
+                } else {
+                    container.delete();
+                    go_on();
+                }
+                let output = running.wait();
+                assert!(says_what_happened(&output), "{verb:?} at stop {number}: {output}");
+                eventually("nothing is left", || bed.is_clear());
+                number += 5;
+            }
+            assert!(number > 30, "{verb:?} was hardly traced: {number} stops");
+            eventually("nothing is left", || bed.is_clear());
+        }
+    });
+}
