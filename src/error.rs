@@ -40,13 +40,19 @@ pub fn errno(error: &Error) -> Option<i32> {
 
 /// The sentences of an error, the outermost first, an errno in words alone.
 pub fn sentences(error: &Error) -> Vec<String> {
-    error
+    let mut sentences: Vec<_> = error
         .chain()
         .map(|cause| match cause.downcast_ref::<nix::errno::Errno>() {
             Some(errno) => errno.desc().to_owned(),
             None => without_marks(&cause.to_string()),
         })
-        .collect()
+        .collect();
+    if errno(error) == Some(libc::ENOSYS) {
+        // Most often it is a filter: a container of another runtime that is older.
+        let text = "needs Linux 5.14, and no filter around ferrun that does not know the call";
+        sentences.push(text.to_owned());
+    }
+    sentences
 }
 
 /// An error as one line that any terminal may show.
@@ -99,5 +105,17 @@ mod tests {
         ] {
             assert_eq!(one_line(text), line);
         }
+    }
+
+    #[test]
+    fn a_call_that_is_not_there_is_explained_once() {
+        let error = Error::new(rustix::io::Errno::NOSYS).context("open_tree");
+        let line = "open_tree: Function not implemented: \
+            needs Linux 5.14, and no filter around ferrun that does not know the call";
+        assert_eq!(message(&error), line);
+        // As it comes from init.
+        let told = sentences(&error).into_iter().rev().map(Error::msg);
+        let told = told.reduce(|cause, sentence| cause.context(sentence)).unwrap();
+        assert_eq!(message(&told), line);
     }
 }
