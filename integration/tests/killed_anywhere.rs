@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use integration::{Bed, Bundle, Call, Container, View, in_views};
+use integration::{Bed, Bundle, Call, Container, Holder, View, in_views};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -255,6 +255,21 @@ fn create(step: u32) {
     });
 }
 
+/// A process in between prepares the container, and another one opens its procfs.
+fn create_joined(step: u32) {
+    in_both_versions(|bed| {
+        let holder = Holder::new(&["--pid"]);
+        let joined = || bundle(bed).with_namespace("pid", Some(&holder.path("pid")));
+        for victim in [Victim::Caller, Victim::Child] {
+            let undoes = victim == Victim::Child;
+            let what = format!("create in a joined pid namespace, {victim:?}");
+            go_through(bed, &what, step, undoes, |id, blow| {
+                hit(bed.create_call(&joined(), id), victim, blow)
+            });
+        }
+    });
+}
+
 fn run_detached(step: u32) {
     in_both_versions(|bed| {
         for victim in [Victim::Caller, Victim::Child] {
@@ -361,6 +376,11 @@ fn create_can_be_killed_at_some_stops() {
 }
 
 #[test]
+fn create_in_a_joined_pid_namespace_can_be_killed_at_some_stops() {
+    create_joined(SOME);
+}
+
+#[test]
 fn run_detached_can_be_killed_at_some_stops() {
     run_detached(SOME);
 }
@@ -394,6 +414,12 @@ fn pause_resume_and_kill_can_be_killed_at_some_stops() {
 #[ignore = "takes minutes"]
 fn create_can_be_killed_at_every_stop() {
     create(ALL);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn create_in_a_joined_pid_namespace_can_be_killed_at_every_stop() {
+    create_joined(ALL);
 }
 
 #[test]
