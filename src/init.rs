@@ -14,6 +14,7 @@ use nix::sched::setns;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 
 use crate::apply::net_devices::Found;
 use crate::apply::process::{Confined, Confinement};
@@ -430,9 +431,13 @@ fn set_names(plan: &Plan) -> Result<()> {
 
 fn raise_loopback() -> Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .context("socket")?;
-    sys::loopback_up(&socket).context("raise the interface lo")
+    match socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None) {
+        Ok(socket) => sys::loopback_up(&socket).map_err(anyhow::Error::from),
+        // A service that may have no addresses (RestrictAddressFamilies of systemd.exec(5)).
+        Err(Errno::AFNOSUPPORT) => net_devices::set_loopback_up(),
+        Err(errno) => Err(errno).context("socket"),
+    }
+    .context("raise the interface lo")
 }
 
 /// Opens the terminal in the container's devpts and hands its master over.

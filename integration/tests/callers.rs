@@ -232,3 +232,40 @@ fn exec_ends_though_nobody_reads_its_output() {
         eventually("and the program too", || !yes());
     });
 }
+
+/// As a service that systemd lets have no addresses of the internet.
+#[test]
+fn the_loopback_interface_is_raised_without_sockets_of_the_internet() {
+    const EAFNOSUPPORT: u32 = 97;
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 cannot run inside of this container") {
+            return;
+        }
+        let config = integration::config(integration::Caller::User(1000), "/none");
+        let inner = integration::Bundle { config, ..bed.bundle() };
+        let inner = inner.sh("grep -c 127.0.0.1 /proc/net/fib_trie; sleep 0.1").save().clone();
+        let program = bed.make_directory("runtime", 0o755);
+        integration::copy_program(&runtime().program, &program.join("ferrun"));
+        let outer = |family: u32| {
+            bed.bundle()
+                .mount("/inner", "bind", inner.path.to_str().unwrap(), &["rbind"])
+                .mount("/opt", "bind", program.to_str().unwrap(), &["bind", "ro"])
+                .with("/process/user", json!({"uid": 1000, "gid": 1000}))
+                // Without it nobody may map root of his user namespace (user_namespaces(7)).
+                .capable(&["CAP_SETFCAP"])
+                .with(
+                    "/linux/seccomp",
+                    json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{
+                        "names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": EAFNOSUPPORT,
+                        "args": [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}]}]}),
+                )
+                .args(["/opt/ferrun", "--root", "/tmp/root", "run", "--bundle", "/inner", "x"])
+        };
+        let families = [nix::libc::AF_INET as u32, nix::libc::AF_APPLETALK as u32];
+        for family in families {
+            let output = bed.run(&outer(family));
+            let lines: u32 = output.success().trim().parse().unwrap();
+            assert!(lines > 0, "{family}: {output}");
+        }
+    });
+}

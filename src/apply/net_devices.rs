@@ -149,6 +149,13 @@ fn set_one_up(route: &Route, found: &Found) -> Result<()> {
     route.change(NEW_LINK, 0, &link(index, UP)).context("set it up")
 }
 
+/// Sets the interface `lo` up by netlink, which needs no socket of the internet's families.
+pub fn set_loopback_up() -> Result<()> {
+    /// The same in every network namespace (LOOPBACK_IFINDEX of net/flow.h).
+    const INDEX: u32 = 1;
+    Route::open()?.change(NEW_LINK, 0, &link(INDEX, UP))
+}
+
 /// `struct ifinfomsg`, which changes these flags alone to be set.
 fn link(index: u32, flags: u32) -> Vec<u8> {
     let mut body = Vec::with_capacity(LINK);
