@@ -215,7 +215,7 @@ fn an_agent_may_refuse_the_program_itself() {
         for bundle in both_ways(&bundle(bed)) {
             let agent = Agent::listen(bed, no_program);
             let output = bed.run(&notifying(&bundle, &agent, &["execve"]));
-            assert!(output.failure(1).contains("Permission denied"), "{output}");
+            assert!(output.failure(1).contains("permission denied"), "{output}");
             bed.assert_nothing_left();
         }
     });
