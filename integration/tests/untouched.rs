@@ -14,6 +14,8 @@
 //! | /dev/console | openat(2) with O_EXCL and O_NOFOLLOW, a bind | covered |
 //! | what tmpcopyup reads | openat(2) with O_PATH and O_NOFOLLOW, then by that handle | is read |
 //! | what tmpcopyup writes | by name, in a file system that nobody else can reach yet | nothing |
+//! | what a handle is on, for calls that take none | /proc/self/fd of the host, before the root changes | is used |
+//! | the mounts behind a root that is moved | open(2) of what mountinfo names, compared by its identity | covered |
 //! | the sources of binds, /dev/null, root.path | open(2): paths of the host, which are trusted | is opened |
 
 use std::fs;

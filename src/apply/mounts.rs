@@ -409,6 +409,8 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
                 mkdirat(to, name, mode)?;
                 let from = openat(&found, ".", directory, Mode::empty())?;
                 let to = openat(to, name, directory, Mode::empty())?;
+                // Each level holds descriptors.
+                drop(found);
                 copy_up(&from, &to)?;
             }
             FileType::RegularFile => {

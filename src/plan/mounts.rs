@@ -134,11 +134,13 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
-    /// Whether a parameter is longer than fsconfig(2) takes it.
+    /// Whether a parameter is longer than fsconfig(2) takes it. Those of a tmpfs are not,
+    /// and it may have to be filled before it has its place.
     pub fn has_long_parameter(&self) -> bool {
         const MOST: usize = 255;
-        let values = self.data.iter().filter_map(|(_, value)| value.as_ref());
-        values.chain([&self.source]).any(|text| text.len() > MOST)
+        let mut values = self.data.iter().filter_map(|(_, value)| value.as_ref());
+        let is_long = |text: &String| text.len() > MOST;
+        self.fstype != "tmpfs" && (is_long(&self.source) || values.any(is_long))
     }
 }
 
