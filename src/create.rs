@@ -317,6 +317,11 @@ impl Making<'_> {
             net_devices: devices,
         };
         let plan = self.plan;
+        if let (Some(maps), Some(process)) = (&plan.namespaces.id_maps, &plan.process)
+            && let Some(uid) = maps.user_outside(process.user.uid)
+        {
+            process::give_pipes(uid);
+        }
         let _inherited = process::OomScoreAdj::take(plan.process.as_ref())?;
         if !self.hides_itself() {
             hide()?;

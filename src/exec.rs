@@ -11,7 +11,7 @@ use nix::sched::CloneFlags;
 use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType as Kind, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
-use crate::apply::process::{InitialAffinity, OomScoreAdj, set_scheduler};
+use crate::apply::process::{InitialAffinity, OomScoreAdj, give_pipes, set_scheduler};
 use crate::bundle;
 use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
@@ -25,7 +25,7 @@ use crate::log;
 use crate::pid_file;
 use crate::plan::Policies;
 use crate::plan::cgroup::Group;
-use crate::plan::namespaces::{clone_flag, proc_name};
+use crate::plan::namespaces::{Namespaces, clone_flag, proc_name};
 use crate::plan::numbers::parse_id;
 use crate::plan::process::{Field, ProcessPlan};
 use crate::refused_program;
@@ -106,6 +106,11 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     } else {
         Some(open_root(init.pid)?)
     };
+    if let Some(maps) = Namespaces::plan(spec.linux().as_ref())?.id_maps
+        && let Some(uid) = maps.user_outside(plan.user.uid)
+    {
+        give_pipes(uid);
+    }
     let verdict = Verdict::new()?;
     kernel::ignored_signals();
     let _inherited = (OomScoreAdj::take(Some(&plan))?, InitialAffinity::take(&plan)?);

@@ -269,3 +269,48 @@ fn the_loopback_interface_is_raised_without_sockets_of_the_internet() {
         }
     });
 }
+
+/// Images write to /dev/stdout by its path, and engines hand pipes over.
+#[test]
+fn a_pipe_as_stdout_can_be_opened_again_in_a_user_namespace() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 give some of them") {
+            return;
+        }
+        const WRITE: &str = "echo one > /dev/stdout && echo two > /proc/self/fd/2";
+        for uid in [0, 1000] {
+            let user = json!({"uid": uid, "gid": uid});
+            let bundle = bed.bundle().in_user_namespace(65_536).with("/process/user", user);
+            let path = bundle.clone().sh(WRITE).save().path.clone();
+            let piped = |arguments: &[&str]| {
+                let call = bed.program("/bin/sh".as_ref()).args(["-c", "\"$@\" 2>&1 | cat", "sh"]);
+                let call = call.arg(runtime().for_others(&bed.directory));
+                call.arg("--root").arg(bed.root()).args(arguments)
+            };
+            let output = piped(&["run", "--bundle", path.to_str().unwrap(), &bed.id()]).output();
+            assert_eq!(output.success(), "one\ntwo", "uid {uid}: {output}");
+            let container = bed.start(&bundle.sh("sleep 100"));
+            let output = piped(&["exec", &container.id, "/bin/sh", "-c", WRITE]).output();
+            assert_eq!(output.success(), "one\ntwo", "exec, uid {uid}: {output}");
+        }
+    });
+}
+
+/// What a device is given as stdio is the host's, and others use it.
+#[test]
+fn a_device_as_stdio_stays_as_it_was() {
+    use std::os::unix::fs::MetadataExt as _;
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 give it away") {
+            return;
+        }
+        // A node of the bed's own, of the device that the host has too.
+        let node = bed.directory.join("zero");
+        let kind = nix::sys::stat::SFlag::S_IFCHR;
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::sys::stat::mknod(&node, kind, mode, nix::sys::stat::makedev(1, 5)).unwrap();
+        let bundle = bed.bundle().with("/process/user", json!({"uid": 1000, "gid": 1000}));
+        bed.run_call(&bundle.sh("true")).stdin(File::open(&node).unwrap()).output().success();
+        assert_eq!(fs::metadata(&node).unwrap().uid(), 0);
+    });
+}

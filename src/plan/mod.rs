@@ -178,7 +178,7 @@ fn cgroup_owner(
     }
     let uid = process?.user.uid;
     match &namespaces.id_maps {
-        Some(maps) => maps.uids.iter().find_map(|range| range.outside_of(uid)),
+        Some(maps) => maps.user_outside(uid),
         None if namespaces.has(Kind::User) => None,
         None => (uid != 0).then_some(uid),
     }

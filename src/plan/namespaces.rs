@@ -50,6 +50,13 @@ pub struct IdRange {
     pub size: u32,
 }
 
+impl IdMaps {
+    /// What a user id inside is outside, if it is mapped.
+    pub fn user_outside(&self, inside: u32) -> Option<u32> {
+        self.uids.iter().find_map(|range| range.outside_of(inside))
+    }
+}
+
 impl IdRange {
     /// What an id inside is outside, if it is of this range.
     pub fn outside_of(&self, inside: u32) -> Option<u32> {
