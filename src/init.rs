@@ -132,7 +132,7 @@ pub fn additional(
             rustix::process::fchdir(root).context("fchdir")?;
             rustix::process::chroot(".").context("chroot")?;
         }
-        become_root_inside(in_user_namespace)?;
+        namespaces::become_root_inside(in_user_namespace)?;
         // After the user namespace, in which its name was given.
         if let Some(id) = given.keyring {
             let join = || _ = join_keyring(id);
@@ -218,7 +218,7 @@ fn prepare_container<'plan>(
     if plan.namespaces.gets_offsets() {
         namespaces::enter_own_time()?;
     }
-    become_root_inside(in_user_namespace)?;
+    namespaces::become_root_inside(in_user_namespace)?;
     hide()?;
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -382,18 +382,6 @@ fn join(remaining: Remaining<'_>) -> Result<()> {
     }
     namespaces::join_all(remaining.join)?;
     namespaces::make_new(&remaining.new)
-}
-
-/// In a user namespace the caller's ids are not what they were outside.
-fn become_root_inside(entered: bool) -> Result<()> {
-    if !entered {
-        return Ok(());
-    }
-    kernel::set_ids(0, 0, None).map_err(|(call, errno)| {
-        anyhow::Error::new(errno)
-            .context(call)
-            .context("linux.uidMappings: root is not mapped into the user namespace")
-    })
 }
 
 /// Makes the container's session keyring. It can be found by its name, which is runc's.

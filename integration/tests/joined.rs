@@ -207,3 +207,69 @@ fn a_joined_or_new_time_namespace_is_not_that_of_hooks() {
 fn boot_time(text: &str) -> i64 {
     text.split('.').next().unwrap().parse().unwrap()
 }
+
+/// As the containers of a pod with a user namespace of its own, whose root is nobody outside.
+#[test]
+fn the_namespaces_of_a_container_whose_root_is_nobody_are_joined() {
+    with_root(|bed| {
+        let ids = json!([{"containerID": 0, "hostID": 200_000, "size": 65_536}]);
+        let mapped = bed
+            .bundle()
+            .in_user_namespace(1)
+            .with("/linux/uidMappings", ids.clone())
+            .with("/linux/gidMappings", ids);
+        for path in [&mapped.path, &mapped.rootfs()] {
+            std::os::unix::fs::chown(path, Some(200_000), Some(200_000)).unwrap();
+        }
+        let first = bed.start(&mapped.sh("sleep 100"));
+        let of_first = |file: &str| PathBuf::from(format!("/proc/{}/ns/{file}", first.pid()));
+        for kinds in [&[("user", "user"), ("pid", "pid")][..], &[("user", "user")]] {
+            let mut bundle = bed.bundle();
+            std::os::unix::fs::chown(bundle.rootfs(), Some(200_000), Some(200_000)).unwrap();
+            for (kind, file) in kinds {
+                bundle = bundle.with_namespace(kind, Some(&of_first(file)));
+            }
+            let second = bed.start(&bundle.sh("sleep 100"));
+            let first_pid = first.pid().to_string();
+            let files: Vec<_> =
+                kinds.iter().map(|(_, file)| (*file, namespace(&first_pid, file))).collect();
+            assert_joined(&second, &files, "nobody's");
+            // Its procfs is of the pid namespace that it is in.
+            let seen = second.sh("grep -l sleep /proc/[0-9]*/comm | wc -l");
+            let expected = if kinds.len() == 2 { "2" } else { "1" };
+            assert_eq!(seen.success(), expected);
+            assert!(!second.warnings.contains("/proc"), "{}", second.warnings);
+        }
+    });
+}
+
+/// Hardened hosts forbid user namespaces, to root too. The limit is that of the user namespace
+/// that the caller is in.
+#[test]
+fn a_pid_namespace_is_joined_where_there_are_no_user_namespaces() {
+    with_root(|bed| {
+        let holder = Holder::new(&["--user", "--map-root-user"]);
+        let ferrun = |first: &str| {
+            let enter = ["--user", "--preserve-credentials", "--target", &holder.pid];
+            let call = bed.program("/usr/bin/nsenter".as_ref()).args(enter);
+            let script = format!("{first}; exec \"$@\"");
+            let call = call.args(["/bin/sh", "-c", &script, "sh"]);
+            call.arg(&integration::runtime().program).arg("--root").arg(bed.root())
+        };
+        let bundle = || bed.bundle().without("/linux/cgroupsPath");
+        let id = bed.id();
+        let first = bundle().sh("sleep 100").save().clone();
+        let create = ferrun("true").args(["create", "--bundle"]).arg(&first.path).arg(&id);
+        let neighbour = Container::create(bed, &id, create);
+        let pids = PathBuf::from(format!("/proc/{}/ns/pid", neighbour.pid()));
+        let joined = bundle().with_namespace("pid", Some(&pids));
+        let joined = joined.sh("readlink /proc/self/ns/pid").save().clone();
+        for limit in ["100", "0"] {
+            let call = ferrun(&format!("echo {limit} > /proc/sys/user/max_user_namespaces"));
+            let output = call.args(["run", "--bundle"]).arg(&joined.path).arg(bed.id()).output();
+            assert_eq!(Path::new(output.success()), namespace(&neighbour.pid().to_string(), "pid"));
+            let warned = output.stderr.contains("forbidden by user.max_user_namespaces = 0");
+            assert_eq!(warned, limit == "0", "{output}");
+        }
+    });
+}

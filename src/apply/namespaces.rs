@@ -61,6 +61,18 @@ pub fn join_all(opened: Vec<Opened>) -> Result<()> {
     user.iter().chain(&refused).chain(&mounts).try_for_each(Opened::join)
 }
 
+/// In a user namespace the caller's ids are not what they were outside.
+pub fn become_root_inside(entered: bool) -> Result<()> {
+    if !entered {
+        return Ok(());
+    }
+    sys::process::set_ids(0, 0, None).map_err(|(call, errno)| {
+        anyhow::Error::new(errno)
+            .context(call)
+            .context("linux.uidMappings: root is not mapped into the user namespace")
+    })
+}
+
 /// Makes new namespaces of the calling process, in one call: a user namespace among them owns
 /// the others. A time namespace is that of its children.
 pub fn make_new(kinds: &[Kind]) -> Result<()> {

@@ -17,10 +17,12 @@ use rustix::mount::{
     fsmount, fsopen, move_mount, unmount,
 };
 use rustix::process::{fchdir, pivot_root};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use super::namespaces::{Opened, join_all, make_new};
+use super::namespaces::{Opened, become_root_inside, join_all, make_new};
 use crate::channel::{self, Failure, FromInit, InitEnd};
 use crate::create::hide;
+use crate::log;
 use crate::spawn::{Cgroup, spawn};
 use crate::sys;
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
@@ -50,8 +52,22 @@ pub fn context_in(joined: Vec<Opened>, cgroup: &Cgroup) -> Result<OwnedFd> {
 fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
     const NEW: [Kind; 6] =
         [Kind::User, Kind::Mount, Kind::Network, Kind::Ipc, Kind::Uts, Kind::Cgroup];
+    let in_user_namespace = joined.iter().any(|join| join.kind == Kind::User);
     join_all(joined)?;
-    make_new(&NEW)?;
+    // Who has no id there may make no user namespace (unshare(2)).
+    become_root_inside(in_user_namespace)?;
+    if let Err(error) = make_new(&NEW) {
+        // Where nobody may have user namespaces (user.max_user_namespaces) it is done as by
+        // other runtimes, with a right that whoever may trace processes there can take.
+        make_new(NEW.get(1..).unwrap_or_default())?;
+        let right = CapabilitySet::SYS_ADMIN;
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: right, permitted: right, inheritable: none };
+        set_capabilities(None, sets).context("capset")?;
+        log::warn(format!(
+            "a process with CAP_SYS_ADMIN opens the procfs of the joined pid namespace: {error:#}"
+        ));
+    }
     enter_empty_root().context("an empty root")?;
     sys::close_others(0, &[end.as_fd()]).context("close_range")?;
     sys::start::forget();
