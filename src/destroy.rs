@@ -10,6 +10,7 @@
 //! recorded, its init is in it now; or the group bears the container's mark.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -79,7 +80,11 @@ fn stop_created(container: &Container, cgroup: cgroups::Created) -> Result<()> {
 /// error says what, and the record stays.
 pub fn destroy_foreign(directory: &Path, foreign: &Foreign, host: &Host) -> Result<()> {
     let is_of_ferrun = foreign.maker.is_ferrun();
-    let config = fs::read_to_string(directory.join(CONFIG)).ok();
+    let path = directory.join(CONFIG);
+    let config = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        config => Some(config.with_context(|| format!("{path:?}"))?),
+    };
     if foreign.guesses_group() && config.is_none() {
         // The copy is there before anything is made.
         return match foreign.maker.is_cut_short() {
@@ -123,7 +128,7 @@ pub fn remove_directory(directory: &Path) -> Result<()> {
     }
     let removed = fs::remove_dir(directory).or_else(|_| fs::remove_dir_all(directory));
     match removed {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.with_context(|| format!("remove {directory:?}")),
     }
 }

@@ -4,6 +4,7 @@
 //! | file | who chooses bytes of it | which were tried | here |
 //! |---|---|---|---|
 //! | /proc/PID/stat | the process: its name | 0xff, half a letter, line feed, `) Z 1`, brackets, none; a zombie whose threads live | `a_program_may_call_itself_anything`, `a_program_whose_first_thread_has_ended_runs`; NUL, which the kernel cuts a name at, in `src/processes.rs` |
+//! | the same | who mounts proc with hidepid | hidden | `a_process_that_is_hidden_has_not_ended` |
 //! | the same, start time | the reader's time namespace | ahead, by whole and by parts of ticks, of the creator's and of the reader's | `a_container_is_the_same_in_every_time_namespace` |
 //! | /proc/PID/cmdline, by ps(1) | the process | 0xff, line feed, ESC | `a_program_may_call_itself_anything`; the own table in `src/commands/ps.rs` |
 //! | /proc/self/mountinfo | whoever may mount | 0xff, line feed, ` - cgroup2`, backslash | `a_mount_may_have_any_name`, `src/cgroups/mod.rs` |
@@ -19,7 +20,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use integration::{
-    Bed, Bundle, Container, View, as_both, as_root, eventually, has_ended, in_views,
+    Bed, Bundle, Container, View, as_both, as_root, as_user, eventually, has_ended, in_views,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
@@ -270,5 +271,36 @@ fn a_group_below_may_have_any_name() {
             container.delete();
             bed.assert_nothing_left();
         }
+    });
+}
+
+#[test]
+fn a_process_that_is_hidden_has_not_ended() {
+    as_user(|bed| {
+        if bed.is_peer("for runc and crun it is stopped") {
+            return;
+        }
+        let Some(_) = bed.user() else { return bed.skip("needs root to hide processes") };
+        let other = bed.start(&bed.bundle().sh("exit 0"));
+        other.ended();
+        // Root's own are hidden from others, and so is who waits for the start.
+        let container = bed.create(&bed.bundle().sh("sleep 100"));
+        let pid = container.pid();
+        // Another instance, over the machine's own.
+        let options = Some("hidepid=2");
+        mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), options).expect("proc");
+        let verbs: [&[&str]; 4] = [&["state"], &["kill"], &["delete"], &["delete", "--force"]];
+        let outputs = verbs.map(|verb| bed.call().args(verb).arg(&container.id).output());
+        let listed = bed.runtime(["list"]);
+        umount2("/proc", MntFlags::MNT_DETACH).expect("umount");
+        for output in outputs {
+            assert!(output.failure(1).contains("hidden"), "{output}");
+        }
+        assert!(listed.success().contains(&other.id), "{listed}");
+        assert!(!has_ended(pid));
+        assert_eq!(container.status(), "created");
+        container.delete();
+        other.delete();
+        bed.assert_nothing_left();
     });
 }

@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use super::state::StateJson;
 use super::{Global, print, user_name};
 use crate::error::errno;
+use crate::log;
 use crate::text::printable;
 
 /// Runs the verb.
@@ -25,12 +26,16 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let mut names: BTreeMap<u32, String> = BTreeMap::new();
     let states = containers
         .into_iter()
-        .map(|container| {
+        .filter_map(|container| {
             let owner = container.record.owner;
             let name = names.entry(owner).or_insert_with(|| user_name(owner)).clone();
+            let id = container.record.id.clone();
+            // One that cannot be looked at hides none of the others.
             StateJson::new(container, name)
+                .map_err(|error| log::warn(format!("container {id:?}: {error:#}")))
+                .ok()
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Vec<_>>();
     if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
         // runc prints null for an empty list, and callers know it.
         let mut text = match states.is_empty() {

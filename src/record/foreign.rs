@@ -126,7 +126,6 @@ struct Crun {
 
 /// What a text is that is no record of this version or an older one.
 pub fn parse(text: &[u8], error: Option<serde_json::Error>) -> Foreign {
-    let unknown = |maker| Foreign { maker, record: Record::default(), groups: Groups::OfConfig };
     let reason = error.map_or_else(|| "no version".to_owned(), |error| error.to_string());
     let Ok(value) = serde_json::from_slice::<Value>(text) else {
         return unknown(match is_begun_as_ours(text) {
@@ -149,7 +148,7 @@ fn is_begun_as_ours(text: &[u8]) -> bool {
 fn newer(version: u64, value: Value) -> Foreign {
     let maker = Maker::Newer(version);
     let Ok(core) = serde_json::from_value::<Core>(value) else {
-        return Foreign { maker, record: Record::default(), groups: Groups::OfConfig };
+        return unknown(maker);
     };
     let record = Record {
         id: core.id,
@@ -178,17 +177,28 @@ fn runc(value: Value) -> Option<Foreign> {
 /// What a directory without a record of ours holds: crun's, or the copy of config.json
 /// beside a record that was lost.
 pub fn of_another_file(directory: &Path) -> Option<Foreign> {
-    let status = fs::read(directory.join("status")).unwrap_or_default();
-    if let Ok(crun) = serde_json::from_slice::<Crun>(&status) {
-        let init = ProcessId { pid: crun.pid, started: crun.process_start_time };
-        let record = Record { init: Some(init), ..Record::default() };
-        let groups = Groups::ByPath(crun.cgroup_path.unwrap_or_default());
-        return Some(Foreign { maker: Maker::Crun, record, groups });
+    let (status, config) = (directory.join("status"), directory.join(CONFIG));
+    if status.exists() {
+        return Some(crun(&fs::read(status).unwrap_or_default()));
     }
-    let record = Record::default();
-    let lost = || Maker::CutShort("there is nothing in it".to_owned());
-    let has_config = directory.join(CONFIG).exists();
-    has_config.then(|| Foreign { maker: lost(), record, groups: Groups::OfConfig })
+    let maker = Maker::CutShort("there is nothing in it".to_owned());
+    config.exists().then(|| unknown(maker))
+}
+
+fn crun(status: &[u8]) -> Foreign {
+    match serde_json::from_slice::<Crun>(status) {
+        Ok(crun) => {
+            let init = ProcessId { pid: crun.pid, started: crun.process_start_time };
+            let record = Record { init: Some(init), ..Record::default() };
+            let groups = Groups::ByPath(crun.cgroup_path.unwrap_or_default());
+            Foreign { maker: Maker::Crun, record, groups }
+        }
+        Err(error) => unknown(Maker::Unknown(error.to_string())),
+    }
+}
+
+fn unknown(maker: Maker) -> Foreign {
+    Foreign { maker, record: Record::default(), groups: Groups::OfConfig }
 }
 
 impl Foreign {
