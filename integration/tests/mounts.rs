@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use integration::on_every_ground::{as_both, as_root, in_views};
-use integration::{Bed, Bundle, eventually};
+use integration::{Bed, Bundle, eventually, shared_too};
 use serde_json::json;
 
 /// Prints the line of mountinfo for a place: its options, its optional fields, a
@@ -345,10 +345,7 @@ fn mounts_of_the_container_are_not_seen_outside() {
 #[test]
 fn a_mount_made_below_a_shared_bind_is_seen_outside() {
     use nix::mount::{MsFlags, mount};
-    as_root(|bed| {
-        if bed.is_inside("the kernel gives it slaves of all mounts") {
-            return;
-        }
+    shared_too::as_root(|bed| {
         let outside = bed.make_directory("outside", 0o755);
         fs::create_dir(outside.join("inner")).unwrap();
         let path = outside.to_str().unwrap();
@@ -606,10 +603,8 @@ fn a_cgroup_namespace_has_the_containers_group_as_its_root() {
 
 #[test]
 fn a_container_in_the_callers_mount_namespace_leaves_no_mount() {
-    as_root(|bed| {
-        if bed.is_peer("runc 1.1 refuses it, crun 1.8 leaves its mounts")
-            || bed.is_inside("it may mount nothing in a namespace of the caller's")
-        {
+    shared_too::as_root(|bed| {
+        if bed.is_peer("runc 1.1 refuses it, crun 1.8 leaves its mounts") {
             return;
         }
         let source = source(bed);
@@ -659,10 +654,8 @@ fn closed_source(bed: &Bed) -> String {
 
 #[test]
 fn a_word_that_takes_back_names_all_flags_of_a_bind() {
-    as_root(|bed| {
-        if bed.is_peer("runc 1.1 and crun 1.8 have older rules")
-            || bed.is_inside("what the source has is locked there: see the next test")
-        {
+    shared_too::as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 have older rules") {
             return;
         }
         let source = closed_source(bed);
