@@ -36,6 +36,7 @@ use crate::plan::namespaces::Namespaces;
 use crate::plan::rootfs::{Entry, Rootfs};
 use crate::resolve;
 use crate::sd_notify;
+use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
 use crate::state::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
@@ -433,6 +434,11 @@ impl Making<'_> {
                     }
                     // Where it has died over something, it has said so, and that is read next.
                     let _ = channel.send(&ToInit::Known);
+                }
+                Some((FromInit::Listener, Some(listener))) => {
+                    let (pid, status) = (init.pid.as_raw(), Status::Creating);
+                    seccomp_agent::hand_over(&self.container, pid, status, &listener)?;
+                    channel.send(&ToInit::ListenerTaken).map_err(|_| self.cause_of_death(init))?;
                 }
                 Some((FromInit::Ready, _)) => return Ok(terminal),
                 Some((FromInit::RootfsReady, _)) => {

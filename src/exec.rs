@@ -32,7 +32,7 @@ use crate::refused_program;
 use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
-use crate::state::Container;
+use crate::state::{Container, Status};
 use crate::sys::process as kernel;
 
 /// What to run, and how.
@@ -337,7 +337,8 @@ fn converse(
                 None => terminal = Some(master),
             },
             Some((FromInit::Listener, Some(listener))) => {
-                seccomp_agent::hand_over(container, spawned.pid.as_raw(), &listener)?;
+                let pid = spawned.pid.as_raw();
+                seccomp_agent::hand_over(container, pid, Status::Running, &listener)?;
                 creator.send(&ToInit::ListenerTaken)?;
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),

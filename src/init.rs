@@ -153,7 +153,7 @@ pub fn additional(
             },
         )?;
         leave_the_host(given.preserved, &creator, None)?;
-        confined.give_up()?;
+        confined.give_up(&creator)?;
         if is_between {
             spawn::emerge(&creator)?;
         }
@@ -296,7 +296,7 @@ fn settle<'plan>(
         kernel::end_by_signals().context("sigaction")?;
     }
     if let Some(confined) = &mut confined {
-        confined.give_up()?;
+        confined.give_up(creator)?;
     }
     if is_between {
         spawn::emerge(creator)?;

@@ -12,14 +12,19 @@ use crate::state::{Container, Status};
 use crate::unix_socket::{dial, send_descriptor};
 
 /// Connects to the agent, sends the listener with the state of the process that
-/// it belongs to, and closes the connection: one state for each.
-pub fn hand_over(container: &Container, pid: i32, listener: &OwnedFd) -> Result<()> {
+/// it belongs to, and closes the connection: one state for each. `status` is the container's.
+pub fn hand_over(
+    container: &Container,
+    pid: i32,
+    status: Status,
+    listener: &OwnedFd,
+) -> Result<()> {
     let spec = container.config()?;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let Some(seccomp) = seccomp else { bail!("linux.seccomp: missing") };
     let Some(path) = seccomp.listener_path() else { bail!("linux.seccomp.listenerPath: missing") };
     let metadata = seccomp.listener_metadata().as_deref().unwrap_or_default();
-    let state = process_state(container, pid, metadata)?;
+    let state = process_state(container, pid, status, metadata)?;
     send(path, listener, &state).with_context(|| format!("linux.seccomp.listenerPath: {path:?}"))
 }
 
@@ -29,9 +34,13 @@ fn send(path: &Path, listener: &OwnedFd, state: &str) -> Result<()> {
 }
 
 /// config-linux.md#the-container-process-state
-fn process_state(container: &Container, pid: i32, metadata: &str) -> Result<String> {
+fn process_state(
+    container: &Container,
+    pid: i32,
+    status: Status,
+    metadata: &str,
+) -> Result<String> {
     let init = container.record.init.map_or(0, |init| init.pid);
-    let status = if pid == init { Status::Created } else { Status::Running };
     let state: Value = serde_json::from_str(&container.record.hook_state().json(status, init))?;
     let mut process = json!({
         "ociVersion": OCI_VERSION,

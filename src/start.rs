@@ -62,7 +62,7 @@ fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict)
             None => return verdict.read(|errno| explain_refusal(container, errno)),
             Some((FromInit::Listener, Some(listener))) => {
                 let init = container.record.init.context("the container has no init process")?;
-                seccomp_agent::hand_over(container, init.pid, &listener)?;
+                seccomp_agent::hand_over(container, init.pid, Status::Created, &listener)?;
                 channel.send(&ToInit::ListenerTaken)?;
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),

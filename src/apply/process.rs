@@ -8,7 +8,7 @@
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::Write as _;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub struct Confined<'plan> {
     late_limits: Vec<&'plan Rlimit>,
     /// Whether the filter is in force.
     is_filtered: bool,
+    /// Whether the process is in between.
+    is_between: bool,
 }
 
 /// What a process is confined with besides its plan.
@@ -207,7 +209,8 @@ pub fn confine<'plan>(
         env.extend(CString::new(home));
     }
     let args = plan.args.clone();
-    Ok(Confined { plan, program, args, env, sets, late_limits, is_filtered: false })
+    let is_between = confinement.is_between;
+    Ok(Confined { plan, program, args, env, sets, late_limits, is_filtered: false, is_between })
 }
 
 /// Gives a process its scheduling policy, if it has one; 0 is the calling one.
@@ -235,6 +238,7 @@ impl Confined<'_> {
             sets: self.sets,
             late_limits: Vec::new(),
             is_filtered: self.is_filtered,
+            is_between: self.is_between,
         })
     }
 
@@ -248,13 +252,18 @@ impl Confined<'_> {
 
     /// Gives up what the program does not get: loads the filter, where it lets the rest
     /// through, and then nothing is held for its sake any more.
-    pub fn give_up(&mut self) -> Result<()> {
-        let Some(filter) = self.plan.filter.as_ref().filter(|_| self.plan.filter_comes_first)
-        else {
-            return Ok(());
+    /// The creator gets the listener of one that notifies: no call of ours will be notified.
+    pub fn give_up(&mut self, creator: &InitEnd) -> Result<()> {
+        let comes_first = |filter: &&Filter| {
+            // A listener is told with its pid, which a process in between does not have.
+            self.plan.filter_comes_first && !(filter.notifies && self.is_between)
         };
+        let Some(filter) = self.plan.filter.as_ref().filter(comes_first) else { return Ok(()) };
         self.forbid_new_privileges()?;
-        load(filter, filter.flags.bits(), false)?;
+        if let Some(listener) = load(filter, filter.flags.bits(), filter.notifies)? {
+            creator.send_with(&FromInit::Listener, listener)?;
+            creator.expect(&ToInit::ListenerTaken)?;
+        }
         if !self.plan.no_new_privileges {
             self.take_sets()?;
         }
@@ -302,8 +311,8 @@ impl Confined<'_> {
             };
             let listens = courier.is_some();
             let listener = load(filter, flags, listens)?;
-            if let Some(courier) = courier
-                && !courier.deliver(listener)
+            if let (Some(courier), Some(listener)) = (courier, &listener)
+                && !courier.deliver(listener.as_raw_fd())
             {
                 verdict.failed(Errno::ETIMEDOUT);
                 return Ok(Errno::ETIMEDOUT);
@@ -320,8 +329,8 @@ impl Confined<'_> {
     }
 }
 
-/// Loads a filter. Returns the number of the listener, where it has one.
-fn load(filter: &Filter, flags: u64, listens: bool) -> Result<i32> {
+/// Loads a filter. Returns its listener, where it has one.
+fn load(filter: &Filter, flags: u64, listens: bool) -> Result<Option<OwnedFd>> {
     sys::seccomp_set_filter(&filter.instructions, flags, listens)
         .context("seccomp")
         .in_field("linux.seccomp")

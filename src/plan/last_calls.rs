@@ -45,9 +45,7 @@ pub fn may_come_first(filter: &Filter) -> bool {
         u32::try_from(number)
             .is_ok_and(|number| filter.allows(Arch::native(), KnownCall { number, first }))
     };
-    !filter.notifies
-        && CALLS.iter().all(|number| allows(*number, None))
-        && allows(libc::SYS_clone, Some(SIBLING))
+    CALLS.iter().all(|number| allows(*number, None)) && allows(libc::SYS_clone, Some(SIBLING))
 }
 
 #[cfg(test)]

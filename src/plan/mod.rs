@@ -125,22 +125,10 @@ impl Plan {
                 bail!("{field}: {value:?}: unable to set it without a private UTS namespace");
             }
         }
-        let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
-        let mut process = match spec.process() {
-            Some(process) => Some(ProcessPlan::plan(process, seccomp, Field::CONFIG)?),
-            None => None,
-        };
-        let cgroup_owner = cgroup_owner(&namespaces, &rootfs, process.as_ref(), host);
         let hooks = Hooks::plan(spec.hooks().as_ref())?;
-        if let Some(process) = &mut process {
-            // To call a hook and wait for it takes far more than `last_calls` knows of.
-            process.filter_comes_first &= hooks.start_container.is_empty();
-        }
-        let notifies = |process: &ProcessPlan| process.filter.as_ref().is_some_and(|f| f.notifies);
-        if process.as_ref().is_some_and(notifies) && !hooks.start_container.is_empty() {
-            // They run under the program's filter, and would need a listener each.
-            bail!("hooks.startContainer: not supported together with SCMP_ACT_NOTIFY");
-        }
+        let (process, warning) = plan_process(spec, &namespaces, &hooks)?;
+        warnings.extend(warning);
+        let cgroup_owner = cgroup_owner(&namespaces, &rootfs, process.as_ref(), host);
         let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         Ok(Self {
             sysctls: plan_sysctls(linux, &namespaces)?,
@@ -158,6 +146,33 @@ impl Plan {
             warnings,
         })
     }
+}
+
+/// The program, and when its filter is loaded. Also says what is passed over.
+fn plan_process(
+    spec: &Spec,
+    namespaces: &Namespaces,
+    hooks: &Hooks,
+) -> Result<(Option<ProcessPlan>, Option<String>)> {
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let Some(process) = spec.process() else { return Ok((None, None)) };
+    let mut process = ProcessPlan::plan(process, seccomp, Field::CONFIG)?;
+    // To call a hook and wait for it takes far more than `last_calls` knows of.
+    process.filter_comes_first &= hooks.start_container.is_empty();
+    if !process.filter.as_ref().is_some_and(|filter| filter.notifies) {
+        return Ok((Some(process), None));
+    }
+    if !hooks.start_container.is_empty() {
+        // They run under the program's filter, and would need a listener each.
+        bail!("hooks.startContainer: not supported together with SCMP_ACT_NOTIFY");
+    }
+    let reason = match (namespaces.is_prepared_outside(), process.filter_comes_first) {
+        (true, _) => "a pid namespace is joined",
+        (false, false) => "the filter does not let all of the runtime's last calls through",
+        (false, true) => return Ok((Some(process), None)),
+    };
+    let warning = format!("linux.seccomp: the agent gets the listener at start: {reason}");
+    Ok((Some(process), Some(warning)))
 }
 
 /// The user of the program gets the group where it has a cgroup namespace of its own

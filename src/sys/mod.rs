@@ -11,7 +11,7 @@ pub mod process;
 pub mod start;
 pub mod terminal;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -103,9 +103,13 @@ pub fn set_key_permissions(key: libc::c_long, permissions: u32) -> nix::Result<(
 pub use ferrun_seccomp::Instruction;
 
 /// Loads a filter for the calling thread (seccomp(2)). Without no_new_privs it
-/// needs CAP_SYS_ADMIN. Returns 0, or with `listens` the number of the descriptor on
-/// which the filter's notifications are read.
-pub fn seccomp_set_filter(program: &[Instruction], flags: u64, listens: bool) -> nix::Result<i32> {
+/// needs CAP_SYS_ADMIN. With `listens` it returns the descriptor on which the filter's
+/// notifications are read.
+pub fn seccomp_set_filter(
+    program: &[Instruction],
+    flags: u64,
+    listens: bool,
+) -> nix::Result<Option<OwnedFd>> {
     #[repr(C)]
     struct Program {
         length: u16,
@@ -121,5 +125,7 @@ pub fn seccomp_set_filter(program: &[Instruction], flags: u64, listens: bool) ->
     let ret = unsafe {
         libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    Errno::result(ret).map(|ret| ret as i32)
+    let number = Errno::result(ret)? as RawFd;
+    // SAFETY: with this flag the kernel has just made the descriptor for us.
+    Ok(listens.then(|| unsafe { OwnedFd::from_raw_fd(number) }))
 }
