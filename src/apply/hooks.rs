@@ -34,6 +34,9 @@ pub fn run(hooks: &[Hook], state: &str, directory: &Path) -> Result<()> {
 /// Calls all hooks in order; a failure is logged and the next one called
 /// (runtime.md#lifecycle, poststop).
 pub fn run_all(hooks: &[Hook], state: &str, directory: &Path) {
+    if hooks.is_empty() {
+        return;
+    }
     // A bundle may be gone before its container.
     let directory = if directory.is_dir() { directory } else { Path::new("/") };
     for hook in hooks {
