@@ -14,13 +14,15 @@
 //! | init has ended, others are in the group | `what_is_not_proven_stays_on_record_and_lives` |
 //! | another boot's | `a_newer_record_of_another_boot_means_nobody` |
 //! | the root of a tree, the caller's own group | `no_record_makes_the_runtime_kill_the_root_or_itself` |
+//! | our own record, and a mark that somebody inside may have written | `a_mark_that_a_container_may_have_written_is_not_believed` |
 //! | our own record, but the group is another container's by now | `a_group_that_another_container_has_taken_is_its_own` |
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use integration::{
-    Bed, Bundle, Container, Kind, View, as_both, as_root, eventually, has_ended, in_views, runtime,
+    Bed, Bundle, Container, Kind, View, as_both, as_root, eventually, everywhere, has_ended,
+    in_views, runtime,
 };
 use serde_json::{Value, json};
 
@@ -32,6 +34,8 @@ const CRUN: &str = include_str!("../../src/record/fixtures/crun-1.8.1.json");
 
 /// The attribute of a group that bears the directory of its container.
 const MARK: &str = "trusted.ferrun.container";
+/// The same where its maker is not root.
+const OWN_MARK: &str = "user.ferrun.container";
 
 /// The file of the record of a container.
 fn record(bed: &Bed, id: &str) -> PathBuf {
@@ -152,20 +156,12 @@ fn assert_refused(bed: &Bed, id: &str, maker: &str) {
     assert!(listed.stderr.contains(words(maker)), "{maker}: {listed}");
 }
 
-fn set_mark(group: &Path, mark: Option<&str>) {
-    let path = group.to_str().unwrap();
-    match mark {
-        Some(mark) => {
-            rustix::fs::setxattr(path, MARK, mark.as_bytes(), rustix::fs::XattrFlags::empty())
-        }
-        None => rustix::fs::removexattr(path, MARK),
-    }
-    .unwrap_or_else(|errno| panic!("{group:?}: {errno}"));
-}
-
 /// Takes the marks of a container's groups away, as older versions had none.
 fn unmark(own: &Value) {
-    directories(own).iter().for_each(|(_, path)| set_mark(path, None));
+    // It is at one of them, and at those that were there before.
+    directories(own).iter().for_each(|(_, path)| {
+        let _ = rustix::fs::removexattr(path, MARK);
+    });
 }
 
 #[test]
@@ -537,6 +533,42 @@ fn a_record_cut_short_of_a_container_without_a_cgroup_is_kept() {
         assert!(output.failure(1).contains("by hand"), "{output}");
         assert!(!has_ended(pid) && record(bed, &id).exists());
         fs::write(record(bed, &id), whole).unwrap();
+        container.delete();
+        assert!(has_ended(pid));
+    });
+}
+
+/// Whoever a group was given to can write its mark, where its maker is not root.
+#[test]
+fn a_mark_that_a_container_may_have_written_is_not_believed() {
+    everywhere(|bed| {
+        if bed.view != View::V2 || bed.user().is_none() {
+            return;
+        }
+        if bed.is_peer("they have no marks") {
+            return;
+        }
+        bed.delegate();
+        let bundle = bed.bundle().sh("sleep 100");
+        let container = bed.start(&bundle);
+        let group = bed.cgroup_file(&bundle, "pids.max").with_file_name("");
+        let mark = rustix::fs::getxattr(&group, OWN_MARK, &mut [0; 4096][..]).unwrap();
+        assert!(mark > 0);
+        let left = bed.program("/bin/sleep".as_ref()).arg("50").spawn();
+        let pid = left.pid().as_raw();
+        fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
+        container.kill("KILL");
+        container.ended();
+        let own = bed.root().join(&container.id);
+        let set = |mark: &[u8]| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&group, OWN_MARK, mark, flags).unwrap();
+        };
+        set(b"/run/ferrun/\xff");
+        let output = bed.runtime(["delete", &container.id]);
+        assert!(output.failure(1).contains(r"/run/ferrun/\xff"), "{output}");
+        assert!(own.exists() && !has_ended(pid));
+        set(own.as_os_str().as_encoded_bytes());
         container.delete();
         assert!(has_ended(pid));
     });

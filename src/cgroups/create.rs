@@ -48,7 +48,9 @@ impl Created {
 /// processes: then the error names `linux.cgroupsPath`.
 pub fn create(plan: &CgroupPlan, container: &Path) -> Result<Created> {
     let mut created = Created::default();
-    match make(plan, &mut created).and_then(|()| mark::put(&plan.group, container)) {
+    let made = make(plan, &mut created)
+        .and_then(|()| mark::put(&plan.group, &created.part_of(&plan.group)?, container));
+    match made {
         Ok(()) => Ok(created),
         Err(error) => match created.undo() {
             Ok(()) => Err(error),
