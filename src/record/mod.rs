@@ -131,7 +131,7 @@ pub fn read(directory: &Path) -> Result<Found> {
 /// One that is empty is not there yet.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = vec![0; 4096];
+    let mut text = vec![0; 2048];
     let mut length = 0;
     loop {
         let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
