@@ -111,8 +111,8 @@ fn beside(
 fn says_what_happened(output: &Output) -> bool {
     let said = WORDS.iter().any(|words| output.stderr.contains(words));
     match output.code {
-        // 137: the program of exec was killed with the container.
-        0 | 137 => output.stderr.is_empty(),
+        // 137 and 143: the program of exec was killed with the container.
+        0 | 137 | 143 => output.stderr.is_empty(),
         _ => said && output.stderr.lines().count() == 1,
     }
 }
