@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 /// What init says. `Failed` may come at any point and ends the conversation.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
-    /// The process in between has made the one that stays: the pid; carries its pidfd.
-    Spawned(i32),
+    /// The process in between has made the one that stays; carries its pidfd.
+    Spawned,
     /// The context of a file system; carries its descriptor.
     Procfs,
     /// The new namespaces that get their ids or offsets from the creator are there.
@@ -175,19 +175,26 @@ fn last_words<T>(mut receive: impl FnMut() -> rustix::io::Result<T>) -> Result<O
 }
 
 impl CreatorEnd {
-    /// Waits for a message from the process that `pidfd` is a handle on, where another one has
-    /// the same end open too. None: it has ended without a further word.
-    pub fn receive_from(&self, pidfd: &OwnedFd) -> Result<Option<(FromInit, Option<OwnedFd>)>> {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut fds = [&self.socket, pidfd].map(|fd| PollFd::new(fd, PollFlags::IN));
-        // Its last words come before its end, but may have come after the first look at them.
-        for time in [None, Some(&now)] {
-            rustix::io::retry_on_intr(|| poll(&mut fds, time)).context("poll")?;
-            if !fds[0].revents().is_empty() {
+    /// Waits for a message from a process whose end others may have too: one in between and
+    /// the one that it makes share it, and whoever may trace that can take a copy. None: the
+    /// channel has ended, or `goes_on` says that nothing more will come.
+    pub fn receive_while(
+        &self,
+        goes_on: impl Fn() -> Result<bool>,
+    ) -> Result<Option<(FromInit, Option<OwnedFd>)>> {
+        const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let mut wait = |time| rustix::io::retry_on_intr(|| poll(&mut fds, time)).context("poll");
+        loop {
+            if wait(Some(&PAUSE))? > 0 {
                 return self.receive();
             }
+            // Last words may have come just before the end.
+            if !goes_on()? {
+                return if wait(Some(&NOW))? > 0 { self.receive() } else { Ok(None) };
+            }
         }
-        Ok(None)
     }
 
     /// Closes the copy of this end that a cloned process has: while anybody has it open,
@@ -265,16 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ends_without_a_word_is_not_waited_for() {
+    fn who_says_nothing_more_is_not_waited_for() {
         let (creator, init) = pair().unwrap();
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = rustix::process::Pid::from_child(&child);
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         init.send(&FromInit::Unshared).unwrap();
-        assert_eq!(creator.receive_from(&pidfd).unwrap().unwrap().0, FromInit::Unshared);
+        let receive = || creator.receive_while(|| Ok(false)).unwrap();
+        assert_eq!(receive().unwrap().0, FromInit::Unshared);
         // The end of the channel is still open here.
-        assert!(creator.receive_from(&pidfd).unwrap().is_none());
-        child.wait().unwrap();
+        assert!(receive().is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! names (delete.rs).
 
 use std::collections::BTreeMap;
+use std::mem::take;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -222,6 +223,15 @@ struct Making<'a> {
     cgroup: cgroups::Created,
 }
 
+/// What init may still say before it is ready, each once: in a joined pid namespace somebody
+/// else may make it speak.
+#[derive(Debug, Default)]
+struct Due {
+    terminal: bool,
+    hooks: bool,
+    listener: bool,
+}
+
 type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
 
 impl Making<'_> {
@@ -245,12 +255,16 @@ impl Making<'_> {
         }
         let devices = net_devices::find(&self.plan.net_devices)?;
         let (mut init, channel, verdict) = self.spawn(&devices)?;
-        let master = self.prepare(&mut init, &channel, &devices, console).inspect_err(|_| {
-            if init.is_between {
-                // Nothing but this process knows of it.
-                init.kill();
+        let master = match self.prepare(&mut init, &channel, &devices, console) {
+            Ok(master) => master,
+            Err(error) => {
+                if init.is_between {
+                    // Nothing but this process knows of it.
+                    init.abandon(channel);
+                }
+                return Err(error);
             }
-        })?;
+        };
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
         self.refuse_dead(&init)?;
         self.container.record.creator = None;
@@ -345,7 +359,7 @@ impl Making<'_> {
     fn place(&self, init: &Spawned, channel: &CreatorEnd, devices: &[Found]) -> Result<()> {
         let Namespaces { id_maps, time_offsets, .. } = &self.plan.namespaces;
         if self.plan.namespaces.announces() {
-            match init.hear(channel)? {
+            match init.hear(channel, || Ok(false))? {
                 Some((FromInit::Unshared, _)) => {}
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
                 Some((other, _)) => bail!("{other:?} out of turn from the init process"),
@@ -421,38 +435,54 @@ impl Making<'_> {
         init: &mut Spawned,
         console: Option<OwnedFd>,
     ) -> Result<Option<OwnedFd>> {
+        let mut due = self.due();
         let mut terminal = None;
         loop {
-            match init.hear(channel)? {
-                Some((FromInit::Spawned(pid), Some(pidfd))) => {
-                    init.is_succeeded_by(pid, pidfd);
+            match init.hear(channel, || Ok(false))? {
+                Some((FromInit::Spawned, Some(pidfd))) => {
+                    init.is_succeeded_by(pidfd)?;
+                    due = Due::default();
                     self.remember(init)?;
                     if let Some(process) = &self.plan.process
                         && process.gets_scheduler_by_creator()
                     {
-                        process::set_scheduler(process, pid)?;
+                        process::set_scheduler(process, init.pid.as_raw())?;
                     }
                     // Where it has died over something, it has said so, and that is read next.
                     let _ = channel.send(&ToInit::Known);
                 }
-                Some((FromInit::Listener, Some(listener))) => {
+                Some((FromInit::Listener, Some(listener))) if take(&mut due.listener) => {
                     let (pid, status) = (init.pid.as_raw(), Status::Creating);
                     seccomp_agent::hand_over(&self.container, pid, status, &listener)?;
                     channel.send(&ToInit::ListenerTaken).map_err(|_| self.cause_of_death(init))?;
                 }
-                Some((FromInit::Ready, _)) => return Ok(terminal),
-                Some((FromInit::RootfsReady, _)) => {
+                Some((FromInit::Ready, _)) if !init.is_between => return Ok(terminal),
+                Some((FromInit::RootfsReady, _)) if take(&mut due.hooks) => {
                     self.run_creators_hooks(init)?;
                     channel.send(&ToInit::HooksDone).map_err(|_| self.cause_of_death(init))?;
                 }
-                Some((FromInit::Console, Some(master))) => match &console {
-                    Some(socket) => console::send(socket, master)?,
-                    None => terminal = Some(master),
-                },
+                Some((FromInit::Console, Some(master))) if take(&mut due.terminal) => {
+                    match &console {
+                        Some(socket) => console::send(socket, master)?,
+                        None => terminal = Some(master),
+                    }
+                }
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
                 Some((other, _)) => bail!("{other:?} out of turn from the init process"),
                 None => return Err(self.cause_of_death(init)),
             }
+        }
+    }
+
+    fn due(&self) -> Due {
+        let process = self.plan.process.as_ref();
+        let hooks = &self.plan.hooks;
+        Due {
+            terminal: process.is_some_and(|process| process.terminal.is_some()),
+            hooks: !(hooks.prestart.is_empty() && hooks.create_runtime.is_empty()),
+            listener: process
+                .and_then(|process| process.filter.as_ref())
+                .is_some_and(|f| f.notifies),
         }
     }
 

@@ -71,6 +71,9 @@ fn stop_created(container: &Container, cgroup: cgroups::Created) -> Result<()> {
     if container.record.init.is_some() {
         cgroups::kill_all(group)?;
         cgroups::remove(&cgroup.part_of(group)?)?;
+    } else {
+        // What a process in between has made, and could not tell of, ends with the channel.
+        cgroups::remove_unused(&cgroup.part_of(group)?, LAST_BREATH)?;
     }
     cgroup.undo()
 }

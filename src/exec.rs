@@ -3,6 +3,7 @@
 //! It gets every restriction that the container's own program has, unless it is
 //! told otherwise: filter, capabilities, limits, groups, cgroup.
 
+use std::mem::take;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -28,6 +29,7 @@ use crate::plan::cgroup::Group;
 use crate::plan::namespaces::{Namespaces, clone_flag, proc_name};
 use crate::plan::numbers::parse_id;
 use crate::plan::process::{Field, ProcessPlan};
+use crate::processes::ProcessFacts;
 use crate::refused_program;
 use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
@@ -146,7 +148,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     match finish(container, options, &plan, &mut spawned, &creator, &verdict, console.as_ref()) {
         Ok(master) => Ok((spawned, master)),
         Err(error) => {
-            spawned.kill();
+            spawned.abandon(creator);
             Err(error)
         }
     }
@@ -313,18 +315,24 @@ fn converse(
     verdict: &Verdict,
     console: Option<&OwnedFd>,
 ) -> Result<Option<OwnedFd>> {
+    // Each is said once, if at all: the process may be another one's to command by now.
+    let mut terminal_is_due = plan.terminal.is_some();
+    let mut listener_is_due = plan.filter.as_ref().is_some_and(|filter| filter.notifies);
     let mut terminal = None;
     loop {
-        match spawned.hear(creator)? {
-            Some((FromInit::Spawned(pid), Some(pidfd))) => {
-                spawned.is_succeeded_by(pid, pidfd);
+        let heard = spawned.hear(creator, || {
+            Ok(verdict.is_executing()
+                && ProcessFacts::read(spawned.pid.as_raw())?.is_some_and(|now| now.has_executed))
+        })?;
+        match heard {
+            Some((FromInit::Spawned, Some(pidfd))) => {
+                spawned.is_succeeded_by(pidfd)?;
+                terminal_is_due = false;
                 if plan.gets_scheduler_by_creator() {
-                    set_scheduler(plan, pid)?;
+                    set_scheduler(plan, spawned.pid.as_raw())?;
                 }
-                if plan.waits_to_be_known() {
-                    // Where it has died over something, it has said so, and that is read next.
-                    let _ = creator.send(&ToInit::Known);
-                }
+                // Where it has died over something, it has said so, and that is read next.
+                let _ = creator.send(&ToInit::Known);
             }
             None => {
                 let init = container.record.init.context("container not running")?;
@@ -332,11 +340,13 @@ fn converse(
                 verdict.read(|errno| refused_program::explain(root().as_ref(), plan, errno))?;
                 return Ok(terminal);
             }
-            Some((FromInit::Console, Some(master))) => match console {
-                Some(socket) => console::send(socket, master)?,
-                None => terminal = Some(master),
-            },
-            Some((FromInit::Listener, Some(listener))) => {
+            Some((FromInit::Console, Some(master))) if take(&mut terminal_is_due) => {
+                match console {
+                    Some(socket) => console::send(socket, master)?,
+                    None => terminal = Some(master),
+                }
+            }
+            Some((FromInit::Listener, Some(listener))) if take(&mut listener_is_due) => {
                 let pid = spawned.pid.as_raw();
                 seccomp_agent::hand_over(container, pid, Status::Running, &listener)?;
                 creator.send(&ToInit::ListenerTaken)?;

@@ -59,6 +59,11 @@ impl Verdict {
         }
     }
 
+    /// Whether execve(2) was announced, and has not failed so far.
+    pub fn is_executing(&self) -> bool {
+        self.0.get() == EXECUTING
+    }
+
     /// Whether init has not come as far as the program.
     pub fn is_open(&self) -> bool {
         self.0.get() == WAITING

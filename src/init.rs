@@ -133,6 +133,8 @@ pub fn additional(
             rustix::process::chroot(".").context("chroot")?;
         }
         namespaces::become_root_inside(in_user_namespace)?;
+        // What it makes is to have nothing of the caller's terminal and process group either.
+        nix::unistd::setsid().context("setsid")?;
         // After the user namespace, in which its name was given.
         if let Some(id) = given.keyring {
             let join = || _ = join_keyring(id);
@@ -156,16 +158,15 @@ pub fn additional(
         confined.give_up(&creator)?;
         if is_between {
             spawn::emerge(&creator)?;
+            nix::unistd::setsid().context("setsid")?;
         }
-        lead_session(Some(plan))?;
-        if is_between && plan.waits_to_be_known() {
+        control_terminal(Some(plan))?;
+        if is_between {
+            // A clone has left it. Not known yet, it would be nobody's where the creator fails.
             stay_with(&creator)?;
             creator.expect(&ToInit::Known)?;
         }
-        // A clone has left it already.
-        if !is_between || plan.waits_to_be_known() {
-            kernel::set_parent_death_signal(0).context("prctl")?;
-        }
+        kernel::set_parent_death_signal(0).context("prctl")?;
         finish(confined, given.verdict, &creator)
     })();
     told(&creator, ran)
@@ -220,6 +221,8 @@ fn prepare_container<'plan>(
     }
     namespaces::become_root_inside(in_user_namespace)?;
     hide()?;
+    // What it makes is to have nothing of the caller's terminal and process group either.
+    nix::unistd::setsid().context("setsid")?;
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if around.new_keyring {
@@ -242,7 +245,7 @@ fn prepare_container<'plan>(
         take_terminal(process, creator, Some(root))?;
     }
     if !is_between {
-        lead_session(plan.process.as_ref())?;
+        control_terminal(plan.process.as_ref())?;
     }
     if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
         creator.send(&FromInit::RootfsReady)?;
@@ -300,7 +303,8 @@ fn settle<'plan>(
     }
     if is_between {
         spawn::emerge(creator)?;
-        lead_session(plan.process.as_ref())?;
+        nix::unistd::setsid().context("setsid")?;
+        control_terminal(plan.process.as_ref())?;
         confined.iter_mut().try_for_each(Confined::look_again)?;
     }
     // Neither a clone nor a change of ids has left it.
@@ -321,14 +325,13 @@ fn leave_the_host(preserved: u32, creator: &InitEnd, gate: Option<&OwnedFd>) -> 
     hide()?;
     crate::log::leave_file();
     let kept: Vec<_> = gate.map(OwnedFd::as_fd).into_iter().chain([creator.as_fd()]).collect();
-    sys::close_others(3 + preserved, &kept).context("close_range")?;
+    sys::close_others(3, preserved, &kept).context("close_range")?;
     sys::start::forget();
     Ok(())
 }
 
-/// Begins a session, with the terminal where there is one.
-fn lead_session(process: Option<&ProcessPlan>) -> Result<()> {
-    nix::unistd::setsid().context("setsid")?;
+/// Gives the session that this process leads its terminal, where there is one.
+fn control_terminal(process: Option<&ProcessPlan>) -> Result<()> {
     match process.and_then(|process| process.terminal) {
         Some(_) => console::control(),
         None => Ok(()),

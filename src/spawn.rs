@@ -9,7 +9,8 @@
 //! does not get, closes what is the host's, and then makes the one that stays ([`emerge`]).
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, unshare};
@@ -41,6 +42,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Whether it is in between, and another process will take its place.
     pub is_between: bool,
+    /// Whether others than its creator may see it: then it may be made to say anything.
+    pub is_seen: bool,
 }
 
 impl Spawned {
@@ -51,16 +54,54 @@ impl Spawned {
         Ok(poll(&mut fds, Some(&now)).context("poll")? > 0)
     }
 
-    /// What it says next, or the process that takes its place. None: the channel has ended.
-    pub fn hear(&self, creator: &CreatorEnd) -> Result<Option<(FromInit, Option<OwnedFd>)>> {
+    /// What it says next, or the process that takes its place. None: the channel has ended, or
+    /// the process, or it has become its program.
+    pub fn hear(
+        &self,
+        creator: &CreatorEnd,
+        has_executed: impl Fn() -> Result<bool>,
+    ) -> Result<Option<(FromInit, Option<OwnedFd>)>> {
         // The one that it makes has the other end too, and would wait for ever to be known.
-        if self.is_between { creator.receive_from(&self.pidfd) } else { creator.receive() }
+        if self.is_between || self.is_seen {
+            creator.receive_while(|| Ok(!self.has_ended()? && !has_executed()?))
+        } else {
+            creator.receive()
+        }
     }
 
-    /// Takes the one that it has made for it, after which it ends.
-    pub fn is_succeeded_by(&mut self, pid: i32, pidfd: OwnedFd) {
+    /// Takes the one that this one, in between, has made, after which this one ends. Others may
+    /// speak for it by now: that it is a child of the caller's own is what proves it.
+    pub fn is_succeeded_by(&mut self, pidfd: OwnedFd) -> Result<()> {
+        if !self.is_between {
+            bail!("Spawned out of turn from the new process");
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::PidFd(pidfd.as_fd()), options).context("the new process is no child")?;
+        let pid = pid_of(&pidfd).context("the new process has no pid")?;
+        if pid == self.pid {
+            bail!("the process in between took its own place");
+        }
         self.reap();
-        *self = Self { pid: Pid::from_raw(pid), pidfd, is_between: false };
+        *self = Self { pid, pidfd, is_between: false, is_seen: true };
+        Ok(())
+    }
+
+    /// Gives up on it, with whatever it has made and could not tell of: that ends with the
+    /// channel, since it is not known yet.
+    pub fn abandon(&self, creator: CreatorEnd) {
+        /// How long it may take to see the end of the channel.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        drop(creator);
+        self.reap();
+        let end = Instant::now() + PATIENCE;
+        while self.is_between && Instant::now() < end {
+            match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                Ok(Some(_)) => {}
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => return,
+            }
+        }
     }
 
     /// Ends the process, and waits until it is gone: left to others it could stay a zombie,
@@ -76,6 +117,15 @@ impl Spawned {
             let _ = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED));
         }
     }
+}
+
+/// The pid of the process that `pidfd` is a handle on, as the caller sees it (`Pid:` of
+/// /proc/PID/fdinfo, pidfd_open(2)).
+fn pid_of(pidfd: &OwnedFd) -> Option<Pid> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then(|| Pid::from_raw(pid))
 }
 
 /// The container's cgroup, as a new process enters it: the directory of version 2
@@ -241,11 +291,13 @@ fn through(
         child(init)
     })?;
     process.is_between = true;
-    match process.hear(creator)? {
-        Some((FromInit::Spawned(pid), Some(pidfd))) => {
+    match process.hear(creator, || Ok(false))? {
+        Some((FromInit::Spawned, Some(pidfd))) => {
+            process.is_succeeded_by(pidfd)?;
+            // Nobody is in its new pid namespace, or all who could see it are in the caller's.
+            process.is_seen = false;
             // Only now may the new process speak: its first words could overtake these.
             let _ = creator.send(&ToInit::Known);
-            process.is_succeeded_by(pid, pidfd);
             Ok(process)
         }
         told => {
@@ -268,8 +320,8 @@ pub fn emerge(init: &InitEnd) -> Result<()> {
 fn hand_over(init: &InitEnd, cloned: Cloned) -> Result<()> {
     match cloned {
         Cloned::Child => Ok(()),
-        Cloned::Parent(pid, pidfd) => {
-            let told = init.send_with(&FromInit::Spawned(pid.as_raw()), pidfd);
+        Cloned::Parent(_, pidfd) => {
+            let told = init.send_with(&FromInit::Spawned, pidfd);
             exit_now(i32::from(told.is_err()))
         }
     }
@@ -285,11 +337,45 @@ pub fn spawn(
     child: impl FnOnce() -> Result<Infallible>,
 ) -> Result<Spawned> {
     match clone3(&Clone3 { flags, cgroup }).map_err(|errno| explain_new("clone3", errno, new))? {
-        Cloned::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd, is_between: false }),
+        Cloned::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd, is_between: false, is_seen: false }),
         Cloned::Child => {
             creator.close_in_child();
             let Err(_) = child();
             exit_now(1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{PidfdFlags, pidfd_open};
+    use std::process::{Child, Command};
+
+    fn child(program: &str, is_between: bool) -> (Child, Spawned) {
+        let child = Command::new(program).arg("100").spawn().unwrap();
+        let pid = ProcessPid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        (child, Spawned { pid, pidfd, is_between, is_seen: true })
+    }
+
+    #[test]
+    fn only_a_child_takes_the_place_of_the_one_in_between_and_once() {
+        let (_, mut between) = child("true", true);
+        let parent = rustix::process::getppid().unwrap();
+        let other = pidfd_open(parent, PidfdFlags::empty()).unwrap();
+        let error = between.is_succeeded_by(other).unwrap_err();
+        assert!(format!("{error:#}").starts_with("the new process is no child"), "{error:#}");
+        let own = between.pidfd.try_clone().unwrap();
+        assert!(between.is_succeeded_by(own).is_err());
+        let (_, stays) = child("sleep", false);
+        let pid = stays.pid;
+        between.is_succeeded_by(stays.pidfd).unwrap();
+        assert_eq!((between.pid, between.is_between), (pid, false));
+        let (_, another) = child("sleep", false);
+        assert!(between.is_succeeded_by(another.pidfd.try_clone().unwrap()).is_err());
+        between.kill();
+        another.kill();
     }
 }

@@ -57,8 +57,17 @@ pub fn start_created(created: &Created) -> Result<()> {
 
 /// Waits for the end of the channel, which comes with the program.
 fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict) -> Result<()> {
+    let goes_on = || -> Result<bool> {
+        let init = container.running_init()?;
+        Ok(init.is_some_and(|init| !(verdict.is_executing() && init.has_executed)))
+    };
     loop {
-        match channel.receive()? {
+        // Others may see an init that has no pid namespace of its own, and keep its end open.
+        let heard = match container.record.own_pids {
+            true => channel.receive()?,
+            false => channel.receive_while(goes_on)?,
+        };
+        match heard {
             None => return verdict.read(|errno| explain_refusal(container, errno)),
             Some((FromInit::Listener, Some(listener))) => {
                 let init = container.record.init.context("the container has no init process")?;

@@ -323,8 +323,15 @@ fn exec(step: u32) {
             go_through(bed, &format!("exec, {victim:?}"), step, false, |id, blow| {
                 let container = Container::create(bed, id, bed.create_call(&bundle, id));
                 container.start();
-                let ended = hit(container.exec_call(&[], &["/bin/true"]), victim, blow);
+                let place = bundle.rootfs().join("tmp/ran");
+                let ended =
+                    hit(container.exec_call(&[], &["/bin/touch", "/tmp/ran"]), victim, blow);
                 assert_eq!(container.status(), "running", "{victim:?}, {blow:?}");
+                // What failed has not run, and will not.
+                if [0, 255].contains(&ended.code) {
+                    assert_eq!(place.exists(), ended.code == 0, "{victim:?}, {blow:?}");
+                }
+                let _ = std::fs::remove_file(place);
                 if blow.number % 4 == 1 {
                     assert_eq!(container.sh("echo inside").success(), "inside");
                 }

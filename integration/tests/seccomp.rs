@@ -284,6 +284,9 @@ fn the_last_calls_of_the_runtime_are_those_that_it_knows() {
             if !bed.is_rootless() {
                 container.exec_call(&["--tty"], &program).output().success();
                 container.exec(&program).success();
+                // It is looked for before the filter is there, which lets nobody look.
+                let output = container.exec(&["/bin/missing"]);
+                assert!(output.failure(255).contains("no such file or directory"), "{output}");
             }
             container.start();
             container.ended();

@@ -20,6 +20,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use integration::terminal::Terminal;
 use integration::{Bed, Bundle, Container, Holder, as_root, as_user, in_views};
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::json;
@@ -151,9 +152,11 @@ fn exec_unseen(bed: &Bed, bundle: &Bundle, rounds: usize, what: &str) {
     let container = bed.start(bundle);
     let pid_file = bed.make_directory("pids", 0o777).join(ON_THE_COMMAND_LINE);
     assert_unseen(bed, &container, rounds, what, || {
-        let options = ["--pid-file", pid_file.to_str().unwrap()];
+        // More descriptors than the caller has, and a terminal that the program does not get.
+        let options = ["--pid-file", pid_file.to_str().unwrap(), "--preserve-fds", "20"];
         let call = container.exec_call(&options, &["/bin/busybox", "usleep", "500"]);
-        call.env("A", IN_THE_ENVIRONMENT).output().success();
+        let (_master, terminal) = Terminal::open();
+        call.env("A", IN_THE_ENVIRONMENT).on_terminal(&terminal).output().success();
     });
 }
 

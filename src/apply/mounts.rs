@@ -338,6 +338,9 @@ fn new_mount(
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .context("fsmount")
         .in_field(&step.field)?;
+    if file_system.opener == Opener::Creator {
+        refuse_other_than_procfs(&mount).in_field(&step.field)?;
+    }
     if file_system.copies_up {
         let from = openat(&place.handle, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         from.context("open")
@@ -361,6 +364,17 @@ fn instead(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
     let slave = MountAttributes { propagation: libc::MS_SLAVE, ..Default::default() };
     mount_setattr(&tree, true, &slave).ok()?;
     Some(tree)
+}
+
+/// Whoever may trace processes in a joined pid namespace could have given the context of another
+/// file system.
+fn refuse_other_than_procfs(mount: &OwnedFd) -> Result<()> {
+    /// PROC_SUPER_MAGIC of linux/magic.h.
+    const MAGIC: rustix::fs::FsWord = 0x9fa0;
+    if fstatfs(mount).context("fstatfs")?.f_type != MAGIC {
+        bail!("what came from the joined pid namespace is no procfs");
+    }
+    Ok(())
 }
 
 /// The caller's own proc or sysfs with what is mounted on it. In a container that hides

@@ -183,7 +183,7 @@ pub fn confine<'plan>(
     let late_limits = set_rlimits(&plan.rlimits, confinement.is_between)?;
     let (uid, _) = (plan.user.uid, plan.user.gid);
     if uid != 0 || confinement.new_user_namespace {
-        give_stdio(uid);
+        give_stdio(uid, plan.terminal.is_some());
     }
     // As the runtime first, who may enter more; as the user where root may not.
     let entered = chdir(&plan.cwd);
@@ -198,7 +198,7 @@ pub fn confine<'plan>(
     rustix::process::umask(Mode::from_raw_mode(plan.user.umask & 0o777));
     let program = match find_program(plan) {
         // It may be one of /proc/self, which this process is not in.
-        Err(_) if confinement.is_between => None,
+        Err(_) if confinement.is_between && looks_below_proc(plan) => None,
         found => Some(found?),
     };
     sys::close_range_cloexec(3 + confinement.preserved).context("close_range")?;
@@ -390,8 +390,8 @@ impl Courier {
     }
 }
 
-/// Sets all limits but those that are lower than now and would be in our own way: they are
-/// returned, for the end. So is one on descriptors, and one on processes before a clone.
+/// Sets all limits but those that could be in our own way: they are returned, for the end. So is
+/// one on descriptors, and one on processes before a clone.
 fn set_rlimits(limits: &[Rlimit], clones: bool) -> Result<Vec<&Rlimit>> {
     use rustix::process::Resource as Kind;
     let mut later = Vec::new();
@@ -401,12 +401,15 @@ fn set_rlimits(limits: &[Rlimit], clones: bool) -> Result<Vec<&Rlimit>> {
             Resource::RLIMIT_NPROC if clones => Some(Kind::Nproc),
             _ => None,
         };
-        let now = kind.map(rustix::process::getrlimit);
-        if now.is_some_and(|now| now.maximum.is_none_or(|maximum| limit.hard <= maximum)) {
-            later.push(limit);
-        } else {
+        let Some(kind) = kind else {
             set_rlimit(limit)?;
+            continue;
+        };
+        // Raised at once, while there is the right to, and lowered at the end.
+        if rustix::process::getrlimit(kind).maximum.is_some_and(|maximum| limit.hard > maximum) {
+            set_rlimit(&Rlimit { soft: limit.hard, ..limit.clone() })?;
         }
+        later.push(limit);
     }
     Ok(later)
 }
@@ -418,15 +421,15 @@ fn set_rlimit(limit: &Rlimit) -> Result<()> {
 }
 
 /// Lets the user of the program open its stdio again through /proc/self/fd. A device is the
-/// host's, and stays as it is; so does what cannot be given away, a file of a read-only file
-/// system say.
-fn give_stdio(uid: u32) {
+/// host's, and stays as it is, but for the container's own terminal; so does what cannot be
+/// given away, a file of a read-only file system say.
+fn give_stdio(uid: u32, is_own_terminal: bool) {
     for number in 0..=2 {
         let descriptor = sys::borrow_descriptor(number);
         let Ok(stat) = fstat(descriptor) else { continue };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if stat.st_uid != uid && !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice)
-        {
+        let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
+        if stat.st_uid != uid && (is_own_terminal || !is_device) {
             let _ = fchown(descriptor, Some(rustix::fs::Uid::from_raw(uid)), None);
         }
     }
@@ -554,6 +557,18 @@ fn refuse_outside(plan: &ProcessPlan) -> Result<()> {
 /// into exit codes 126 and 127.
 fn find_program(plan: &ProcessPlan) -> Result<CString> {
     look_up(plan).in_field(plan.field.of("args[0]"))
+}
+
+/// Whether the program is looked for by a path that may lead through /proc, by its name alone:
+/// /dev/fd and its like are links to there.
+fn looks_below_proc(plan: &ProcessPlan) -> bool {
+    let name = plan.args.first().map(|name| name.as_bytes()).unwrap_or_default();
+    let path = plan.variable("PATH").unwrap_or_default();
+    let places = if name.contains(&b'/') { name } else { path };
+    places
+        .split(|byte| *byte == b':')
+        .chain([plan.cwd.as_os_str().as_bytes()])
+        .any(|place| place.starts_with(b"/proc") || place.starts_with(b"/dev"))
 }
 
 fn look_up(plan: &ProcessPlan) -> Result<CString> {

@@ -7,6 +7,7 @@
 //! the context of a file system; to mount it takes the rights of whoever gets it.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -25,21 +26,30 @@ use crate::create::hide;
 use crate::log;
 use crate::spawn::{Cgroup, spawn};
 use crate::sys;
-use crate::sys::process::{Clone3, Cloned, clone3, exit_now};
+use crate::sys::process::{Clone3, Cloned, clone3, exit_now, set_parent_death_signal};
+
+/// How long the context may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The context of a procfs (fsopen(2)) that shows the pid namespace among `joined`, which may
 /// take the rights of a user namespace among them to enter. `cgroup` is the container's.
 pub fn context_in(joined: Vec<Opened>, cgroup: &Cgroup) -> Result<OwnedFd> {
     let (creator, end) = channel::pair()?;
     let helper = spawn(0, cgroup.unified(), &[], &creator, || {
+        end_with_parent()?;
         cgroup.entrance().enter()?;
         let Err(error) = bring_context(joined, &end).map(|()| exit_now(0));
         let _ = end.send(&FromInit::Failed(Failure::new(&error)));
         exit_now(1)
     })?;
     drop(end);
-    let told = creator.receive();
-    helper.reap();
+    // Whoever may stop its child there would have us wait for ever.
+    let began = Instant::now();
+    let goes_on = || Ok(began.elapsed() < PATIENCE && !helper.has_ended()?);
+    let told = creator.receive_while(goes_on);
+    // It ends when its child has, which could be stopped too.
+    let _ = creator.receive_while(goes_on);
+    helper.kill();
     match told? {
         Some((FromInit::Procfs, Some(context))) => Ok(context),
         Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
@@ -56,6 +66,8 @@ fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
     join_all(joined)?;
     // Who has no id there may make no user namespace (unshare(2)).
     become_root_inside(in_user_namespace)?;
+    // A change of ids has cleared it.
+    end_with_parent()?;
     if let Err(error) = make_new(&NEW) {
         // Where nobody may have user namespaces (user.max_user_namespaces) it is done as by
         // other runtimes, with a right that whoever may trace processes there can take.
@@ -69,14 +81,16 @@ fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
         ));
     }
     enter_empty_root().context("an empty root")?;
-    sys::close_others(0, &[end.as_fd()]).context("close_range")?;
+    sys::close_others(0, 0, &[end.as_fd()]).context("close_range")?;
     sys::start::forget();
     hide()?;
     let child = match clone3(&Clone3::default()).context("clone3")? {
         Cloned::Parent(pid, _) => pid,
         Cloned::Child => {
-            let sent = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)
-                .context("fsopen \"proc\"")
+            let sent = end_with_parent()
+                .and_then(|()| {
+                    fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen \"proc\"")
+                })
                 .and_then(|context| end.send_with(&FromInit::Procfs, context));
             if let Err(error) = &sent {
                 let _ = end.send(&FromInit::Failed(Failure::new(error)));
@@ -89,6 +103,11 @@ fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
         Ok(_) | Err(Errno::ECHILD) => Ok(()),
         Err(errno) => Err(errno).context("waitpid"),
     }
+}
+
+/// Ends with its parent, which is alive as long as nobody has been told.
+fn end_with_parent() -> Result<()> {
+    set_parent_death_signal(libc::SIGKILL).context("prctl")
 }
 
 fn enter_empty_root() -> Result<()> {

@@ -189,12 +189,6 @@ impl ProcessPlan {
         self.scheduler.as_ref().is_some_and(|scheduler| !scheduler.are_inherited())
     }
 
-    /// Whether a process that one in between has made must wait until the creator has heard of
-    /// it: for its scheduling policy, or because what it says next is about its pid.
-    pub fn waits_to_be_known(&self) -> bool {
-        self.gets_scheduler_by_creator() || self.filter.as_ref().is_some_and(|f| f.notifies)
-    }
-
     /// Gives the terminal the size of the one that will show it, where there is one.
     pub fn take_size_of_caller(&mut self, size: Option<(u16, u16)>) {
         if let Some(terminal) = &mut self.terminal {

@@ -39,9 +39,13 @@ pub fn close_inherited(descriptor: impl AsFd) {
     let _ = unsafe { libc::close(descriptor.as_fd().as_raw_fd()) };
 }
 
-/// Closes every descriptor from `first` on but those `kept` (close_range(2)). Only for a process that is a copy of its parent, never returns to the
-/// code that owns them, and owns none itself but `kept`.
-pub fn close_others(mut first: u32, kept: &[BorrowedFd<'_>]) -> nix::Result<()> {
+/// Closes every descriptor from `first` on but those `kept` (close_range(2)), and of the
+/// `inherited` ones from `first` on what is close-on-exec: the caller's have come through an
+/// execve(2), and it is not said that there are as many. Only for a process that is a copy of
+/// its parent, never returns to the code that owns them, and owns none itself but `kept`.
+pub fn close_others(first: u32, inherited: u32, kept: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    /// No more can be open (`fs.nr_open` of proc_sys_fs(5), as it comes).
+    const MOST: u32 = 1 << 20;
     let close = |first: u32, last: u32| {
         // SAFETY: whoever owned what is closed does not run in this process (see above).
         let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
@@ -49,13 +53,20 @@ pub fn close_others(mut first: u32, kept: &[BorrowedFd<'_>]) -> nix::Result<()> 
     };
     let mut kept: Vec<u32> = kept.iter().map(|kept| kept.as_raw_fd() as u32).collect();
     kept.sort_unstable();
-    for number in kept {
-        if first < number {
-            close(first, number - 1)?;
+    let mut next = first.saturating_add(inherited).min(MOST);
+    for number in (first..next).filter(|number| !kept.contains(number)) {
+        let flags = rustix::io::fcntl_getfd(borrow_descriptor(number as RawFd));
+        if flags.is_ok_and(|flags| flags.contains(rustix::io::FdFlags::CLOEXEC)) {
+            close(number, number)?;
         }
-        first = first.max(number + 1);
     }
-    close(first, u32::MAX)
+    for number in kept.into_iter().filter(|number| *number >= next).collect::<Vec<_>>() {
+        if next < number {
+            close(next, number - 1)?;
+        }
+        next = number + 1;
+    }
+    close(next, u32::MAX)
 }
 
 /// The kind of namespace that a descriptor stands for, as its CLONE_NEW* flag

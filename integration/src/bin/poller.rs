@@ -146,7 +146,8 @@ fn findings(pid: &str, task: &Task, expected: &Expected) -> Vec<String> {
         // Its stdio is the program's.
         let is_stdio = ["0", "1", "2"].iter().any(|number| entry.file_name() == *number);
         let Some(target) = fs::read_link(entry.path()).ok().filter(|_| !is_stdio) else { continue };
-        if target.is_absolute() {
+        // One that whoever calls the tests has left open is handed on by --preserve-fds.
+        if target.is_absolute() && target != Path::new("/dev/null") {
             found.push(format!("a descriptor of {}", target.display()));
         }
     }
@@ -165,6 +166,10 @@ fn findings(pid: &str, task: &Task, expected: &Expected) -> Vec<String> {
         if !line.contains(&task.group) && !expected.cgroup.lines().any(|own| own == line) {
             found.push(format!("another cgroup: {line}"));
         }
+    }
+    // The terminal that controls it: the caller's could be written to.
+    if terminal(&process).is_some_and(|number| number != 0) {
+        found.push("a terminal".to_owned());
     }
     let permitted = read("status").and_then(|status| {
         let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"))?.trim().to_owned();
@@ -186,6 +191,14 @@ fn is_alive(process: &Path) -> bool {
     // The flags (proc_pid_stat(5), 9) are the seventh word behind the name.
     let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
     flags.is_some_and(|flags: u64| flags & PF_EXITING == 0)
+}
+
+/// The number of the device of its controlling terminal (proc_pid_stat(5), 7), 0 for none.
+fn terminal(process: &Path) -> Option<u64> {
+    let stat = fs::read(process.join("stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat).into_owned();
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(4)?.parse().ok()
 }
 
 /// The names of the interfaces in a process's network namespace; None where it is gone.
