@@ -153,9 +153,15 @@ fn stop_creator(container: &Container) -> Result<()> {
 fn stop_processes(container: &Container) -> Result<()> {
     let group = &container.record.group;
     if container.record.init.is_none() {
-        // Nobody knows whether the group is this container's: another one may have been in it
-        // already. An init that was made and not recorded is dying with its creator.
-        return cgroups::remove_unused(group, LAST_BREATH).map(drop);
+        // An init that was made and not recorded is dying with its creator.
+        if cgroups::remove_unused(group, LAST_BREATH)? {
+            return Ok(());
+        }
+        // Another one may have been in the group already, and then it bears no mark of ours.
+        let marked = cgroups::marked(group, &container.directory)?;
+        cgroups::kill_all(&marked)?;
+        cgroups::remove(&marked)?;
+        return cgroups::remove_unused(group, Duration::ZERO).map(drop);
     }
     if let Some(init) = container.open_init()? {
         kill_init(&init, group)?;

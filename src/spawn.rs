@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -313,7 +314,15 @@ fn through(
 /// Makes the process that stays, where this one is in between. Returns in the new process
 /// alone, which may speak once it is [`ToInit::Known`].
 pub fn emerge(init: &InitEnd) -> Result<()> {
-    hand_over(init, clone_sibling().context("clone")?)
+    let cloned = clone_sibling().map_err(|errno| {
+        let error = anyhow::Error::new(errno).context("clone");
+        match errno {
+            // This process counts too.
+            Errno::EAGAIN => error.context("pids.limit or RLIMIT_NPROC: no room for one more"),
+            _ => error,
+        }
+    });
+    hand_over(init, cloned?)
 }
 
 /// In the process in between: tells the creator of the process that was made, and ends.

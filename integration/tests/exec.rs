@@ -594,3 +594,21 @@ fn a_program_that_is_there_and_cannot_be_run_is_told_with_its_reason() {
         bed.assert_nothing_left();
     });
 }
+
+#[test]
+fn a_limit_on_processes_that_leaves_no_room_is_named() {
+    integration::with_controllers(&["pids"], |bed| {
+        if bed.is_peer("runc's and crun's helpers count at other moments") {
+            return;
+        }
+        let limited = |limit: i64| {
+            let bundle = bed.bundle().with("/linux/resources/pids", json!({"limit": limit}));
+            bed.start(&bundle.sh("exec sleep 100"))
+        };
+        // One for the process in between, and one for the one that it makes.
+        limited(3).exec(&["/bin/true"]).success();
+        let output = limited(2).exec(&["/bin/true"]);
+        assert!(output.failure(255).contains("pids.limit"), "{output}");
+        bed.assert_nothing_left();
+    });
+}
