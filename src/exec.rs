@@ -334,6 +334,7 @@ fn converse(
                 // Where it has died over something, it has said so, and that is read next.
                 let _ = creator.send(&ToInit::Known);
             }
+            None if spawned.is_between => bail!("the process in between died"),
             None => {
                 let init = container.record.init.context("container not running")?;
                 let root = || open_root(init.pid).ok();

@@ -31,10 +31,12 @@ CACHE = ROOT / "testbed" / "cache" / "guest"
 PATIENCE = 1800  # seconds
 MEMORY = 2048  # MiB
 DISK = "1G"
+# Programs of the integration package itself.
+BUILT_BESIDE = ["poller"]
 # One compares with a runtime that the machine has not, one reads the sources.
 LEFT_OUT = {"compare", "subjects"}
 # What busybox does otherwise or not at all.
-PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "ps", "setpriv", "sh", "sleep",
+PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "nsenter", "ps", "setpriv", "sh", "sleep",
             "true", "umount", "unshare"]
 # In the order in which they need each other.
 DISK_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"]
@@ -142,6 +144,9 @@ def make_disk(home, runtime, tests):
     for name, program in tests.items():
         copy_with_libraries(program, root / "tests" / name, root)
         subprocess.run(["strip", root / "tests" / name], check=True)
+    # Tests know the programs that they call by where they were built.
+    for program in [ROOT / "target" / "debug" / name for name in BUILT_BESIDE]:
+        copy_with_libraries(program, root / str(program).lstrip("/"), root)
     for name in MODULES:
         copy(module(name), root / "lib" / "modules" / f"{name}.ko")
     copy(stand_in(home), root / "lib" / "modules" / f"{STAND_IN}.ko")

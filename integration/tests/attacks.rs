@@ -80,7 +80,7 @@ fn a_program_that_is_the_runtime_cannot_write_to_it() {
         // While it runs it cannot be written. So a handle is kept until it does not.
         let bundle = bundle.sh(
             "while :; do for p in /proc/[0-9]*; do case $(readlink $p/exe) in */busybox|'') ;; *) \
-             exec 9< $p/exe && echo found && sleep 0.3 && kill -9 ${p#/proc/}; n=0; while [ $n -lt 50 ]; do \
+             exec 9< $p/exe && echo found && sleep 0.3 && kill -9 ${p#/proc/}; n=0; while [ $n -lt 200 ]; do \
              n=$((n + 1)); (echo OVERWRITTEN > /proc/self/fd/9) 2>/dev/null && echo written; done;; \
              esac; done; done",
         );

@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use integration::{Bed, Bundle, Call, Container, Holder, View, as_root, in_views};
+use integration::{Bed, Bundle, Call, Container, Holder, View, as_root, eventually, in_views};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -345,6 +345,9 @@ fn an_exec_that_fails_has_not_run_its_program() {
         let bundle = bundle(bed);
         let container = bed.start(&bundle);
         let place = bundle.rootfs().join("tmp/ran");
+        let processes =
+            || bed.runtime(["ps", "--format", "json", &container.id]).success().to_owned();
+        let before = processes();
         let mut failed = 0;
         for number in 1.. {
             let blow = Blow { signal: Signal::SIGKILL, number };
@@ -352,8 +355,8 @@ fn an_exec_that_fails_has_not_run_its_program() {
             let ended = hit(call, Victim::Child, blow);
             if ended.code == 255 {
                 failed += 1;
-                // Neither has it, nor will it.
-                thread::sleep(Duration::from_millis(5));
+                // Neither has it, nor will it: nothing is left of the call.
+                eventually("the processes of exec are gone", || processes() == before);
                 assert!(!place.exists(), "{blow:?}");
             }
             if !ended.reached {
