@@ -85,7 +85,7 @@ fn without_dev(bed: &Bed) -> Bundle {
 }
 
 /// The paths at which something is made.
-const MADE: [&str; 5] = ["/dev/full", "/srv/full", "/dev/ptmx", "/dev/stdin", "/work/here"];
+const MADE: [&str; 5] = ["/dev/full", "/srv/full", "/dev/ptmx", "/dev/stdin", "/place/here"];
 
 #[test]
 fn what_a_mount_puts_in_the_place_of_something_made_is_there_as_it_was() {
@@ -110,7 +110,7 @@ fn what_a_mount_puts_in_the_place_of_something_made_is_there_as_it_was() {
                             .mount(place, "bind", source.to_str().unwrap(), &["bind", word])
                             .sh(&format!("stat -c '%a %t:%T %u:%g' {place}"));
                         let bundle = match place {
-                            "/work/here" if name == "directory" => {
+                            "/place/here" if name == "directory" => {
                                 bundle.with("/process/cwd", place)
                             }
                             _ => bundle,
@@ -399,10 +399,10 @@ fn a_tmpfs_is_read_only_when_all_is_made_in_it() {
                 "/linux/devices",
                 json!([{"path": "/run/full", "type": "c", "major": 1, "minor": 7}]),
             )
-            .with("/process/cwd", "/run/work/here")
+            .with("/process/cwd", "/run/place/here")
             .with("/mounts/1/options", json!(["nosuid", "mode=755", "ro"]))
             .sh("pwd; cat /run/in/file; stat -c %t:%T /run/full 2>/dev/null; echo x > /dev/null; \
-                 for f in /run/x /run/work/x /run/in/x /dev/x /dev/shm/y /run/in/tmpfs/y; do \
+                 for f in /run/x /run/place/x /run/in/x /dev/x /dev/shm/y /run/in/tmpfs/y; do \
                  (: > $f) 2>/dev/null && echo $f is made; done; true");
         for user_namespace in [false, true] {
             let bundle = bundle.clone();
@@ -412,8 +412,9 @@ fn a_tmpfs_is_read_only_when_all_is_made_in_it() {
                 false => bundle,
             };
             let node = if user_namespace { "" } else { "1:7\n" };
-            let expected =
-                format!("/run/work/here\nbound\n{node}/dev/shm/y is made\n/run/in/tmpfs/y is made");
+            let expected = format!(
+                "/run/place/here\nbound\n{node}/dev/shm/y is made\n/run/in/tmpfs/y is made"
+            );
             assert_eq!(bed.run(&bundle).success(), expected, "{user_namespace}");
         }
     });
