@@ -243,9 +243,16 @@ fn neighbour_unseen(bed: &Bed, change: impl Fn(Bundle) -> Bundle, rounds: usize,
     let _hosts = prepare(bed);
     let neighbour = bed.start(&sleeping(bed));
     let pids = PathBuf::from(format!("/proc/{}/ns/pid", neighbour.pid()));
+    let users = PathBuf::from(format!("/proc/{}/ns/user", neighbour.pid()));
     let joined = || {
         let bundle = sleeping(bed).args(["/bin/busybox", "usleep", "500"]);
-        change(bundle.with_namespace("pid", Some(&pids)))
+        let bundle = change(bundle.with_namespace("pid", Some(&pids)));
+        if !bed.is_rootless() {
+            return bundle;
+        }
+        // Only inside of its user namespace has an ordinary user a right to its pid namespace.
+        let bundle = bundle.without("/linux/uidMappings").without("/linux/gidMappings");
+        bundle.with_namespace("user", Some(&users))
     };
     let pid_file = bed.make_directory("pids", 0o777).join(ON_THE_COMMAND_LINE);
     let option =
@@ -263,6 +270,11 @@ fn neighbour_unseen(bed: &Bed, change: impl Fn(Bundle) -> Bundle, rounds: usize,
 #[test]
 fn a_neighbour_of_a_joined_pid_namespace() {
     in_views(|bed| neighbour_unseen(bed, |bundle| bundle, ROUNDS / 4, "joined"));
+}
+
+#[test]
+fn a_neighbour_of_an_ordinary_users_container() {
+    as_user(|bed| neighbour_unseen(bed, |bundle| bundle, ROUNDS / 2, "joined by an ordinary user"));
 }
 
 #[test]
