@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
 
 use crate::error::InField as _;
@@ -58,7 +59,9 @@ impl Bundle {
 /// Reads a file of JSON whole, up to a limit that no honest one reaches.
 pub fn read(file: &Path) -> Result<String> {
     use std::io::Read as _;
-    let file = std::fs::File::open(file)?;
+    // Not by the standard library, which asks twice for a descriptor that execve(2) closes.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(file, flags, Mode::empty())?);
     let length = file.metadata()?.len();
     if length > LONGEST {
         bail!("longer than {LONGEST} bytes");

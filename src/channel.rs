@@ -1,9 +1,9 @@
 //! The conversation between the creator of a container and its init process.
 //!
 //! One enum for each direction, so that a message out of turn does not compile.
-//! ARCHITECTURE.md draws the whole conversation. A message is one datagram of a
-//! SOCK_SEQPACKET pair and may carry one descriptor. The end of the channel is a
-//! message too: init has executed the program, or it is dead.
+//! ARCHITECTURE.md draws the whole conversation. A message is JSON in datagrams of a
+//! SOCK_SEQPACKET pair, nearly always one, and may carry one descriptor. The end of the
+//! channel is a message too: init has executed the program, or it is dead.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,12 @@ impl Failure {
     }
 }
 
+/// The bytes of a datagram that is not the last of its message. What is usually said fits
+/// into less, so that the reader needs one call and a small buffer.
+const DATAGRAM: usize = 2048;
+/// The bytes of a message that nobody has a reason for: the other side may be made to lie.
+const LONGEST: usize = 1 << 20;
+
 /// One end of a channel that can only send `Tx` and receive `Rx`.
 #[derive(Debug)]
 pub struct Channel<Tx, Rx> {
@@ -119,43 +126,68 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
     }
 
     fn send_parts(&self, message: &Tx, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        let bytes = serde_json::to_vec(message)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        let mut bytes = serde_json::to_vec(message)?;
+        if bytes.len().is_multiple_of(DATAGRAM) {
+            bytes.push(b' ');
         }
-        rustix::io::retry_on_intr(|| {
-            sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
-        })
-        .context("the other side of the conversation is gone")?;
+        for (index, datagram) in bytes.chunks(DATAGRAM).enumerate() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if index == 0 && !descriptors.is_empty() {
+                control.push(SendAncillaryMessage::ScmRights(descriptors));
+            }
+            rustix::io::retry_on_intr(|| {
+                sendmsg(&self.socket, &[IoSlice::new(datagram)], &mut control, SendFlags::NOSIGNAL)
+            })
+            .context("the other side of the conversation is gone")?;
+        }
         Ok(())
     }
 
     /// Waits for a message and the descriptor it carries. None: the channel has ended.
     pub fn receive(&self) -> Result<Option<(Rx, Option<OwnedFd>)>> {
-        // The length first: a buffer for the longest message would cost more than most runs
-        // have to say.
-        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
-        let length = last_words(|| Ok(recv(&self.socket, &mut [0; 1], flags)?.1))?;
-        let Some(length @ 1..) = length else { return Ok(None) };
-        let mut buffer = vec![0; length];
+        let mut buffer = [0; DATAGRAM];
+        let Some((length, descriptor)) = self.receive_datagram(&mut buffer)? else {
+            return Ok(None);
+        };
+        if length < DATAGRAM {
+            return Ok(Some((serde_json::from_slice(&buffer[..length])?, descriptor)));
+        }
+        let mut message = buffer.to_vec();
+        loop {
+            let Some((length, _)) = self.receive_datagram(&mut buffer)? else { return Ok(None) };
+            message.extend_from_slice(&buffer[..length]);
+            if length < DATAGRAM {
+                return Ok(Some((serde_json::from_slice(&message)?, descriptor)));
+            }
+            if message.len() > LONGEST {
+                bail!("the other process says more than anybody has to say");
+            }
+        }
+    }
+
+    /// The length of the next datagram, and its descriptor. None: there is none.
+    fn receive_datagram(
+        &self,
+        buffer: &mut [u8; DATAGRAM],
+    ) -> Result<Option<(usize, Option<OwnedFd>)>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        last_words(|| {
-            recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(&mut buffer)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC,
-            )
+        let received = last_words(|| {
+            let pieces = &mut [IoSliceMut::new(buffer)];
+            recvmsg(&self.socket, pieces, &mut control, RecvFlags::CMSG_CLOEXEC)
         })?;
+        let Some(received) = received.filter(|received| received.bytes > 0) else {
+            return Ok(None);
+        };
+        if received.flags.contains(ReturnFlags::TRUNC) {
+            bail!("the other process says it in the way of another version");
+        }
         let descriptor = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        let message = serde_json::from_str(std::str::from_utf8(&buffer)?)?;
-        Ok(Some((message, descriptor)))
+        Ok(Some((received.bytes, descriptor)))
     }
 }
 
@@ -252,6 +284,33 @@ mod tests {
         assert!(descriptor.is_some());
         drop(init);
         assert!(creator.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_long_message_crosses_in_pieces_with_its_descriptor() {
+        // Around the lengths where the last piece is full.
+        for length in (4050..4100).chain([100_000]) {
+            let (creator, init) = pair().unwrap();
+            let file = std::fs::File::open("/dev/null").unwrap();
+            let failure = FromInit::Failed(Failure { chain: vec!["x".repeat(length)] });
+            init.send_with(&failure, &file).unwrap();
+            init.send(&FromInit::Ready).unwrap();
+            let (message, descriptor) = creator.receive().unwrap().unwrap();
+            assert_eq!((message, descriptor.is_some()), (failure, true), "{length}");
+            assert_eq!(creator.receive().unwrap().unwrap().0, FromInit::Ready, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_an_end_is_refused() {
+        let (creator, init) = pair().unwrap();
+        let talker = std::thread::spawn(move || {
+            while rustix::net::send(&init, &[b' '; DATAGRAM], SendFlags::NOSIGNAL).is_ok() {}
+        });
+        let error = creator.receive().unwrap_err();
+        assert!(error.to_string().contains("more than anybody"), "{error}");
+        drop(creator);
+        talker.join().unwrap();
     }
 
     #[test]

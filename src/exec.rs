@@ -86,7 +86,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let policies = Policies::plan(&spec)?;
     security_module::refuse_missing(Some(&plan), None)?;
     let attributes = Attributes::open(Some(&plan))?;
-    if options.serves_terminal {
+    if options.serves_terminal && plan.terminal.is_some() {
         plan.take_size_of_caller(foreground::own_size());
     }
     let console = match (&options.console_socket, plan.terminal.is_some()) {
@@ -121,7 +121,6 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let spawn = |group: &Group| -> Result<(Spawned, CreatorEnd)> {
         let cgroup = spawn::Cgroup::open(group, container.record.intel_rdt.as_ref())?;
         let (creator, end) = channel::pair()?;
-        let target = target.try_clone().context("dup")?;
         let given = Additional {
             preserved: options.preserved,
             attributes: attributes.as_ref(),
@@ -130,7 +129,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
             policies: &policies,
             verdict: &verdict,
         };
-        let spawned = spawn::beside(target, flags, &cgroup, &creator, end, |end, remaining| {
+        let spawned = spawn::beside(&target, flags, &cgroup, &creator, end, |end, remaining| {
             init::additional(&plan, &given, remaining, end)
         })?;
         Ok((spawned, creator))

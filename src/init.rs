@@ -382,6 +382,7 @@ fn join(remaining: Remaining<'_>) -> Result<()> {
     }
     if let Some((process, flags)) = &remaining.join_process {
         setns(process, *flags).context("setns")?;
+        sys::close_inherited(process);
     }
     namespaces::join_all(remaining.join)?;
     namespaces::make_new(&remaining.new)

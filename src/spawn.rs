@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{
     Pid as ProcessPid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid,
 };
@@ -124,7 +125,10 @@ impl Spawned {
 /// /proc/PID/fdinfo, pidfd_open(2)).
 fn pid_of(pidfd: &OwnedFd) -> Option<Pid> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let text = std::fs::read_to_string(path).ok()?;
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut buffer = [0; 512];
+    let length = rustix::io::read(file, &mut buffer).ok()?;
+    let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
     let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
     (pid > 0).then(|| Pid::from_raw(pid))
 }
@@ -169,7 +173,7 @@ pub struct Remaining<'a> {
     /// To join.
     pub join: Vec<Opened>,
     /// The namespaces of another process to join at once.
-    pub join_process: Option<(OwnedFd, CloneFlags)>,
+    pub join_process: Option<(&'a OwnedFd, CloneFlags)>,
     /// To make new, once all is joined and the process is in its cgroup.
     pub new: Vec<Kind>,
     /// Whether the process has entered a user namespace that others made.
@@ -244,7 +248,7 @@ pub fn container(
 /// Makes a process in the namespaces of the process that `target` is a handle on, or the one
 /// in between. `flags` are those that it does not share with the caller.
 pub fn beside(
-    target: OwnedFd,
+    target: &OwnedFd,
     flags: CloneFlags,
     cgroup: &Cgroup,
     creator: &CreatorEnd,
@@ -330,7 +334,7 @@ fn hand_over(init: &InitEnd, cloned: Cloned) -> Result<()> {
     match cloned {
         Cloned::Child => Ok(()),
         Cloned::Parent(_, pidfd) => {
-            let told = init.send_with(&FromInit::Spawned, pidfd);
+            let told = init.send_with(&FromInit::Spawned, &pidfd);
             exit_now(i32::from(told.is_err()))
         }
     }

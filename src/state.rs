@@ -277,7 +277,7 @@ impl Container {
     /// The configuration as it was at create.
     pub fn config(&self) -> Result<Box<oci_spec::runtime::Spec>> {
         let path = self.directory.join(CONFIG);
-        let text = fs::read_to_string(&path).with_context(|| format!("{path:?}"))?;
+        let text = crate::bundle::read(&path).with_context(|| format!("{path:?}"))?;
         crate::bundle::parse_stored(&text).with_context(|| format!("{path:?}"))
     }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatfs, fstatvfs, openat,
-    statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, fstatfs,
+    fstatvfs, openat, statat, statx, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -44,8 +44,8 @@ const FLAGS: [Flag; 4] = [
 pub enum Done {
     /// A mount that is to be made read-only at the end.
     Unclosed(OwnedFd),
-    /// The tree of a bind: what is made in it is made on the host.
-    Bound(OwnedFd),
+    /// The identity of a bind's mount: what is made in it is made on the host.
+    Bound(u64),
     /// Nothing.
     Other,
 }
@@ -68,8 +68,7 @@ pub fn apply(
                 Opener::Init => open_source(step, bind)?,
                 Opener::Creator => opened()?,
             };
-            attach_tree(root, step, &tree)?;
-            return Ok(Done::Bound(tree));
+            return Ok(Done::Bound(attach_tree(root, step, &tree)?));
         }
         MountKind::Existing => {
             let target = resolve::handle(root, &step.target)
@@ -137,9 +136,11 @@ pub fn map_ids(tree: impl AsFd, recursive: bool, user_namespace: impl AsFd) -> R
     mount_setattr(tree, recursive, &attributes).context("mount_setattr: map the ids")
 }
 
-/// Attaches the detached tree of a bind at its place.
-fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<()> {
-    let target = match file_type(tree)? {
+/// Attaches the detached tree of a bind at its place. Returns the identity of its mount.
+fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<u64> {
+    let wanted = StatxFlags::TYPE | StatxFlags::MNT_ID;
+    let stat = statx(tree, "", AtFlags::EMPTY_PATH, wanted).context("statx")?;
+    let target = match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::Directory => Target::Directory,
         _ => Target::File,
     };
@@ -151,7 +152,8 @@ fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<()> 
         bail!("{destination}: {:?} is one, but the source is not a directory", step.target);
     }
     change(tree, step).in_field(&step.field)?;
-    attach(tree, &place).in_field(&step.field)
+    attach(tree, &place).in_field(&step.field)?;
+    Ok(stat.stx_mnt_id)
 }
 
 fn file_type(handle: impl AsFd) -> Result<FileType> {

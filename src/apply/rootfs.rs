@@ -86,7 +86,7 @@ pub fn fill<'a>(
     for step in &rootfs.mounts {
         match mounts::apply(root, step, &opened)? {
             Done::Unclosed(mount) => unclosed.push((step.field.as_str(), mount)),
-            Done::Bound(tree) => bound.push(mount_of(tree.as_fd())?),
+            Done::Bound(mount) => bound.push(mount),
             Done::Other => {}
         }
     }

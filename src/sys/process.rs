@@ -322,7 +322,8 @@ pub fn ignored_signals() -> u64 {
 /// start: what is ignored stays so over execve(2).
 pub fn reset_signals() -> nix::Result<()> {
     set_default_action(Signal::SIGPIPE)?;
-    for number in (1..=64).filter(|number| ignored_signals() & 1 << (number - 1) != 0) {
+    let others = ignored_signals() & !(1 << (Signal::SIGPIPE as i32 - 1));
+    for number in (1..=64).filter(|number| others & 1 << (number - 1) != 0) {
         // The kernel's struct sigaction: all zero stands for the default action, without flags
         // and with an empty mask. The C library keeps some numbers for itself.
         let action = [0_u64; 4];
