@@ -7,17 +7,18 @@
 
 use std::collections::BTreeMap;
 use std::mem::take;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::apply::net_devices::{Destination, Found};
 use crate::apply::{hooks, intel_rdt, mounts, namespaces, net_devices, process, procfs, rootfs};
 use crate::bundle::Bundle;
-use crate::cgroups;
+use crate::cgroups::{self, Entering};
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
 use crate::destroy;
@@ -116,24 +117,26 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
     let console = connect_console(&plan, options)?;
 
-    let intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::settle).transpose()?;
-    let groups = intel_rdt.as_ref().map(|settled| settled.group.clone());
-    let record = intent(&bundle, &plan, groups, id, &host)?;
-    let record = Record { callers_keyring: !options.new_keyring, ..record };
-    let container = Container { directory: store.reserve(id)?, record };
-    let cgroup = cgroups::Created::default();
-    let mut making = Making { plan: &plan, host: &host, options, intel_rdt, container, cgroup };
-    match making.make(&bundle, console) {
-        Ok((init, channel, verdict, master)) => {
-            let is_filtered = plan.process.as_ref().is_some_and(|process| process.filter.is_some());
-            let container = making.container;
-            Ok(Created { container, init, channel, verdict, master, is_filtered })
+    let (making, made) = spawn::born_alive(|entering| {
+        let intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::settle).transpose()?;
+        let groups = intel_rdt.as_ref().map(|settled| settled.group.clone());
+        let record = intent(&bundle, &plan, groups, id, &host)?;
+        let record = Record { callers_keyring: !options.new_keyring, ..record };
+        let container = Container { directory: store.reserve(id)?, record };
+        let cgroup = cgroups::Created::default();
+        let (plan, host) = (&plan, &host);
+        let mut making = Making { plan, host, options, intel_rdt, container, cgroup, entering };
+        match making.make(&bundle, console.as_ref()) {
+            Ok(made) => Ok((making, made)),
+            Err(error) => {
+                destroy::undo_create(making.container, making.cgroup);
+                Err(error)
+            }
         }
-        Err(error) => {
-            destroy::undo_create(making.container, making.cgroup);
-            Err(error)
-        }
-    }
+    })?;
+    let (init, channel, verdict, master) = made;
+    let is_filtered = plan.process.as_ref().is_some_and(|process| process.filter.is_some());
+    Ok(Created { container: making.container, init, channel, verdict, master, is_filtered })
 }
 
 /// The socket that gets the terminal, connected before anything is made.
@@ -221,6 +224,8 @@ struct Making<'a> {
     container: Container,
     /// What of its cgroup was not there before.
     cgroup: cgroups::Created,
+    /// How its processes come into it.
+    entering: Entering,
 }
 
 /// What init may still say before it is ready, each once: in a joined pid namespace somebody
@@ -236,7 +241,7 @@ type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
 
 impl Making<'_> {
     /// From the intent on disk to a created container.
-    fn make(&mut self, bundle: &Bundle, console: Option<OwnedFd>) -> Result<Made> {
+    fn make(&mut self, bundle: &Bundle, console: Option<&OwnedFd>) -> Result<Made> {
         self.container.save_first()?;
         self.container.keep_config(&bundle.text)?;
         sd_notify::make_directory(&self.container)?;
@@ -258,6 +263,10 @@ impl Making<'_> {
         let master = match self.prepare(&mut init, &channel, &devices, console) {
             Ok(master) => master,
             Err(error) => {
+                let error = init.explain(error);
+                if init.has_ended().unwrap_or_default() {
+                    init.reap();
+                }
                 if init.is_between {
                     // Nothing but this process knows of it.
                     init.abandon(channel);
@@ -289,7 +298,7 @@ impl Making<'_> {
         init: &mut Spawned,
         channel: &CreatorEnd,
         devices: &[Found],
-        console: Option<OwnedFd>,
+        console: Option<&OwnedFd>,
     ) -> Result<Option<OwnedFd>> {
         if !init.is_between {
             self.remember(init)?;
@@ -417,7 +426,7 @@ impl Making<'_> {
     /// The container's cgroup, to be entered.
     fn cgroup(&self) -> Result<spawn::Cgroup> {
         let record = &self.container.record;
-        spawn::Cgroup::open(&self.plan.cgroup.group, record.intel_rdt.as_ref())
+        spawn::Cgroup::open(&self.plan.cgroup.group, record.intel_rdt.as_ref(), self.entering)
     }
 
     fn map_ids(&self, tree: &OwnedFd, ids: &MappedIds, init: &Spawned) -> Result<()> {
@@ -433,7 +442,7 @@ impl Making<'_> {
         &mut self,
         channel: &CreatorEnd,
         init: &mut Spawned,
-        console: Option<OwnedFd>,
+        console: Option<&OwnedFd>,
     ) -> Result<Option<OwnedFd>> {
         let mut due = self.due();
         let mut terminal = None;
@@ -461,12 +470,11 @@ impl Making<'_> {
                     self.run_creators_hooks(init)?;
                     channel.send(&ToInit::HooksDone).map_err(|_| self.cause_of_death(init))?;
                 }
-                Some((FromInit::Console, Some(master))) if take(&mut due.terminal) => {
-                    match &console {
-                        Some(socket) => console::send(socket, master)?,
-                        None => terminal = Some(master),
-                    }
-                }
+                Some((FromInit::Console, Some(master))) if take(&mut due.terminal) => match console
+                {
+                    Some(socket) => console::send(socket, master)?,
+                    None => terminal = Some(master),
+                },
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
                 Some((other, _)) => bail!("{other:?} out of turn from the init process"),
                 None => return Err(self.cause_of_death(init)),
@@ -510,11 +518,13 @@ impl Making<'_> {
         if let Some(reason) = cgroups::want_of_memory(&self.plan.cgroup.group) {
             return reason;
         }
-        match nix::sys::wait::waitpid(init.pid, None) {
-            Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => {
+        // It is looked at once more before it is reaped.
+        let id = Id::PIDFd(init.pidfd.as_fd());
+        match waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
                 anyhow::anyhow!("the init process was killed by {signal}")
             }
-            Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => {
+            Ok(WaitStatus::Exited(_, code)) => {
                 anyhow::anyhow!("the init process ended with status {code}")
             }
             _ => anyhow::anyhow!("the init process is gone"),

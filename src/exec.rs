@@ -118,8 +118,9 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let _inherited = (OomScoreAdj::take(Some(&plan))?, InitialAffinity::take(&plan)?);
     // From its first moment: where the container has the caller's pid namespace it is seen.
     hide()?;
-    let spawn = |group: &Group| -> Result<(Spawned, CreatorEnd)> {
-        let cgroup = spawn::Cgroup::open(group, container.record.intel_rdt.as_ref())?;
+    let spawn = |group: &Group, entering| -> Result<(Spawned, CreatorEnd)> {
+        let classes = container.record.intel_rdt.as_ref();
+        let cgroup = spawn::Cgroup::open(group, classes, entering)?;
         let (creator, end) = channel::pair()?;
         let given = Additional {
             preserved: options.preserved,
@@ -135,22 +136,26 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         Ok((spawned, creator))
     };
     let group = container.record.group.below(&options.cgroups).context("--cgroup")?;
-    let (mut spawned, creator) = match spawn(&group) {
-        // The container has put groups of its own below, so the kernel lets nothing
-        // into this one: then into the one that its init is in now.
-        Err(error) if errno(&error) == Some(libc::EBUSY) && options.cgroups.is_empty() => {
-            spawn(&cgroups::group_of(&group, init.pid as u32)?)?
+    spawn::born_alive(|entering| {
+        let (mut spawned, creator) = match spawn(&group, entering) {
+            // The container has put groups of its own below, so the kernel lets nothing
+            // into this one: then into the one that its init is in now.
+            Err(error) if errno(&error) == Some(libc::EBUSY) && options.cgroups.is_empty() => {
+                spawn(&cgroups::group_of(&group, init.pid as u32)?, entering)?
+            }
+            spawned if options.cgroups.is_empty() => spawned?,
+            spawned => spawned.context("--cgroup")?,
+        };
+        let console = console.as_ref();
+        match finish(container, options, &plan, &mut spawned, &creator, &verdict, console) {
+            Ok(master) => Ok((spawned, master)),
+            Err(error) => {
+                let error = spawned.explain(error);
+                spawned.abandon(creator);
+                Err(error)
+            }
         }
-        spawned if options.cgroups.is_empty() => spawned?,
-        spawned => spawned.context("--cgroup")?,
-    };
-    match finish(container, options, &plan, &mut spawned, &creator, &verdict, console.as_ref()) {
-        Ok(master) => Ok((spawned, master)),
-        Err(error) => {
-            spawned.abandon(creator);
-            Err(error)
-        }
-    }
+    })
 }
 
 /// From a process that was made to one that runs its program.

@@ -47,6 +47,9 @@ pub struct ProcessFacts {
     pub is_exiting: bool,
     /// Whether it has called execve(2) since it was cloned.
     pub has_executed: bool,
+    /// Whether it has touched memory that it shares with its parent or that was not there.
+    /// Nothing can run without.
+    pub has_run: bool,
 }
 
 impl ProcessFacts {
@@ -87,6 +90,7 @@ impl ProcessFacts {
             leader_has_ended: matches!(*fields.first()?, "Z" | "X" | "x"),
             is_exiting: flags & PF_EXITING != 0,
             has_executed: flags & PF_FORKNOEXEC == 0,
+            has_run: number(10)? > 0,
         })
     }
 
@@ -233,6 +237,7 @@ mod tests {
                     leader_has_ended,
                     is_exiting: false,
                     has_executed: false,
+                    has_run: true,
                 };
                 assert_eq!(parse(name, state), Some(expected), "{name:?} {state}");
             }

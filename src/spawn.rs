@@ -9,6 +9,7 @@
 //! does not get, closes what is the host's, and then makes the one that stays ([`emerge`]).
 
 use std::convert::Infallible;
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -27,13 +28,40 @@ use crate::apply::intel_rdt::{explain, tasks};
 use crate::apply::namespaces::{
     Excursion, Opened, explain_new, join_all, open_joined, write_time_offsets,
 };
-use crate::cgroups::{self, Entrance};
+use crate::cgroups::{self, Entering, Entrance};
 use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd, ToInit};
 use crate::error::InField as _;
-use crate::plan::cgroup::{Group, Version};
+use crate::plan::cgroup::Group;
 use crate::plan::intel_rdt;
 use crate::plan::namespaces::{Namespaces, clone_flag};
+use crate::processes::ProcessFacts;
 use crate::sys::process::{Clone3, Cloned, clone_sibling, clone3, exit_now};
+
+/// The new process was killed before it ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KilledAtBirth;
+
+impl fmt::Display for KilledAtBirth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the new process was killed before it ran")
+    }
+}
+
+impl std::error::Error for KilledAtBirth {}
+
+/// Carries `make` out, with processes that are born in their cgroup, and once more if one was
+/// killed at its birth. Kernels since 6.14, and older ones with the same mend, compare how often
+/// cgroup.kill was written to the group of the caller and to the new one, and take a difference
+/// for a kill that came during the clone (cgroup_css_set_fork of kernel/cgroup/cgroup.c).
+pub fn born_alive<T>(mut make: impl FnMut(Entering) -> Result<T>) -> Result<T> {
+    match make(Entering::AtBirth) {
+        Err(error) if error.is::<KilledAtBirth>() => {
+            crate::log::debug("killed at birth: tried again, without a clone into the cgroup");
+            make(Entering::ByItself)
+        }
+        made => made,
+    }
+}
 
 /// A process that was made.
 #[derive(Debug)]
@@ -54,6 +82,20 @@ impl Spawned {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         Ok(poll(&mut fds, Some(&now)).context("poll")? > 0)
+    }
+
+    /// Whether it was killed before it ran: it has not even touched its stack. For a child that
+    /// nobody has waited for.
+    pub fn was_killed_at_birth(&self) -> bool {
+        match ProcessFacts::read(self.pid.as_raw()) {
+            Ok(Some(facts)) if facts.is_exiting && !facts.has_run => {
+                // Its end of the channel goes before it can be waited for.
+                let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+                let ended = waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
+                ended.is_ok_and(|ended| ended.is_some_and(|ended| ended.killed()))
+            }
+            _ => false,
+        }
     }
 
     /// What it says next, or the process that takes its place. None: the channel has ended, or
@@ -86,6 +128,11 @@ impl Spawned {
         self.reap();
         *self = Self { pid, pidfd, is_between: false, is_seen: true };
         Ok(())
+    }
+
+    /// Why something failed with it.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.was_killed_at_birth() { error.context(KilledAtBirth) } else { error }
     }
 
     /// Gives up on it, with whatever it has made and could not tell of: that ends with the
@@ -134,27 +181,36 @@ fn pid_of(pidfd: &OwnedFd) -> Option<Pid> {
 }
 
 /// The container's cgroup, as a new process enters it: the directory of version 2
-/// by the clone itself, the trees of version 1 by moving itself. So it does with its
-/// groups in resctrl, whose file `tasks` is of the same kind.
+/// by the clone itself if it can be, the trees of version 1 by moving itself. So it does with
+/// its groups in resctrl, whose file `tasks` is of the same kind.
 #[derive(Debug)]
 pub struct Cgroup {
     unified: Option<OwnedFd>,
     entrance: Entrance,
-    has_v1: bool,
+    /// Whether the process leaves the creator's group, in some tree, by itself.
+    moves: bool,
 }
 
 impl Cgroup {
     /// Opens the group's files, and those of the groups in resctrl.
-    pub fn open(group: &Group, classes: Option<&intel_rdt::Group>) -> Result<Self> {
-        let has_v1 = group.directories.iter().any(|directory| directory.version == Version::V1);
-        let mut entrance = Entrance::open(group)?;
+    pub fn open(
+        group: &Group,
+        classes: Option<&intel_rdt::Group>,
+        entering: Entering,
+    ) -> Result<Self> {
+        let unified = match entering {
+            Entering::AtBirth => cgroups::directory_fd(group)?,
+            Entering::ByItself => None,
+        };
+        let mut entrance = Entrance::open(group, entering)?;
+        let moves = !entrance.is_empty();
         for tasks in classes.map(tasks).transpose()?.into_iter().flatten() {
             entrance.add(tasks, explain).in_field("linux.intelRdt")?;
         }
-        Ok(Self { unified: cgroups::directory_fd(group)?, entrance, has_v1 })
+        Ok(Self { unified, entrance, moves })
     }
 
-    /// The directory of version 2, which a process is cloned into.
+    /// The directory of version 2, where a process is cloned into it.
     pub fn unified(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)
     }
@@ -209,8 +265,8 @@ pub fn container(
     let mut excursion = Excursion::default();
     let new_user = namespaces.is_new(Kind::User);
     let mut new = namespaces.new.clone();
-    // On v1 the cgroup is joined after the clone, and the namespace must be rooted there.
-    if namespaces.is_new(Kind::Cgroup) && cgroup.has_v1 {
+    // Where the cgroup is entered after the clone, the namespace must be rooted there.
+    if namespaces.is_new(Kind::Cgroup) && cgroup.moves {
         new.retain(|kind| *kind != Kind::Cgroup);
         remaining.new.push(Kind::Cgroup);
     }
@@ -306,9 +362,11 @@ fn through(
             Ok(process)
         }
         told => {
+            let unborn = process.was_killed_at_birth();
             process.kill();
             match told {
                 Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
+                None if unborn => bail!(KilledAtBirth),
                 _ => bail!("the process in between died"),
             }
         }

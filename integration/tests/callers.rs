@@ -30,7 +30,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use integration::terminal::Terminal;
-use integration::{Bed, as_both, as_root, eventually, runtime, within};
+use integration::{Bed, Container, View, as_both, as_root, eventually, in_views, runtime, within};
 use serde_json::json;
 
 /// A call of the runtime by a shell that does something first.
@@ -312,5 +312,39 @@ fn a_device_as_stdio_stays_as_it_was() {
         let bundle = bed.bundle().with("/process/user", json!({"uid": 1000, "gid": 1000}));
         bed.run_call(&bundle.sh("true")).stdin(File::open(&node).unwrap()).output().success();
         assert_eq!(fs::metadata(&node).unwrap().uid(), 0);
+    });
+}
+
+/// Kernels since 6.14 kill a process that is cloned from such a group into another one.
+#[test]
+fn a_caller_whose_group_was_killed_once_has_containers() {
+    in_views(|bed| {
+        if bed.view == View::V1 {
+            return;
+        }
+        let own = bed.cgroup_file(&bed.bundle(), "cgroup.kill");
+        let group = own.ancestors().nth(3).unwrap().join(format!("{}-caller", bed.name));
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join("cgroup.kill"), "1").unwrap();
+        let look = || bed.bundle().args(["/bin/grep", "0::", "/proc/self/cgroup"]);
+        let place = |bundle: &integration::Bundle| {
+            format!("0::{}", bundle.config["linux"]["cgroupsPath"].as_str().unwrap())
+        };
+        let own_cgroups = look().with_namespace("cgroup", None);
+        for (bundle, is_root) in
+            [(look(), false), (look().in_user_namespace(10), false), (own_cgroups, true)]
+        {
+            let seen = if is_root { "0::/".to_owned() } else { place(&bundle) };
+            assert_eq!(bed.run_call(&bundle).in_cgroup(&group).output().success(), seen);
+        }
+        let bundle = bed.bundle().sh("sleep 100");
+        let id = bed.id();
+        let container =
+            Container::create(bed, &id, bed.create_call(&bundle, &id).in_cgroup(&group));
+        container.start();
+        let call = bed.call().args(["exec", &id, "/bin/grep", "0::", "/proc/self/cgroup"]);
+        assert_eq!(call.in_cgroup(&group).output().success(), place(&bundle));
+        container.delete();
+        fs::remove_dir(group).unwrap();
     });
 }

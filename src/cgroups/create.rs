@@ -194,7 +194,17 @@ pub fn directory_fd(group: &Group) -> Result<Option<OwnedFd>> {
     Ok(Some(fd))
 }
 
-/// The way into the trees of version 1 for a process that moves itself.
+/// How a new process comes into its cgroup of version 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entering {
+    /// By the clone, which makes nobody else wait.
+    AtBirth,
+    /// By itself. The kernel holds up all forks of the machine meanwhile.
+    ByItself,
+}
+
+/// The way into the trees for a process that moves itself: those of version 1, and that of
+/// version 2 where it is not born there.
 ///
 /// Moving another process, or one's own with all its threads, makes the kernel
 /// wait for a grace period, several milliseconds. A thread that writes 0 to
@@ -217,13 +227,22 @@ struct Door {
 
 impl Entrance {
     /// Opens the group's files, close-on-exec.
-    pub fn open(group: &Group) -> Result<Self> {
-        let v1 = group.directories.iter().filter(|directory| directory.version == Version::V1);
+    pub fn open(group: &Group, entering: Entering) -> Result<Self> {
         let mut entrance = Self { doors: Vec::new() };
-        for directory in v1 {
-            entrance.add(checked(directory)?.join("tasks"), Error::new)?;
+        for directory in &group.directories {
+            let file = match directory.version {
+                Version::V1 => "tasks",
+                Version::V2 if entering == Entering::ByItself => "cgroup.procs",
+                Version::V2 => continue,
+            };
+            entrance.add(checked(directory)?.join(file), Error::new)?;
         }
         Ok(entrance)
+    }
+
+    /// Whether there is nothing to enter.
+    pub fn is_empty(&self) -> bool {
+        self.doors.is_empty()
     }
 
     /// Adds another file of this kind, and what may be known of its errors.
