@@ -55,7 +55,7 @@ lint: ## formatting, lints, licences
 
 .PHONY: unit
 unit: ## tests without root and without a container
-	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package bench --package manual
+	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package ferrun-dbus --package bench --package manual
 	cd conformance && RUNTIME=$(wildcard $(TESTED)) go test -v .
 	python3 -m unittest discover --verbose --start-directory testbed --pattern '*_test.py'
 
