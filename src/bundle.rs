@@ -78,6 +78,7 @@ pub fn parse_spec(text: &str) -> Result<(Box<Spec>, Vec<String>)> {
     let (mut spec, warnings) = parse::<Spec>(text).context("config.json")?;
     check_version(&given, spec.version())?;
     check_given(&given, spec.process().is_some())?;
+    check_io_class(&given, spec.process().as_ref()).in_field("process.ioPriority.class")?;
     let root = spec.root().as_ref().map(|root| root.path());
     if !given.root_path || root.is_none_or(|path| path.as_os_str().is_empty()) {
         bail!("root.path: missing");
@@ -94,8 +95,10 @@ pub fn parse_spec(text: &str) -> Result<(Box<Spec>, Vec<String>)> {
 /// Parses the process that `exec --process` names. Callers leave its user out and mean
 /// root, which other runtimes make of it.
 pub fn parse_process(text: &str) -> Result<(Box<Process>, Vec<String>)> {
-    scan::scan_process(text)?;
-    parse::<Process>(text)
+    let given = scan::scan_process(text)?;
+    let (process, warnings) = parse::<Process>(text)?;
+    check_io_class(&given, Some(&process)).in_field("ioPriority.class")?;
+    Ok((process, warnings))
 }
 
 /// Parses what was stored before, where nothing is to be checked again.
@@ -122,6 +125,15 @@ fn check_given(given: &scan::Given, process: bool) -> Result<()> {
     }
     if process && !given.gid {
         bail!("process.user.gid: missing");
+    }
+    Ok(())
+}
+
+/// oci-spec reads one that is missing as best effort, which nobody has asked for
+/// (config.md#linux-process: required).
+fn check_io_class(given: &scan::Given, process: Option<&Process>) -> Result<()> {
+    if !given.io_class && process.is_some_and(|process| process.io_priority().is_some()) {
+        bail!("missing");
     }
     Ok(())
 }

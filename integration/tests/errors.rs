@@ -148,6 +148,16 @@ const ROWS: &[Row] = &[
         &["mounts[4].source: \"/no/such/dir\": No such file or directory"],
     ),
     (
+        "an I/O priority without a class",
+        |bed| with(bed, "/process/ioPriority", json!({"priority": 3})),
+        &["process.ioPriority.class: missing"],
+    ),
+    (
+        "an I/O priority whose class is null",
+        |bed| with(bed, "/process/ioPriority", json!({"class": null, "priority": 3})),
+        &["process.ioPriority.class: missing"],
+    ),
+    (
         "an unknown word on a bind",
         |bed| bed.bundle().mount("/data", "bind", "/bin", &["rbind", "bogusword"]),
         &["mounts[4].options", "bogusword"],

@@ -17,6 +17,8 @@ pub struct Given {
     pub uid: bool,
     /// `process.user.gid`
     pub gid: bool,
+    /// `process.ioPriority.class`
+    pub io_class: bool,
     /// `linux.resources.pids.limit`
     pub pids_limit: bool,
 }
@@ -59,6 +61,9 @@ impl Scan<'_> {
             [a, b] if a == "root" && b == "path" => given.root_path = true,
             [a, b, c] if a == "process" && b == "user" && c == "uid" => given.uid = true,
             [a, b, c] if a == "process" && b == "user" && c == "gid" => given.gid = true,
+            [a, b, c] if a == "process" && b == "ioPriority" && c == "class" => {
+                given.io_class = true;
+            }
             [a, b, c, d] if a == "linux" && b == "resources" && c == "pids" && d == "limit" => {
                 given.pids_limit = true;
             }
