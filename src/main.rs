@@ -86,9 +86,10 @@ fn ferrun(arguments: Arguments) -> i32 {
     })
 }
 
-/// Prints why the command failed. Where that cannot be written, the exit code still says it.
+/// Prints why the command failed, with the word that callers look for in each line. Where that
+/// cannot be written, the exit code still says it.
 fn say(message: &str) {
-    let _ = std::io::stderr().write_all(format!("ferrun: {message}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("ferrun: error: {message}\n").as_bytes());
 }
 
 /// Makes sure of what the rest relies on.

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, open, openat, openat2, readlinkat,
     statat,
@@ -68,7 +68,8 @@ pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
     };
     match in_root(&root, path, flags, ResolveFlags::empty()) {
         Err(Errno::NOENT) => {}
-        found => return found.with_context(|| format!("{path:?}")),
+        Err(errno) => return Err(explain(&root, path, errno)),
+        Ok(found) => return Ok(found),
     }
     if target == Target::Directory
         && let Ok(made) = make_last(&root, path)
@@ -76,6 +77,23 @@ pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
         return Ok(made);
     }
     Walk::new(root.as_fd())?.make(path, target)
+}
+
+/// The error of a look-up of `path`, with the element that is a file where a directory has to be.
+pub fn explain(root: impl AsFd, path: &Path, errno: Errno) -> Error {
+    let is_file = |part: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        in_root(&root, part, flags, ResolveFlags::empty())
+            .is_err_and(|error| error == Errno::NOTDIR)
+    };
+    let ancestors: Vec<_> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    let error = Error::new(errno);
+    let error = match ancestors.into_iter().rev().find(|part| is_file(part)) {
+        Some(file) if errno == Errno::NOTDIR && file == path => error.context("is a file"),
+        Some(file) if errno == Errno::NOTDIR => error.context(format!("{file:?} is a file")),
+        _ => error,
+    };
+    error.context(format!("{path:?}"))
 }
 
 /// The common case of `make`: one directory is missing, at the end.

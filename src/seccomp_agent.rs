@@ -29,7 +29,7 @@ pub fn hand_over(
 }
 
 fn send(path: &Path, listener: &OwnedFd, state: &str) -> Result<()> {
-    let agent = dial(path).context("connect")?;
+    let agent = dial(path).context("failed to connect with seccomp agent")?;
     send_descriptor(&agent, listener, state.as_bytes()).context("send the listener")
 }
 

@@ -2,6 +2,7 @@
 //! the exit code that callers know, and leaves nothing behind.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -148,6 +149,44 @@ const ROWS: &[Row] = &[
         &["mounts[4].source: \"/no/such/dir\": No such file or directory"],
     ),
     (
+        "a file of the image on the way to a bind",
+        |bed| {
+            let bundle = bed.bundle().mount("/etc/file/a/b", "bind", "/bin", &["rbind"]);
+            bundle.write("etc/file", "");
+            bundle
+        },
+        &["mounts[4].destination: \"/etc/file/a/b\": \"/etc/file\" is a file: Not a directory"],
+    ),
+    (
+        "a file of the image, behind a link, on the way to a file system",
+        |bed| {
+            let bundle = bed.bundle().mount("/link/data", "tmpfs", "tmpfs", &[]);
+            bundle.write("etc/file", "");
+            symlink("/etc/file", bundle.rootfs().join("link")).unwrap();
+            bundle
+        },
+        &["mounts[4].destination: \"/link/data\": \"/link\" is a file: Not a directory"],
+    ),
+    (
+        "a file of the image where a file system is to be",
+        |bed| {
+            let bundle = bed.bundle().mount("/etc/file", "tmpfs", "tmpfs", &[]);
+            bundle.write("etc/file", "");
+            bundle
+        },
+        &["mounts[4].destination: \"/etc/file\": is a file: Not a directory"],
+    ),
+    (
+        "a file of the image on the way to a device",
+        |bed| {
+            let device = json!({"path": "/etc/file/null", "type": "c", "major": 1, "minor": 3});
+            let bundle = with(bed, "/linux/devices", json!([device]));
+            bundle.write("etc/file", "");
+            bundle
+        },
+        &["linux.devices[0]", "\"/etc/file\": is a file: Not a directory"],
+    ),
+    (
         "an I/O priority without a class",
         |bed| with(bed, "/process/ioPriority", json!({"priority": 3})),
         &["process.ioPriority.class: missing"],
@@ -156,6 +195,15 @@ const ROWS: &[Row] = &[
         "an I/O priority whose class is null",
         |bed| with(bed, "/process/ioPriority", json!({"class": null, "priority": 3})),
         &["process.ioPriority.class: missing"],
+    ),
+    (
+        "id ranges that overlap",
+        |bed| {
+            let range = json!({"containerID": 0, "hostID": 100_000, "size": 10});
+            let bundle = bed.bundle().in_user_namespace(65_536);
+            bundle.with("/linux/uidMappings/-", range)
+        },
+        &["linux.uidMappings[1]: overlaps [0]"],
     ),
     (
         "an unknown word on a bind",
@@ -377,7 +425,7 @@ const ROWS: &[Row] = &[
 fn assert_line(what: &str, output: &integration::Output, code: i32, parts: &[&str]) {
     assert_eq!(output.code, code, "{what}: {output}");
     let line = &output.stderr;
-    assert!(line.starts_with("ferrun: ") && line.ends_with('\n'), "{what}: {output}");
+    assert!(line.starts_with("ferrun: error: ") && line.ends_with('\n'), "{what}: {output}");
     assert_eq!(line.lines().count(), 1, "{what}: {output}");
     for part in parts {
         assert!(line.contains(part), "{what}: {part:?} is not in {line:?}");
@@ -417,6 +465,84 @@ fn each_wrong_configuration_is_refused_in_one_line_with_field_and_value() {
             }
         }
         assert!(wrong.is_empty(), "{} of {} rows: {wrong:#?}", wrong.len(), ROWS.len());
+    });
+}
+
+/// The words by which callers of runc, and its own tests, know what went wrong. They stand
+/// beside the field and the value.
+#[test]
+fn the_words_that_callers_look_for_are_there() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun have some of them") {
+            return;
+        }
+        let script = |path: &str, lines: &str| {
+            let bundle = bed.bundle().args([path]);
+            let path = path.trim_start_matches('/');
+            bundle.write(path, lines);
+            let file = bundle.rootfs().join(path);
+            fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+            bundle
+        };
+        let occupied = bed.bundle().sh("sleep 100");
+        let container = bed.start(&occupied);
+        let same = occupied.config["linux"]["cgroupsPath"].clone();
+        let filter = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": bed.directory.join("nobody"),
+            "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+        });
+        let linked = bed.bundle();
+        let linked = {
+            fs::remove_dir(linked.rootfs().join("proc")).unwrap();
+            symlink("/etc", linked.rootfs().join("proc")).unwrap();
+            linked
+        };
+        let policy = json!({"mode": "MPOL_BIND", "nodes": "x"});
+        let failing = |kind: &str| with(bed, &format!("/hooks/{kind}"), hook("exit 3"));
+        let rows = [
+            (failing("prestart"), "hooks.prestart[0]: error running prestart hook #0: \"/bin/sh\""),
+            (failing("createRuntime"), "error running createRuntime hook #0: "),
+            (failing("createContainer"), "error running createContainer hook #0: "),
+            (failing("startContainer"), "error running startContainer hook #0: "),
+            (failing("poststart"), "error running poststart hook #0: "),
+            (
+                script("/crlf", "#!/bin/sh\r\n"),
+                "process.args[0]: exec /crlf: no such file or directory",
+            ),
+            (
+                bed.bundle().args(["/none"]),
+                "process.args[0]: exec: \"/none\": stat /none: no such file",
+            ),
+            (bed.bundle().args(["none"]), "exec: \"none\": executable file not found in $PATH"),
+            (
+                with(bed, "/linux/cgroupsPath", same),
+                "\": container's cgroup is not empty: process ",
+            ),
+            (linked, "filesystem \"proc\" must be mounted on ordinary directory"),
+            (with(bed, "/linux/memoryPolicy", policy), "invalid memory policy"),
+            (with(bed, "/linux/seccomp", filter), "failed to connect with seccomp agent"),
+        ];
+        for (bundle, words) in rows {
+            assert_line(words, &bed.run(&bundle), 1, &[words]);
+        }
+        for (options, args, words) in [
+            (&["--cgroup=.."] as &[&str], &["/bin/true"], "\"..\": bad sub cgroup path"),
+            (&[], &["/none"], "error: args[0]: exec: \"/none\": stat /none: no such file"),
+            (&[], &["none"], "error: args[0]: exec: \"none\": executable file not found in $PATH"),
+        ] {
+            assert_line(words, &container.exec_call(options, args).output(), 255, &[words]);
+        }
+        // Warnings: one for each capability, since each is looked for.
+        let ambient = json!(["CAP_SYS_RAWIO", "CAP_SYS_BOOT"]);
+        let output = bed.run(&with(bed, "/process/capabilities/ambient", ambient));
+        for name in ["CAP_SYS_RAWIO", "CAP_SYS_BOOT"] {
+            let words = format!("can't raise ambient capability {name}: ");
+            assert!(output.stderr.contains(&words), "{output}");
+        }
+        output.success();
+        let poststop = bed.run(&failing("poststop"));
+        assert!(poststop.stderr.contains("error running poststop hook #0: "), "{poststop}");
     });
 }
 
@@ -820,7 +946,7 @@ fn the_log_holds_the_error_as_engines_read_it() {
                 let message = entry["msg"].as_str().unwrap();
                 assert!(message.contains("no-such-program"), "{line}");
                 if !bed.is_peer("their messages on stderr differ from the log's") {
-                    assert_eq!(output.stderr, format!("ferrun: {message}\n"));
+                    assert_eq!(output.stderr, format!("ferrun: error: {message}\n"));
                 }
                 let time = entry["time"].as_str().unwrap();
                 assert!(time.len() >= 20 && time.as_bytes()[10] == b'T', "{line}");

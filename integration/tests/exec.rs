@@ -42,7 +42,10 @@ fn a_program_that_cannot_be_run_is_told_in_the_words_that_engines_look_for() {
         ] {
             let output = container.exec(&[program]);
             let message = output.failure(255);
-            assert!(message.starts_with("ferrun: ") && message.lines().count() == 1, "{output}");
+            assert!(
+                message.starts_with("ferrun: error: ") && message.lines().count() == 1,
+                "{output}"
+            );
             assert!(message.contains(words), "{words:?} is not in {output}");
             assert!(message.contains(program), "{output}");
         }
@@ -173,7 +176,7 @@ fn odd_user_ids_are_refused() {
         ] {
             let option = format!("--user={user}");
             let output = container.exec_call(&[&option], &["/bin/id"]).output();
-            assert!(output.failure(255).starts_with("ferrun: "), "{user:?}: {output}");
+            assert!(output.failure(255).starts_with("ferrun: error: "), "{user:?}: {output}");
             assert_eq!(output.stdout, "", "{user:?}");
         }
     });

@@ -43,7 +43,7 @@ fn with_few_descriptors_all_goes_well_or_ends_in_one_line() {
             } else {
                 assert!(!is_enough, "{few}: {output}");
                 assert_eq!((output.code, output.stderr.lines().count()), (1, 1), "{few}: {output}");
-                assert!(output.stderr.starts_with("ferrun: "), "{few}: {output}");
+                assert!(output.stderr.starts_with("ferrun: error: "), "{few}: {output}");
             }
             let container = bed.start(&bed.bundle().sh("sleep 100"));
             for verb in ["state", "exec", "kill"] {

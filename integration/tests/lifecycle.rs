@@ -433,7 +433,10 @@ fn a_create_that_fails_leaves_a_group_that_was_there_before() {
         fs::write(&file, frozen).unwrap();
         for _ in 0..2 {
             let output = bed.run(&bundle);
-            assert!(output.failure(1).contains("is frozen"), "{output}");
+            assert!(
+                output.failure(1).contains("container's cgroup unexpectedly frozen"),
+                "{output}"
+            );
             assert!(group.exists(), "it was there before");
         }
         assert_eq!(fs::read_to_string(&file).unwrap().trim(), frozen);

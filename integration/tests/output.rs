@@ -191,21 +191,79 @@ fn an_unknown_command_is_3_and_an_unknown_option_1() {
         // Engines ask by `checkpoint --help` whether it is there.
         let output = bed.bare_call().args(["checkpoint", "--help"]).output();
         assert!(output.failure(3).contains("checkpoint: is not supported"), "{output}");
-        for line in [
-            &["--no-such-option", "list"] as &[&str],
-            &["list", "--no-such-option"],
-            &["create"],
-            &["state"],
-        ] {
-            let output = bed.bare_call().args(line).output();
-            assert!(output.failure(1).starts_with("ferrun: "), "{output}");
-            assert_eq!(output.stderr.lines().count(), 1, "{output}");
-        }
-        let output = bed.bare_call().arg("run").output();
-        assert!(output.failure(1).ends_with("not provided: <ID>"), "{output}");
         for line in [&["--help"] as &[&str], &[], &["create", "--help"]] {
             assert_eq!(bed.bare_call().args(line).output().code, 0);
         }
+    });
+}
+
+/// Every verb, with how many arguments it needs and may have.
+const VERBS: [(&str, usize, usize); 15] = [
+    ("create", 1, 1),
+    ("delete", 1, 1),
+    ("events", 1, 1),
+    ("exec", 2, usize::MAX),
+    ("features", 0, 0),
+    ("kill", 1, 2),
+    ("list", 0, 0),
+    ("pause", 1, 1),
+    ("ps", 1, usize::MAX),
+    ("resume", 1, 1),
+    ("run", 1, 1),
+    ("spec", 0, 0),
+    ("start", 1, 1),
+    ("state", 1, 1),
+    ("update", 1, 1),
+];
+
+#[test]
+fn what_is_typed_wrongly_is_told_whole_in_one_line() {
+    as_root(|bed| {
+        if bed.is_peer("they print their help") {
+            return;
+        }
+        let told = |line: &[&str], code: i32, reason: &str| {
+            let output = bed.bare_call().args(line).output();
+            assert_eq!(output.failure(code), format!("ferrun: error: {reason}"), "{line:?}");
+            assert_eq!(output.stdout, "", "{line:?}");
+        };
+        let unknown = "unexpected argument '--no-such-option' found";
+        for (verb, least, most) in VERBS {
+            told(&[verb, "--no-such-option"], 1, unknown);
+            if least > 0 {
+                told(&[verb], 1, "the following required arguments were not provided: <ID>");
+            }
+            if most < usize::MAX {
+                let line = [&[verb], ["a"].repeat(most).as_slice(), &["more"]].concat();
+                told(&line, 1, "unexpected argument 'more' found");
+            }
+            let help = bed.bare_call().args([verb, "--help"]).output();
+            // Each option that takes a value, without one.
+            for line in help.success().lines().filter(|line| line.contains('>')) {
+                let Some(at) = line.find("--") else { continue };
+                let Some((option, _)) = line[at..].split_once('>') else { continue };
+                let name = option.split(' ').next().unwrap();
+                let output = bed.bare_call().args([verb, name]).output();
+                let reason = format!("a value is required for '{option}>' but none was supplied");
+                let expected = format!("ferrun: error: {reason}");
+                assert!(output.failure(1).starts_with(&expected), "{output}");
+                assert_eq!(output.stderr.lines().count(), 1, "{output}");
+            }
+        }
+        told(&["exec", "c"], 255, "exec: neither a program nor --process is given");
+        told(&["--no-such-option", "list"], 1, unknown);
+        told(&["--root"], 1, "a value is required for '--root <PATH>' but none was supplied");
+        told(&["runn", "c"], 3, "No help topic for 'runn': there is no such command");
+        told(
+            &["list", "--format", "x"],
+            1,
+            "invalid value 'x' for '--format <VALUE>' [possible values: table, json]",
+        );
+        told(
+            &["run", "--preserve-fds", "x", "c"],
+            1,
+            "invalid value 'x' for '--preserve-fds <N>': invalid digit found in string",
+        );
     });
 }
 

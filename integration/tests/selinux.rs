@@ -288,7 +288,7 @@ fn labels_are_refused_where_there_is_no_selinux() {
         ] {
             let output = bed.run(&bed.bundle().with(pointer, CONTAINER));
             let expected = format!(
-                "ferrun: {field}: {CONTAINER:?}: this kernel has no SELinux, or it is switched off"
+                "ferrun: error: {field}: {CONTAINER:?}: this kernel has no SELinux, or it is switched off"
             );
             assert_eq!((output.code, output.stderr.trim_end()), (1, &*expected), "{output}");
             bed.assert_nothing_left();

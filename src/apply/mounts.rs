@@ -258,9 +258,12 @@ fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Res
     match found {
         Ok(handle) => Ok(Place { handle, is_new: false }),
         Err(errno) if real && errno != Errno::NOENT => {
-            let needs =
-                || format!("{:?}: {} needs a real directory", step.target, file_system.fstype);
-            Err(errno).with_context(needs).in_field(&destination)
+            // The words that callers look for.
+            let needs = format!(
+                "filesystem {:?} must be mounted on ordinary directory",
+                file_system.fstype
+            );
+            Err(resolve::explain(&root, &step.target, errno).context(needs)).in_field(&destination)
         }
         Err(_) => {
             let handle = resolve::make(&root, &step.target, Target::Directory);

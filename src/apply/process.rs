@@ -478,24 +478,29 @@ fn set_user(plan: &ProcessPlan) -> Result<ThreadSets> {
 /// What of the wanted sets can be had. The rest is a warning
 /// (config.md#linux-process).
 fn grantable(wanted: &CapabilitySets, held: u64, field: &str) -> CapabilitySets {
-    let warn = |set: &str, missing: u64, why: &str| {
-        if missing != 0 {
-            let names: Vec<String> = caps::all()
-                .into_iter()
-                .filter(|capability| capability.bitmask() & missing != 0)
-                .map(|capability| capability.to_string())
-                .collect();
-            let mut names = names;
-            names.sort();
-            log::warn(format!("{field}.{set}: {} {why}", names.join(", ")));
-        }
+    let names = |missing: u64| {
+        let mut names: Vec<String> = caps::all()
+            .into_iter()
+            .filter(|capability| capability.bitmask() & missing != 0)
+            .map(|capability| capability.to_string())
+            .collect();
+        names.sort();
+        names
     };
     let all = wanted.effective | wanted.permitted | wanted.inheritable | wanted.bounding;
-    warn("bounding", all & !held, "cannot be granted and left out");
+    let unheld = names(all & !held);
+    if !unheld.is_empty() {
+        let unheld = unheld.join(", ");
+        log::warn(format!("{field}.bounding: {unheld} cannot be granted and left out"));
+    }
     let permitted = wanted.permitted & held;
     let inheritable = wanted.inheritable & held;
-    let not_ambient = wanted.ambient & held & !(permitted & inheritable);
-    warn("ambient", not_ambient, "left out: neither permitted nor inheritable");
+    let not_ambient = wanted.ambient & !(permitted & inheritable);
+    // The words that callers look for, with one name each.
+    for name in names(not_ambient) {
+        let refused = format!("can't raise ambient capability {name}: not both permitted and");
+        log::warn(format!("{field}.ambient: {refused} inheritable"));
+    }
     CapabilitySets {
         permitted,
         effective: wanted.effective & permitted,

@@ -103,14 +103,17 @@ fn refuse_occupied(path: &Path) -> Result<()> {
     let processes = read(&path.join("cgroup.procs"))?;
     match processes.lines().next() {
         None => Ok(()),
-        Some(first) => bail!("{path:?} is in use, by process {first} for one"),
+        // The words that callers look for, here and below.
+        Some(first) => bail!("{path:?}: container's cgroup is not empty: process {first} is in it"),
     }
 }
 
 /// A new group is frozen if one above it is; what joins it would wait for ever.
 fn refuse_frozen(group: &Group) -> Result<()> {
     match group.freezer() {
-        Some(directory) if super::is_frozen(group)? => bail!("{:?} is frozen", directory.path),
+        Some(directory) if super::is_frozen(group)? => {
+            bail!("{:?}: container's cgroup unexpectedly frozen", directory.path)
+        }
         _ => Ok(()),
     }
 }

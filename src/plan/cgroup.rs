@@ -105,7 +105,8 @@ impl Directory {
             match component {
                 Component::Normal(name) => self.path.push(name),
                 Component::RootDir | Component::CurDir => {}
-                _ => bail!("{path:?}: is not a sub cgroup path"),
+                // The words that callers look for.
+                _ => bail!("{path:?}: bad sub cgroup path: it may not climb"),
             }
         }
         Ok(())
@@ -392,7 +393,7 @@ mod tests {
             assert_eq!(below(requests), Ok(paths.map(str::to_owned).to_vec()), "{requests:?}");
         }
         for (requests, error) in [
-            (&["../a"][..], r#""../a": is not a sub cgroup path"#),
+            (&["../a"][..], r#""../a": bad sub cgroup path: it may not climb"#),
             (&["a", "b"], r#""a": names no controller"#),
             (&["memory:a"], r#""memory:a": the container has no cgroup of "memory" alone"#),
             (&["cpu:a", "cpu:b"], r#""cpu:b": cpu is given twice"#),

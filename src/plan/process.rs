@@ -228,12 +228,13 @@ impl ProcessPlan {
 fn environment(process: &Process, field: Field) -> Result<Vec<CString>> {
     let given = process.env().as_deref().unwrap_or_default();
     for (at, entry) in given.iter().enumerate() {
+        // A value is nobody's to read but the program's.
         let problem = match entry.find('=') {
-            None => "missing '='",
-            Some(0) => "a value without a name",
+            None => format!("{entry:?}: missing '='"),
+            Some(0) => "a value without a name".to_owned(),
             Some(_) => continue,
         };
-        bail!("{}: {entry:?}: {problem}", field.of(&format!("env[{at}]")));
+        bail!("{}: {problem}", field.of(&format!("env[{at}]")));
     }
     let kept = last_of_each_name(given);
     kept.into_iter().map(|entry| CString::new(entry).in_field(field.of("env"))).collect()
@@ -509,9 +510,7 @@ mod tests {
 
     #[test]
     fn what_is_no_variable_is_refused_by_its_field() {
-        for (entry, reason) in
-            [("odd", "\"odd\": missing '='"), ("=x", "\"=x\": a value without a name")]
-        {
+        for (entry, reason) in [("odd", "\"odd\": missing '='"), ("=x", "a value without a name")] {
             let error = plan(&format!(r#","env":["A=1","{entry}"]"#)).unwrap_err();
             assert_eq!(error.to_string(), format!("process.env[1]: {reason}"));
         }
