@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
 
 use crate::error::InField as _;
+use crate::log;
 use crate::resolve;
 
 /// The newest version of the runtime spec that ferrun implements.
@@ -184,7 +185,10 @@ fn semver(version: &str) -> Result<(u64, u64, u64)> {
 fn parse<T: DeserializeOwned>(text: &str) -> Result<(Box<T>, Vec<String>)> {
     match read_plain(text) {
         Ok(value) => Ok((value, Vec::new())),
-        Err(_) => repair_and_parse(text),
+        Err(_) => {
+            log::debug(|| "the configuration is refused as it is: mended and read again");
+            repair_and_parse(text)
+        }
     }
 }
 
@@ -205,6 +209,12 @@ fn repair_and_parse<T: DeserializeOwned>(text: &str) -> Result<(Box<T>, Vec<Stri
         if field.starts_with("linux.memoryPolicy.") {
             // The words by which callers of runc know it.
             reason = format!("invalid memory policy: {reason}");
+        }
+        let is_secret = |name: &str| matches!(name.split('[').next(), Some("env" | "annotations"));
+        if field.split('.').any(is_secret) {
+            // Others than the program might read the log.
+            let expected = reason.rsplit_once(", ").map_or("", |(_, expected)| expected);
+            reason = format!("not what is {expected}");
         }
         if field == "." { anyhow::anyhow!(reason) } else { anyhow::anyhow!("{field}: {reason}") }
     })?;

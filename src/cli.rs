@@ -61,7 +61,7 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
         .arg(path("root", "Where containers are remembered"))
         .arg(path("log", "Append warnings and errors to this file"))
         .arg(text("log-format", "text (the default) or json").value_parser(["text", "json"]))
-        .arg(flag("debug", "Log more"))
+        .arg(flag("debug", "Log each step and decision too, to stderr without --log"))
         .arg(flag("systemd-cgroup", "Not supported yet"))
         .arg(
             text("cgroup-manager", "cgroupfs (the default), or disabled for no cgroup at all")

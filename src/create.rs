@@ -22,7 +22,7 @@ use crate::cgroups::{self, Entering};
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
 use crate::destroy;
-use crate::error::InField as _;
+use crate::error::{InField as _, message};
 use crate::foreground;
 use crate::gate::{self, Verdict};
 use crate::hook_state::HookState;
@@ -97,13 +97,16 @@ pub struct Created {
 pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     crate::state::check_id(id)?;
     let mut bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
+    log::debug(|| format!("bundle {:?}: {} bytes of config.json", bundle.path, bundle.text.len()));
     sd_notify::add_to(&mut bundle.spec, &store.directory(id)?);
     let host = if options.without_cgroups {
         Host::gather_without_cgroups()
     } else {
         Host::gather(options.rootless)?
     };
+    log::debug(|| host.summary());
     let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &host)?;
+    log::debug(|| plan.summary());
     if options.no_pivot && plan.rootfs.entry == Entry::Pivot {
         plan.rootfs.entry = Entry::Move;
     }
@@ -123,12 +126,14 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
         let record = intent(&bundle, &plan, groups, id, &host)?;
         let record = Record { callers_keyring: !options.new_keyring, ..record };
         let container = Container { directory: store.reserve(id)?, record };
+        log::debug(|| format!("container {id:?}: remembered in {:?}", container.directory));
         let cgroup = cgroups::Created::default();
         let (plan, host) = (&plan, &host);
         let mut making = Making { plan, host, options, intel_rdt, container, cgroup, entering };
         match making.make(&bundle, console.as_ref()) {
             Ok(made) => Ok((making, made)),
             Err(error) => {
+                log::debug(|| format!("{}: what was made is undone", message(&error)));
                 destroy::undo_create(making.container, making.cgroup);
                 Err(error)
             }
@@ -287,7 +292,9 @@ impl Making<'_> {
         }
         if let Some(path) = &self.options.pid_file {
             pid_file::write(path, init.pid.as_raw())?;
+            log::debug(|| format!("--pid-file: {path:?}: written"));
         }
+        log::debug(|| format!("container {:?}: created", self.container.record.id));
         Ok((init, channel, verdict, master))
     }
 
@@ -353,6 +360,7 @@ impl Making<'_> {
         let init = spawn::container(&plan.namespaces, &cgroup, &creator, end, |end, remaining| {
             init::container(plan, around, remaining, end)
         })?;
+        log::debug(|| init.summary("init"));
         Ok((init, creator, verdict))
     }
 
@@ -389,6 +397,7 @@ impl Making<'_> {
             };
             net_devices::move_to(&destination, devices)?;
         }
+        log::debug(|| format!("init {}: has its ids, and is on record", init.pid));
         // Where init has died over something, it has said so, and that is read next.
         let _ = channel.send(&ToInit::Placed);
         Ok(())
@@ -452,6 +461,7 @@ impl Making<'_> {
                     init.is_succeeded_by(pidfd)?;
                     due = Due::default();
                     self.remember(init)?;
+                    log::debug(|| init.summary("init"));
                     if let Some(process) = &self.plan.process
                         && process.gets_scheduler_by_creator()
                     {
@@ -465,7 +475,10 @@ impl Making<'_> {
                     seccomp_agent::hand_over(&self.container, pid, status, &listener)?;
                     channel.send(&ToInit::ListenerTaken).map_err(|_| self.cause_of_death(init))?;
                 }
-                Some((FromInit::Ready, _)) if !init.is_between => return Ok(terminal),
+                Some((FromInit::Ready, _)) if !init.is_between => {
+                    log::debug(|| format!("init {}: ready, with the program's rights", init.pid));
+                    return Ok(terminal);
+                }
                 Some((FromInit::RootfsReady, _)) if take(&mut due.hooks) => {
                     self.run_creators_hooks(init)?;
                     channel.send(&ToInit::HooksDone).map_err(|_| self.cause_of_death(init))?;

@@ -21,7 +21,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::apply::{hooks, intel_rdt, mounts};
 use crate::cgroups;
-use crate::error::InField as _;
+use crate::error::{InField as _, message};
 use crate::host::Host;
 use crate::log;
 use crate::plan::cgroup::Group;
@@ -57,7 +57,7 @@ pub fn after_failure(container: &Container) {
 
 fn warn(done: Result<()>) {
     if let Err(error) = done {
-        log::warn(format!("while cleaning up: {error:#}"));
+        log::warn(format!("while cleaning up: {}", message(&error)));
     }
 }
 
@@ -130,6 +130,7 @@ pub fn remove_directory(directory: &Path) -> Result<()> {
         let _ = fs::remove_file(directory.join(name));
     }
     let removed = fs::remove_dir(directory).or_else(|_| fs::remove_dir_all(directory));
+    log::debug(|| format!("record {directory:?}: removed"));
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.with_context(|| format!("remove {directory:?}")),
@@ -143,7 +144,10 @@ fn stop_creator(container: &Container) -> Result<()> {
         return Ok(());
     }
     match open_process(creator)? {
-        Some(process) => kill(&process).context("the process that creates the container"),
+        Some(process) => {
+            log::debug(|| format!("process {}: creates the container: killed", creator.pid));
+            kill(&process).context("the process that creates the container")
+        }
         None => Ok(()),
     }
 }
@@ -153,6 +157,7 @@ fn stop_creator(container: &Container) -> Result<()> {
 fn stop_processes(container: &Container) -> Result<()> {
     let group = &container.record.group;
     if container.record.init.is_none() {
+        log::debug(|| "no init is on record");
         // An init that was made and not recorded is dying with its creator.
         if cgroups::remove_unused(group, LAST_BREATH)? {
             return Ok(());
@@ -222,8 +227,11 @@ fn remove_if_empty(group: &Group, patience: Duration) -> Result<()> {
 }
 
 fn kill_init(init: &OwnedFd, group: &Group) -> Result<()> {
+    log::debug(|| "the init process: killed");
     // A frozen process cannot die of a signal on cgroup v1.
-    let _ = cgroups::thaw_all(group);
+    if let Err(error) = cgroups::thaw_all(group) {
+        log::debug(|| format!("{}: killed all the same", message(&error)));
+    }
     kill(init).context("the init process")
 }
 
@@ -255,6 +263,7 @@ fn unmount(container: &Container) -> Result<()> {
         root => root.with_context(|| format!("{rootfs:?}"))?,
     };
     for mount in container.record.mounts.iter().rev() {
+        log::debug(|| format!("{:?} in {rootfs:?}: unmounted", mount.target));
         mounts::unmount(&root, &mount.target, mount.before)
             .with_context(|| format!("{:?} in {rootfs:?}", mount.target))?;
     }

@@ -60,6 +60,11 @@ pub fn message(error: &Error) -> String {
     one_line(&sentences(error).join(": "))
 }
 
+/// The same of an error of any type, such as an errno.
+pub fn words(error: impl Into<Error>) -> String {
+    message(&error.into())
+}
+
 /// A text as one line without what a terminal would obey, nor the marks that libraries
 /// put on an errno.
 pub fn one_line(text: &str) -> String {

@@ -18,7 +18,7 @@ use crate::cgroups;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
 use crate::create::hide;
-use crate::error::errno;
+use crate::error::{errno, message};
 use crate::foreground;
 use crate::gate::Verdict;
 use crate::init::{self, Additional};
@@ -102,6 +102,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let target = container.open_init()?.context("container not running")?;
     let init = container.record.init.context("container not running")?;
     let flags = namespaces_to_join(container, init.pid)?;
+    log::debug(|| format!("container {:?}: init {}", container.record.id, init.pid));
     // A container without a mount namespace of its own was entered by chroot.
     let root = if container.record.namespaces.contains(&Kind::Mount) {
         None
@@ -141,11 +142,13 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
             // The container has put groups of its own below, so the kernel lets nothing
             // into this one: then into the one that its init is in now.
             Err(error) if errno(&error) == Some(libc::EBUSY) && options.cgroups.is_empty() => {
+                log::debug(|| format!("{}: into the cgroup of init", message(&error)));
                 spawn(&cgroups::group_of(&group, init.pid as u32)?, entering)?
             }
             spawned if options.cgroups.is_empty() => spawned?,
             spawned => spawned.context("--cgroup")?,
         };
+        log::debug(|| spawned.summary("the new process"));
         let console = console.as_ref();
         match finish(container, options, &plan, &mut spawned, &creator, &verdict, console) {
             Ok(master) => Ok((spawned, master)),
@@ -331,6 +334,7 @@ fn converse(
         match heard {
             Some((FromInit::Spawned, Some(pidfd))) => {
                 spawned.is_succeeded_by(pidfd)?;
+                log::debug(|| spawned.summary("the new process"));
                 terminal_is_due = false;
                 if plan.gets_scheduler_by_creator() {
                     set_scheduler(plan, spawned.pid.as_raw())?;
@@ -343,6 +347,7 @@ fn converse(
                 let init = container.record.init.context("container not running")?;
                 let root = || open_root(init.pid).ok();
                 verdict.read(|errno| refused_program::explain(root().as_ref(), plan, errno))?;
+                log::debug(|| format!("process {}: the program was executed", spawned.pid));
                 return Ok(terminal);
             }
             Some((FromInit::Console, Some(master))) if take(&mut terminal_is_due) => {

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::WaitOptions;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use crate::log;
 use crate::spawn::Spawned;
 use crate::sys;
 
@@ -94,6 +95,9 @@ impl Watch {
                 }
                 _ => {
                     // It may have ended by now.
+                    log::debug(|| {
+                        format!("signal {}: passed on to {}", info.ssi_signo, process.pid)
+                    });
                     let _ = sys::process::pidfd_send_signal(&process.pidfd, info.ssi_signo as i32);
                 }
             }

@@ -48,6 +48,22 @@ impl Host {
         Ok(host)
     }
 
+    /// The facts for the log.
+    pub fn summary(&self) -> String {
+        let Self { uid, gid, in_user_namespace, cgroups, cgroup_access } = self;
+        let cgroups = match cgroups {
+            Layout::V1 { unified: None, .. } => "version 1",
+            Layout::V1 { unified: Some(_), .. } => "version 1, and 2 beside it",
+            Layout::V2(_) => "version 2",
+            Layout::None => "none",
+        };
+        let rootless = matches!(cgroup_access, Access::Rootless { .. });
+        format!(
+            "caller: uid {uid}, gid {gid}, in a user namespace: {in_user_namespace}; \
+             cgroups: {cgroups}, by the cgroup file system; rootless: {rootless}"
+        )
+    }
+
     /// The facts about the caller alone, as if the machine had no cgroups.
     pub fn gather_without_cgroups() -> Self {
         /// The inode of the machine's first user namespace (PROC_USER_INIT_INO).

@@ -22,9 +22,10 @@ use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
 use crate::channel::{Failure, FromInit, InitEnd, ToInit};
 use crate::console;
 use crate::create::hide;
-use crate::error::InField as _;
+use crate::error::{InField as _, words};
 use crate::gate::{self, Verdict};
 use crate::hook_state::HookState;
+use crate::log;
 use crate::plan::process::ProcessPlan;
 use crate::plan::{Plan, Policies};
 use crate::security_module::Attributes;
@@ -323,7 +324,7 @@ fn settle<'plan>(
 fn leave_the_host(preserved: u32, creator: &InitEnd, gate: Option<&OwnedFd>) -> Result<()> {
     // A change of ids may have made it visible again (fs.suid_dumpable in proc_sys_fs(5)).
     hide()?;
-    crate::log::leave_file();
+    log::leave_file();
     let kept: Vec<_> = gate.map(OwnedFd::as_fd).into_iter().chain([creator.as_fd()]).collect();
     sys::close_others(3, preserved, &kept).context("close_range")?;
     sys::start::forget();
@@ -383,6 +384,7 @@ fn join(remaining: Remaining<'_>) -> Result<()> {
     if let Some((process, flags)) = &remaining.join_process {
         setns(process, *flags).context("setns")?;
         sys::close_inherited(process);
+        log::debug(|| format!("setns: joined those of the container: {flags:?}"));
     }
     namespaces::join_all(remaining.join)?;
     namespaces::make_new(&remaining.new)
@@ -395,7 +397,7 @@ fn make_keyring(id: &str) {
     if let Some(keyring) = join_keyring(id)
         && let Err(errno) = sys::set_key_permissions(keyring, PERMISSIONS)
     {
-        crate::log::debug(format!("the session keyring cannot be found by others: {errno}"));
+        log::debug(|| format!("the session keyring cannot be found by others: {}", words(errno)));
     }
 }
 
@@ -404,7 +406,9 @@ fn make_keyring(id: &str) {
 fn join_keyring(id: &str) -> Option<libc::c_long> {
     let name = std::ffi::CString::new(format!("_ses.{id}")).ok()?;
     let keyring = sys::join_session_keyring(&name);
-    keyring.inspect_err(|errno| crate::log::debug(format!("no session keyring: {errno}"))).ok()
+    keyring
+        .inspect_err(|errno| log::debug(|| format!("no session keyring: {}", words(*errno))))
+        .ok()
 }
 
 fn set_names(plan: &Plan) -> Result<()> {
@@ -412,6 +416,7 @@ fn set_names(plan: &Plan) -> Result<()> {
         nix::unistd::sethostname(hostname)
             .context("sethostname")
             .in_field(format_args!("hostname: {hostname:?}"))?;
+        log::debug(|| format!("hostname: {hostname:?}: set"));
     }
     if let Some(domainname) = &plan.domainname {
         rustix::system::setdomainname(domainname.as_bytes())
@@ -426,7 +431,10 @@ fn raise_loopback() -> Result<()> {
     match socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None) {
         Ok(socket) => sys::loopback_up(&socket).map_err(anyhow::Error::from),
         // A service that may have no addresses (RestrictAddressFamilies of systemd.exec(5)).
-        Err(Errno::AFNOSUPPORT) => net_devices::set_loopback_up(),
+        Err(Errno::AFNOSUPPORT) => {
+            log::debug(|| "lo: AF_INET is refused: raised by rtnetlink");
+            net_devices::set_loopback_up()
+        }
         Err(errno) => Err(errno).context("socket"),
     }
     .context("raise the interface lo")
@@ -448,6 +456,7 @@ fn take_terminal(
         None => console::open(crate::resolve::root("/".as_ref()).context("/")?, terminal)?,
     };
     creator.send_with(&FromInit::Console, &pair.master)?;
+    log::debug(|| "terminal: opened, and its master sent");
     console::take(&pair.slave)
 }
 
@@ -458,6 +467,7 @@ fn write_sysctls(plan: &Plan) -> Result<()> {
         std::fs::write(format!("/proc/sys/{}", sysctl.path), &sysctl.value)
             .with_context(|| format!("write {:?}", sysctl.value))
             .in_field(&sysctl.field)?;
+        log::debug(|| format!("{}: {:?} written", sysctl.field, sysctl.value));
     }
     Ok(())
 }

@@ -1,8 +1,12 @@
-//! The log file that callers ask for with `--log`, and warnings.
+//! The log file that callers ask for with `--log`, warnings, and what `--debug` adds.
 //!
 //! containerd's shim and conmon read the file back: the last JSON entry of
 //! level `error` becomes the text of their own error, and `time` must parse as
 //! RFC 3339. So the two formats are runc's.
+//!
+//! A process on its way into a container writes here by what it has inherited, until
+//! [`leave_file`]: from there on nothing of the host's is held, and what is still to be told is
+//! its creator's to tell. No value of a variable and no annotation is ever logged.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -17,6 +21,8 @@ use crate::error::one_line;
 use crate::time;
 
 static LOG: OnceLock<Log> = OnceLock::new();
+/// Whether this process logs what `--debug` shows.
+static DEBUG: AtomicBool = AtomicBool::new(false);
 static HAS_LEFT: AtomicBool = AtomicBool::new(false);
 
 /// How entries are written.
@@ -54,8 +60,10 @@ impl Level {
 struct Log {
     /// None: to stderr.
     file: Option<File>,
+    /// The caller's stderr where `--debug` needs it: the one by that number becomes the
+    /// container's terminal.
+    stderr: Option<File>,
     format: Format,
-    debug: bool,
 }
 
 /// Opens the log for the rest of the process, appending. Without a file,
@@ -71,15 +79,21 @@ pub fn open(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
                 .with_context(|| format!("--log: {path:?}"))
         })
         .transpose()?;
+    let stderr = (debug && file.is_none())
+        .then(|| rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).map(File::from))
+        .transpose()
+        .context("--debug: stderr")?;
     // Only main calls this, and once.
-    let _ = LOG.set(Log { file, format, debug });
+    let _ = LOG.set(Log { file, stderr, format });
+    DEBUG.store(debug, Ordering::Relaxed);
     Ok(())
 }
 
-/// Writes no more to the file, whose number may be another file's from now on: what is logged
-/// goes to stderr. For a process that closes what is the caller's.
+/// Writes no more to the files, whose numbers may be others' from now on: warnings go to
+/// stderr, and what `--debug` shows nowhere. For a process that closes what is the caller's.
 pub fn leave_file() {
     HAS_LEFT.store(true, Ordering::Relaxed);
+    DEBUG.store(false, Ordering::Relaxed);
 }
 
 /// Logs that something is passed over; the operation goes on.
@@ -87,9 +101,12 @@ pub fn warn(message: impl AsRef<str>) {
     write(Level::Warning, &one_line(message.as_ref()));
 }
 
-/// Logs what only `--debug` shows.
-pub fn debug(message: impl AsRef<str>) {
-    write(Level::Debug, &one_line(message.as_ref()));
+/// Logs what only `--debug` shows: a step, a decision, or a refusal that is not an error
+/// because something else is done then. The message is not made where nobody asked for it.
+pub fn debug<S: AsRef<str>>(message: impl FnOnce() -> S) {
+    if DEBUG.load(Ordering::Relaxed) {
+        write(Level::Debug, &one_line(message().as_ref()));
+    }
 }
 
 /// Writes why the command failed to the log file, if there is one. `main` alone
@@ -101,17 +118,18 @@ pub fn failure(message: &str) {
 }
 
 fn write(level: Level, message: &str) {
-    let default = Log { file: None, format: Format::Text, debug: false };
-    let log = LOG.get().unwrap_or(&default);
-    if level == Level::Debug && !log.debug {
-        return;
-    }
-    // A log that cannot be written must not fail the operation.
-    let _ = match &log.file {
-        Some(file) if !HAS_LEFT.load(Ordering::Relaxed) => {
-            (&*file).write_all(entry(log.format, level, message).as_bytes())
+    let entry = |log: &Log| entry(log.format, level, message);
+    // A log that cannot be written must not fail the operation. Each entry is one write, so
+    // that those of two processes do not mix.
+    let _ = match LOG.get().filter(|_| !HAS_LEFT.load(Ordering::Relaxed)) {
+        Some(log @ Log { file: Some(file), .. }) => (&*file).write_all(entry(log).as_bytes()),
+        Some(log @ Log { stderr: Some(stderr), .. }) if level == Level::Debug => {
+            (&*stderr).write_all(entry(log).as_bytes())
         }
-        _ => writeln!(std::io::stderr(), "ferrun: {}: {message}", level.name()),
+        _ => {
+            let line = format!("ferrun: {}: {message}\n", level.name());
+            std::io::stderr().write_all(line.as_bytes())
+        }
     };
 }
 

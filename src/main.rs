@@ -126,6 +126,10 @@ fn run(verb: &str, arguments: &ArgMatches, matches: &ArgMatches) -> anyhow::Resu
     let json = matches.get_one::<String>("log-format").is_some_and(|format| format == "json");
     let format = if json { log::Format::Json } else { log::Format::Text };
     log::open(cli::path_of(matches, "log").as_deref(), format, matches.get_flag("debug"))?;
+    log::debug(|| {
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown"));
+        format!("ferrun {version}, commit {commit}: {verb}; {}", own_executable::describe())
+    });
     dispatch(verb, arguments, &Global::new(matches)?)
 }
 

@@ -46,6 +46,17 @@ pub fn protect(arguments: Arguments) -> Result<()> {
     Err(arguments.execute(sealed_copy()?)).context(FAILED)
 }
 
+/// What this process runs from, for the log.
+pub fn describe() -> &'static str {
+    match statvfs(EXECUTABLE) {
+        Ok(filesystem) if filesystem.f_flag.contains(StatVfsMountFlags::RDONLY) => {
+            "runs from a read-only mount"
+        }
+        _ if is_sealed().unwrap_or(false) => "runs from a sealed copy in memory",
+        _ => "runs from its own file",
+    }
+}
+
 /// The binary on a mount of its own that is read-only and attached nowhere. The
 /// descriptor must be closed by execve(2): through it the mount could be changed.
 fn read_only_clone() -> Result<OwnedFd> {

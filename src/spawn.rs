@@ -56,7 +56,7 @@ impl std::error::Error for KilledAtBirth {}
 pub fn born_alive<T>(mut make: impl FnMut(Entering) -> Result<T>) -> Result<T> {
     match make(Entering::AtBirth) {
         Err(error) if error.is::<KilledAtBirth>() => {
-            crate::log::debug("killed at birth: tried again, without a clone into the cgroup");
+            crate::log::debug(|| "killed at birth: tried again, without a clone into the cgroup");
             make(Entering::ByItself)
         }
         made => made,
@@ -82,6 +82,12 @@ impl Spawned {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         Ok(poll(&mut fds, Some(&now)).context("poll")? > 0)
+    }
+
+    /// What it is, for the log.
+    pub fn summary(&self, name: &str) -> String {
+        let role = if self.is_between { "in between, to make the one that stays" } else { name };
+        format!("process {}: made: {role}", self.pid)
     }
 
     /// Whether it was killed before it ran: it has not even touched its stack. For a child that

@@ -8,7 +8,10 @@ use crate::cgroups;
 use crate::channel::{CreatorEnd, FromInit, ToInit};
 use crate::create::Created;
 use crate::destroy;
+use crate::error::message;
 use crate::gate::{self, Verdict};
+use crate::log;
+use crate::plan::hooks::Hooks;
 use crate::plan::process::{Field, ProcessPlan};
 use crate::refused_program;
 use crate::resolve;
@@ -24,6 +27,8 @@ pub fn start(container: &Container) -> Result<()> {
     }
     let relay = Relay::listen(container)?;
     let (channel, verdict) = gate::open(container.open_directory()?)?;
+    log::debug(|| format!("container {:?}: the gate is open", container.record.id));
+    announce_hooks(container);
     let started = await_program(container, &channel, &verdict)
         .map_err(|error| explain(container, &verdict, error))
         .and_then(|()| refuse_unexecuted(container));
@@ -43,6 +48,7 @@ pub fn start(container: &Container) -> Result<()> {
 /// Runs the program of a container that this process created.
 pub fn start_created(created: &Created) -> Result<()> {
     let Some(verdict) = &created.verdict else { bail!("the container waits for start") };
+    announce_hooks(&created.container);
     let started = created
         .channel
         .send(&ToInit::Start)
@@ -53,6 +59,21 @@ pub fn start_created(created: &Created) -> Result<()> {
             false => Ok(()),
         });
     finish(&created.container, started)
+}
+
+/// Logs which hooks init will call: it cannot say so itself any more.
+fn announce_hooks(container: &Container) {
+    log::debug(|| {
+        let hooks = container.config().and_then(|spec| Hooks::plan(spec.hooks().as_ref()));
+        match hooks.map(|hooks| hooks.start_container) {
+            Ok(hooks) if hooks.is_empty() => "init calls no startContainer hooks".to_owned(),
+            Ok(hooks) => {
+                let hooks = hooks.iter().map(|hook| format!("{} {:?}", hook.field, hook.path));
+                format!("init calls {}", hooks.collect::<Vec<_>>().join(", "))
+            }
+            Err(error) => message(&error),
+        }
+    });
 }
 
 /// Waits for the end of the channel, which comes with the program.
@@ -120,6 +141,7 @@ fn refuse_unexecuted(container: &Container) -> Result<()> {
 /// (runtime.md#lifecycle, 7 to 9).
 fn finish(container: &Container, started: Result<()>) -> Result<()> {
     let result = started.and_then(|()| {
+        log::debug(|| format!("container {:?}: the program was executed", container.record.id));
         let pid = container.record.init.context("the container has no init process")?.pid;
         // The program may have ended by now; for its hooks it runs.
         let state = container.record.hook_state().json(Status::Running, pid);

@@ -214,7 +214,10 @@ impl Store {
                 }
                 // Deleted since, a file, or a creation that was cut short.
                 Ok(Entry::Begun(_) | Entry::None) => {}
-                Err(error) => crate::log::warn(format!("container {id:?}: {error:#}")),
+                Err(error) => {
+                    let why = crate::error::message(&error);
+                    crate::log::warn(format!("container {id:?}: {why}"));
+                }
             }
         }
         containers.sort_by(|a, b| a.record.id.cmp(&b.record.id));
@@ -258,6 +261,7 @@ impl Container {
 
     /// Writes the record.
     pub fn save(&self) -> Result<()> {
+        crate::log::debug(|| format!("record {:?}: written", self.directory));
         self.replace(RECORD, &serde_json::to_vec(&self.record)?)
     }
 

@@ -35,7 +35,7 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -l rootless -d 'Go on where 
 false\t''
 auto\t''"
 complete -c ferrun -n "__fish_ferrun_needs_command" -s v -l version -d 'Print the version'
-complete -c ferrun -n "__fish_ferrun_needs_command" -l debug -d 'Log more'
+complete -c ferrun -n "__fish_ferrun_needs_command" -l debug -d 'Log each step and decision too, to stderr without --log'
 complete -c ferrun -n "__fish_ferrun_needs_command" -l systemd-cgroup -d 'Not supported yet'
 complete -c ferrun -n "__fish_ferrun_needs_command" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "create" -d 'Create a container'

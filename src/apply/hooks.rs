@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait
 use super::process::Confined;
 use crate::error::{InField as _, message};
 use crate::gate::Verdict;
+use crate::log;
 use crate::plan::hooks::Hook;
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now, spawn_with_signals};
 
@@ -41,7 +42,7 @@ pub fn run_all(hooks: &[Hook], state: &str, directory: &Path) {
     let directory = if directory.is_dir() { directory } else { Path::new("/") };
     for hook in hooks {
         if let Err(error) = run_one(hook, state, directory).in_field(place(hook)) {
-            crate::log::warn(message(&error));
+            log::warn(message(&error));
         }
     }
 }
@@ -55,6 +56,7 @@ fn place(hook: &Hook) -> String {
 }
 
 fn run_one(hook: &Hook, state: &str, directory: &Path) -> Result<()> {
+    log::debug(|| format!("{}: {:?}: called in {directory:?}", hook.field, hook.path));
     let (output, writer) = std::io::pipe().context("pipe")?;
     let mut command = Command::new(&hook.path);
     let mut args = hook.args.iter();
@@ -105,7 +107,7 @@ fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result
                 program.execute(&verdict, None).map(drop)
             };
             if let Err(error) = run() {
-                let _ = writeln!(std::io::stderr(), "{error:#}");
+                let _ = writeln!(std::io::stderr(), "{}", message(&error));
             }
             exit_now(1)
         }
@@ -147,7 +149,10 @@ fn supervise(
     let in_time = in_time?;
     talk.listen();
     let reason = match (in_time, status.exit_status(), status.terminating_signal()) {
-        (true, Some(0), _) => return Ok(()),
+        (true, Some(0), _) => {
+            log::debug(|| format!("{}: {:?}: has ended well", hook.field, hook.path));
+            return Ok(());
+        }
         (true, Some(code), _) => format!("exit status {code}"),
         (true, None, Some(number)) => match Signal::try_from(number) {
             Ok(signal) => format!("killed by {signal}"),

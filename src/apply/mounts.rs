@@ -17,7 +17,7 @@ use rustix::mount::{
 };
 
 use super::old_mount;
-use crate::error::{InField as _, errno};
+use crate::error::{InField as _, errno, message};
 use crate::log;
 use crate::plan::mounts::{Bind, FileSystem, MountKind, MountStep, Opener};
 use crate::plan::options::{
@@ -58,6 +58,7 @@ pub fn apply(
     opened: &impl Fn() -> Result<OwnedFd>,
 ) -> Result<Done> {
     let root = root.as_fd();
+    log::debug(|| step.summary());
     match &step.kind {
         MountKind::New(file_system) => {
             let mount = attach_new(root, step, file_system, opened)?;
@@ -97,12 +98,14 @@ fn attach_new(
 ) -> Result<OwnedFd> {
     let place = directory(root, step, file_system)?;
     if file_system.has_long_parameter() {
+        log::debug(|| format!("{}: a parameter too long for fsconfig: mount(2)", step.field));
         let mount = old_mount::mount(root, &place.handle, step, file_system)?;
         change(&mount, step).in_field(&step.field)?;
         return Ok(mount);
     }
     let mount = match new_mount(&place, step, file_system, opened) {
         Err(error) if matches!(errno(&error), Some(libc::EPERM | libc::EBUSY)) => {
+            log::debug(|| format!("{}: refused, so another is bound", message(&error)));
             let tree = instead(file_system, step).ok_or(error)?;
             set_attributes(&tree, step).in_field(&step.field)?;
             tree
@@ -224,6 +227,7 @@ fn keep_locked(mount: impl AsFd, step: &MountStep) -> Result<()> {
         bail!("the source is {}, which is locked in a user namespace", words.join(", "));
     }
     let stays = unnamed.iter().map(|flag| flag.0).sum::<u64>();
+    log::debug(|| format!("{}: flags {stays:#x} of its source are locked: left", step.field));
     let clear = step.attributes.clear & !stays;
     mount_setattr(&mount, false, &MountAttributes { clear, ..step.attributes })
         .context("mount_setattr")

@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::fs::{Mode, OFlags, open};
 
-use crate::error::InField as _;
+use crate::error::{InField as _, message, words};
+use crate::log;
 use crate::plan::namespaces::{IdMaps, IdRange, Join, clone_flag, name, proc_name};
 use crate::sys;
 use crate::sys::process::{Clone3, Cloned, clone3, set_parent_death_signal};
@@ -46,7 +47,9 @@ impl Opened {
     pub fn join(&self) -> Result<()> {
         setns(&self.namespace, CloneFlags::from_bits_retain(clone_flag(self.kind) as i32))
             .context("setns")
-            .in_field(&self.field)
+            .in_field(&self.field)?;
+        log::debug(|| format!("{}: joined a {} namespace", self.field, name(self.kind)));
+        Ok(())
     }
 }
 
@@ -57,7 +60,14 @@ pub fn join_all(opened: Vec<Opened>) -> Result<()> {
         opened.into_iter().partition(|join| join.kind == Kind::Mount);
     let (user, others): (Vec<_>, Vec<_>) =
         others.into_iter().partition(|join| join.kind == Kind::User);
-    let refused: Vec<Opened> = others.into_iter().filter(|join| join.join().is_err()).collect();
+    let is_refused = |join: &Opened| match join.join() {
+        Ok(()) => false,
+        Err(error) => {
+            log::debug(|| format!("{}: tried again in the user namespace", message(&error)));
+            true
+        }
+    };
+    let refused: Vec<Opened> = others.into_iter().filter(is_refused).collect();
     user.iter().chain(&refused).chain(&mounts).try_for_each(Opened::join)
 }
 
@@ -73,6 +83,11 @@ pub fn become_root_inside(entered: bool) -> Result<()> {
     })
 }
 
+/// The types as the configuration spells them, for the log.
+pub fn names(kinds: &[Kind]) -> String {
+    kinds.iter().map(|kind| name(*kind)).collect::<Vec<_>>().join(", ")
+}
+
 /// Makes new namespaces of the calling process, in one call: a user namespace among them owns
 /// the others. A time namespace is that of its children.
 pub fn make_new(kinds: &[Kind]) -> Result<()> {
@@ -81,7 +96,9 @@ pub fn make_new(kinds: &[Kind]) -> Result<()> {
     }
     let flags = kinds.iter().map(|kind| clone_flag(*kind) as i32).sum();
     unshare(CloneFlags::from_bits_retain(flags))
-        .map_err(|errno| explain_new("unshare", errno, kinds))
+        .map_err(|errno| explain_new("unshare", errno, kinds))?;
+    log::debug(|| format!("unshare: new namespaces: {}", names(kinds)));
+    Ok(())
 }
 
 /// The namespaces that the caller left for a while; dropping it returns to them.
@@ -107,7 +124,8 @@ impl Drop for Excursion {
         for (kind, home) in self.home.drain(..).rev() {
             let flag = CloneFlags::from_bits_retain(clone_flag(kind) as i32);
             if let Err(errno) = setns(home.as_fd(), flag) {
-                crate::log::warn(format!("return to the own {} namespace: {errno}", name(kind)));
+                let name = name(kind);
+                log::warn(format!("return to the own {name} namespace: {}", words(errno)));
             }
         }
     }
@@ -150,6 +168,10 @@ pub fn write_id_maps(pid: Pid, maps: &IdMaps, uid: u32, gid: u32) -> Result<()> 
             ask_for_map(program, pid, ranges)
         };
         written.in_field(field)?;
+        log::debug(|| {
+            let by = if direct { "written" } else { program };
+            format!("{field}: {} ranges in force for process {pid}: {by}", ranges.len())
+        });
     }
     Ok(())
 }

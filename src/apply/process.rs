@@ -29,7 +29,7 @@ use rustix::thread::{
 };
 
 use crate::channel::{FromInit, InitEnd, ToInit};
-use crate::error::InField as _;
+use crate::error::{InField as _, words};
 use crate::gate::Verdict;
 use crate::log;
 use crate::plan::process::{CapabilitySets, ProcessPlan, Rlimit, User};
@@ -110,7 +110,7 @@ impl Drop for OomScoreAdj {
         if let Some((file, before)) = &mut self.before
             && let Err(error) = file.write_all(before.trim().as_bytes())
         {
-            log::warn(format!("set the own oom_score_adj back: {error}"));
+            log::warn(format!("set the own oom_score_adj back: {}", words(error)));
         }
     }
 }
@@ -137,7 +137,7 @@ impl Drop for InitialAffinity {
         if let Some(before) = &self.before
             && let Err(error) = sched_setaffinity(None, before)
         {
-            log::warn(format!("set the own processors back: {error}"));
+            log::warn(format!("set the own processors back: {}", words(error)));
         }
     }
 }
@@ -176,6 +176,9 @@ pub fn confine<'plan>(
     if !confinement.is_between || !plan.gets_scheduler_by_creator() {
         set_scheduler(plan, 0)?;
     }
+    // What is logged comes before the limits: one on the size of files is not for the log.
+    log::debug(|| plan.summary());
+    let granted = Granted::of(plan)?;
     // While root still is, whom a module may ask for more than a user.
     if let Some(attributes) = confinement.attributes {
         attributes.label_program(plan)?;
@@ -187,7 +190,7 @@ pub fn confine<'plan>(
     }
     // As the runtime first, who may enter more; as the user where root may not.
     let entered = chdir(&plan.cwd);
-    let sets = set_user(plan)?;
+    let sets = set_user(plan, &granted)?;
     match entered {
         Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => chdir(&plan.cwd),
         entered => entered,
@@ -449,12 +452,25 @@ pub fn give_pipes(uid: u32) {
     }
 }
 
+/// Capabilities as bit masks: what the runtime holds, and what of the wanted sets it can give.
+struct Granted {
+    held: u64,
+    wanted: CapabilitySets,
+}
+
+impl Granted {
+    fn of(plan: &ProcessPlan) -> Result<Self> {
+        let field = plan.field.of("capabilities");
+        let held = capabilities(None).context("capget").in_field(&field)?.permitted.bits();
+        Ok(Self { held, wanted: grantable(&plan.capabilities, held, &field) })
+    }
+}
+
 /// Changes ids and capabilities. Returns the sets that the program is to have;
 /// those in force keep CAP_SYS_ADMIN where the filter will need it.
-fn set_user(plan: &ProcessPlan) -> Result<ThreadSets> {
+fn set_user(plan: &ProcessPlan, granted: &Granted) -> Result<ThreadSets> {
     let field = plan.field.of("capabilities");
-    let held = capabilities(None).context("capget").in_field(&field)?.permitted.bits();
-    let wanted = grantable(&plan.capabilities, held, &field);
+    let &Granted { held, ref wanted } = granted;
     drop_bounding(plan.capabilities.bounding, held).in_field(format!("{field}.bounding"))?;
     set_keep_capabilities(true).context("prctl")?;
     set_ids(plan)?;

@@ -23,6 +23,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::namespaces::{Opened, become_root_inside, join_all, make_new};
 use crate::channel::{self, Failure, FromInit, InitEnd};
 use crate::create::hide;
+use crate::error::message;
 use crate::log;
 use crate::spawn::{Cgroup, spawn};
 use crate::sys;
@@ -77,11 +78,13 @@ fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
         let sets = CapabilitySets { effective: right, permitted: right, inheritable: none };
         set_capabilities(None, sets).context("capset")?;
         log::warn(format!(
-            "a process with CAP_SYS_ADMIN opens the procfs of the joined pid namespace: {error:#}"
+            "a process with CAP_SYS_ADMIN opens the procfs of the joined pid namespace: {}",
+            message(&error)
         ));
     }
     enter_empty_root().context("an empty root")?;
     sys::close_others(0, 0, &[end.as_fd()]).context("close_range")?;
+    log::leave_file();
     sys::start::forget();
     hide()?;
     let child = match clone3(&Clone3::default()).context("clone3")? {

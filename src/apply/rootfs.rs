@@ -23,7 +23,8 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::mounts::{self, Done, attach, clone_for_itself, clone_tree};
-use crate::error::InField as _;
+use crate::error::{InField as _, message};
+use crate::log;
 use crate::mountinfo;
 use crate::plan::devices::{Device, Node};
 use crate::plan::options::MOUNT_ATTR_RDONLY;
@@ -38,6 +39,7 @@ const READ_ONLY: MountAttributes =
 pub fn prepare(rootfs: &Rootfs) -> Result<OwnedFd> {
     let path = &rootfs.path;
     let root = resolve::root(path).with_context(|| format!("{path:?}")).in_field("root.path")?;
+    log::debug(|| format!("root.path: {path:?}: to be entered by {:?}", rootfs.entry));
     if rootfs.entry == Entry::Chroot {
         return Ok(root);
     }
@@ -96,6 +98,7 @@ pub fn fill<'a>(
         Some((path, _)) => !bound.contains(&mount_of(parents.of(path)?.0)?),
         None => false,
     };
+    log::debug(|| format!("devices and links of /dev: made: {has_own_dev}"));
     if has_own_dev {
         fill_dev(root, rootfs, &mut parents)?;
     }
@@ -103,7 +106,7 @@ pub fn fill<'a>(
         && let Err(error) = resolve::make(root, cwd, Target::Directory)
     {
         // In a root that cannot be written the program says itself that it is missing.
-        crate::log::debug(format!("process.cwd: {error:#}"));
+        log::debug(|| format!("process.cwd: not made: {}", message(&error)));
     }
     Ok(unclosed)
 }
@@ -147,6 +150,7 @@ fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device)
     // From here on by handle: whoever shares the directory may exchange what the name is of.
     let Some(found) = Found::look(parent, name)? else { bail!("somebody has removed it") };
     if !is_new && !found.is_images(root) {
+        log::debug(|| format!("{}: {:?}: a mount's, left as it is", device.field, device.path));
         return Ok(());
     }
     let same_number = kind == libc::S_IFIFO || found.number() == number;
@@ -220,6 +224,7 @@ fn link(root: BorrowedFd<'_>, parents: &mut Parents<'_>, path: &Path, text: &Pat
 pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs, unclosed: &[Unclosed<'_>]) -> Result<()> {
     for (field, mount) in unclosed {
         mount_setattr(mount, false, &READ_ONLY).context("mount_setattr").in_field(field)?;
+        log::debug(|| format!("{field}: made read-only, now that all is in it"));
     }
     for (field, path) in &rootfs.closed {
         close(root, path).with_context(|| format!("{path:?}")).in_field(field)?;
@@ -242,6 +247,7 @@ pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs, unclosed: &[Unclosed<'_>])
 
 fn close(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
+    log::debug(|| format!("linux.readonlyPaths: {path:?}: made read-only"));
     let tree = clone_tree(&target, true)?;
     mount_setattr(&tree, true, &READ_ONLY).context("mount_setattr")?;
     attach(tree, target)
@@ -260,6 +266,7 @@ struct Covers<'a> {
 
 fn mask(root: BorrowedFd<'_>, path: &Path, covers: &mut Covers<'_>) -> Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
+    log::debug(|| format!("linux.maskedPaths: {path:?}: covered"));
     let stat = statat(&target, "", AtFlags::EMPTY_PATH).context("fstat")?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         let null = match covers.null.take() {
@@ -344,6 +351,7 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
         Entry::Chroot => chroot(".").context("chroot").in_field("root.path")?,
     }
     chdir("/").context("chdir /")?;
+    log::debug(|| format!("root.path: {:?}: entered", rootfs.path));
     if let Some(propagation) = rootfs.propagation.end.filter(|_| rootfs.entry != Entry::Chroot) {
         change_propagation(c"/", propagation)
             .context("mount")

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::{bpf, open_to_write, read, try_write, write_to};
-use crate::error::InField;
+use crate::error::{InField, message};
+use crate::log;
 use crate::plan::cgroup::settings::Otherwise;
 use crate::plan::cgroup::{DevicePlan, Setting, Stage, Version, program};
 
@@ -25,12 +26,19 @@ pub fn apply_settings(settings: &[Setting], stage: Option<Stage>) -> Result<Vec<
     for setting in chosen() {
         refuse_below_usage(setting).in_field(&setting.field)?;
     }
-    let refused: Vec<_> = chosen().filter(|setting| apply(setting).is_err()).collect();
+    let is_refused = |setting: &&Setting| match apply(setting) {
+        Ok(()) => false,
+        Err(error) => {
+            log::debug(|| format!("{}: {}: tried again", setting.field, message(&error)));
+            true
+        }
+    };
+    let refused: Vec<_> = chosen().filter(is_refused).collect();
     for setting in refused {
         match (apply(setting), setting.otherwise) {
             (Ok(()), _) => {}
             (Err(error), Otherwise::Warn) => {
-                warnings.push(format!("{}: {error:#}", setting.field));
+                warnings.push(format!("{}: {}", setting.field, message(&error)));
             }
             (Err(error), _) => return Err(error).in_field(&setting.field),
         }
@@ -42,8 +50,11 @@ fn apply(setting: &Setting) -> Result<()> {
     for choice in &setting.writes {
         let path = setting.directory.join(&choice.file);
         match try_write(&path, &choice.value) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                log::debug(|| format!("{}: {path:?} is not there", setting.field));
+            }
             result => {
+                log::debug(|| format!("{}: write {:?} to {path:?}", setting.field, choice.value));
                 return result.with_context(|| format!("write {:?} to {path:?}", choice.value));
             }
         }
@@ -79,6 +90,9 @@ pub fn apply_devices(plan: &DevicePlan) -> Result<()> {
 }
 
 fn exchange(plan: &DevicePlan) -> Result<()> {
+    log::debug(|| {
+        format!("device rules of {:?}, version {:?}: given", plan.directory, plan.version)
+    });
     match plan.version {
         Version::V1 => {
             // The file of the rule before, which is most often that of the next one too.

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::{checked, mark, read, try_read, try_write, write};
-use crate::error::InField;
+use crate::error::{InField, message, words};
+use crate::log;
 use crate::plan::cgroup::{CgroupPlan, Directory, Group, Version};
 
 /// What `create` has made, parents first. Dropping it keeps all of it.
@@ -54,7 +55,7 @@ pub fn create(plan: &CgroupPlan, container: &Path) -> Result<Created> {
         Ok(()) => Ok(created),
         Err(error) => match created.undo() {
             Ok(()) => Err(error),
-            Err(undo) => Err(error.context(format!("not undone: {undo:#}"))),
+            Err(undo) => Err(error.context(format!("not undone: {}", message(&undo)))),
         },
     }
 }
@@ -91,10 +92,14 @@ fn make_directory(path: &Path, mount: &Path, created: &mut Created) -> Result<bo
     }
     match made {
         Ok(()) => {
+            log::debug(|| format!("cgroup {path:?}: made"));
             created.directories.push(path.to_owned());
             Ok(true)
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            log::debug(|| format!("cgroup {path:?}: was there before"));
+            Ok(false)
+        }
         Err(error) => Err(error).with_context(|| format!("mkdir {path:?}")),
     }
 }
@@ -164,13 +169,19 @@ fn enable_controllers(plan: &CgroupPlan, directory: &Directory) -> Result<()> {
         let names = missing(&control)?;
         let all: Vec<_> = names.iter().map(|name| format!("+{name}")).collect();
         // One that is refused takes the others with it, so they are tried one by one then.
-        if !all.is_empty() && try_write(&control, &all.join(" ")).is_err() {
+        if !all.is_empty()
+            && let Err(error) = try_write(&control, &all.join(" "))
+        {
+            log::debug(|| format!("{control:?}: {all:?}: {}: one by one", words(error)));
             // Above a group with processes only what has to be: it would become a threaded
             // one, below which no process can be (cgroup-v2.rst, "Threads").
             let is_populated = !read(&parent.join("cgroup.procs"))?.trim().is_empty();
             let is_needed = |name: &str| needed().any(|setting| setting.controller == name);
             for name in names.into_iter().filter(|name| !is_populated || is_needed(name)) {
                 let refusal = write(&control, &format!("+{name}"));
+                if let Err(error) = &refusal {
+                    log::debug(|| format!("{}: goes on without {name} there", message(error)));
+                }
                 refusals.extend(refusal.err().map(|refusal| (name, refusal)));
             }
         }
@@ -263,6 +274,7 @@ impl Entrance {
                 explain(errno.into()).context(format!("write \"0\" to {path:?}"))
             })?;
         }
+        log::debug(|| format!("entered {} groups by their files tasks", self.doors.len()));
         Ok(())
     }
 }
@@ -286,6 +298,7 @@ pub fn delegate(group: &Group, uid: u32) -> Result<()> {
     let files = try_read(Path::new("/sys/kernel/cgroup/delegate"))
         .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
     give(path)?;
+    log::debug(|| format!("cgroup {path:?}: given to user {uid}"));
     // The kernel's names hold no slash; join would follow one.
     files.lines().filter(|name| !name.contains('/')).try_for_each(|name| give(&path.join(name)))
 }

@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::mark::filter;
 use super::tree::walk;
 use super::{checked, try_read, try_read_bytes, try_write, write};
+use crate::log;
 use crate::plan::cgroup::{Directory, Group, Version};
 
 /// How long a group may take to freeze, to die, or to let itself be removed.
@@ -128,6 +129,7 @@ fn set_frozen(directory: &Directory, frozen: bool) -> Result<()> {
         (Version::V2, true) => ("cgroup.freeze", "1"),
         (Version::V2, false) => ("cgroup.freeze", "0"),
     };
+    log::debug(|| format!("write {value:?} to {file} of {:?}", directory.path));
     write(&checked(directory)?.join(file), value)
 }
 
@@ -224,6 +226,7 @@ pub fn signal_all(group: &Group, signal: Signal) -> Result<()> {
     }
     let still = processes(group)?;
     for (number, handle) in handles.into_iter().filter(|(number, _)| still.contains(number)) {
+        log::debug(|| format!("process {number}: {signal:?}"));
         match pidfd_send_signal(&handle, signal) {
             Ok(()) | Err(Errno::SRCH) => {}
             Err(error) => {
@@ -255,6 +258,7 @@ pub fn kill_all(group: &Group) -> Result<()> {
 }
 
 fn kill_once(group: &Group) -> Result<()> {
+    log::debug(|| format!("kills all in {}", group.paths()));
     if let Some(unified) = group.unified() {
         // A frozen group of version 2 dies as well.
         let kill = checked(unified)?.join("cgroup.kill");
@@ -288,7 +292,11 @@ pub fn remove(group: &Group) -> Result<()> {
                 busy.push(path);
             }
         }
-        let Some(first) = busy.first() else { return Ok(()) };
+        let Some(first) = busy.first() else {
+            log::debug(|| format!("removed: {}", group.paths()));
+            return Ok(());
+        };
+        log::debug(|| format!("rmdir {first:?}: busy, tried again"));
         if !waits.wait() {
             bail!("rmdir {first:?}: busy for {} s: {}", PATIENCE.as_secs(), culprit(group));
         }
@@ -309,6 +317,7 @@ pub fn remove_unused(group: &Group, patience: Duration) -> Result<bool> {
             }
         }
     }
+    log::debug(|| format!("removed: {}", group.paths()));
     Ok(true)
 }
 

@@ -15,6 +15,8 @@ use anyhow::{Result, bail};
 use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
 
 use super::checked;
+use crate::error::words;
+use crate::log;
 use crate::plan::cgroup::{Directory, Group};
 
 const TRUSTED: &CStr = c"trusted.ferrun.container";
@@ -36,7 +38,9 @@ pub(super) fn put(group: &Group, new: &Group, container: &Path) -> Result<()> {
         }
         let path = checked(directory)?;
         let put = |name| lsetxattr(path, name, container, XattrFlags::empty());
-        let _ = put(TRUSTED).or_else(|_| put(USER));
+        if let Err(errno) = put(TRUSTED).or_else(|_| put(USER)) {
+            log::debug(|| format!("cgroup {path:?}: bears no mark: {}", words(errno)));
+        }
     }
     Ok(())
 }

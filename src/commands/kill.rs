@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use super::Global;
 use crate::cgroups;
 use crate::cli::{id_of, text_of};
+use crate::log;
 use crate::state::{Container, Operation, Status};
 use crate::sys;
 
@@ -28,17 +29,23 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     status.check(Operation::Kill)?;
     let Some(init) = container.open_init()? else { bail!("container not running") };
     let group = &container.record.group;
+    log::debug(|| {
+        let pid = container.record.init.map_or(0, |init| init.pid);
+        format!("signal {number} to init, process {pid}, of a container that is {}", status.name())
+    });
     match sys::process::pidfd_send_signal(&init, number) {
         Ok(()) => {}
         Err(Errno::ESRCH) => bail!("container not running"),
         Err(errno) => return Err(errno).context("kill"),
     }
     if kills_others {
+        log::debug(|| format!("SIGKILL to all in {}", group.paths()));
         // The others do not end with init.
         cgroups::kill_all(group)?;
     } else if number == libc::SIGKILL
         && (status == Status::Paused || cgroups::has_freezers_below(group)?)
     {
+        log::debug(|| format!("{}: thawed, so that who is frozen can die", group.paths()));
         // On cgroup v1 a frozen process cannot die.
         cgroups::thaw_all(group)?;
     }
@@ -53,6 +60,7 @@ fn signal_all(container: &Container, number: i32) -> Result<()> {
     let group = cgroups::kept(&container.record.group, &container.directory)?;
     let signal = rustix::process::Signal::from_named_raw(number)
         .with_context(|| format!("--all: signal {number} has no name"))?;
+    log::debug(|| format!("signal {number} to all in {}", group.paths()));
     cgroups::signal_all(&group, signal)
 }
 

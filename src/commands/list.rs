@@ -7,7 +7,7 @@ use clap::ArgMatches;
 
 use super::state::StateJson;
 use super::{Global, print, user_name};
-use crate::error::errno;
+use crate::error::{errno, message};
 use crate::log;
 use crate::text::printable;
 
@@ -32,7 +32,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
             let id = container.record.id.clone();
             // One that cannot be looked at hides none of the others.
             StateJson::new(container, name)
-                .map_err(|error| log::warn(format!("container {id:?}: {error:#}")))
+                .map_err(|error| log::warn(format!("container {id:?}: {}", message(&error))))
                 .ok()
         })
         .collect::<Vec<_>>();

@@ -134,6 +134,12 @@ impl Group {
         })
     }
 
+    /// Its directories, for the log.
+    pub fn paths(&self) -> String {
+        let paths: Vec<_> = self.directories.iter().map(|found| found.path.display()).collect();
+        format!("cgroup {paths:?}")
+    }
+
     /// The directory in the tree of version 2.
     pub fn unified(&self) -> Option<&Directory> {
         self.directories.iter().find(|directory| directory.version == Version::V2)

@@ -42,6 +42,16 @@ pub struct Hook {
 }
 
 impl Hooks {
+    /// Which there are, for the log.
+    pub fn summary(&self) -> String {
+        let runtime = [&self.prestart, &self.create_runtime, &self.create_container];
+        let all =
+            runtime.into_iter().chain([&self.start_container, &self.poststart, &self.poststop]);
+        let all: Vec<_> =
+            all.flatten().map(|hook| format!("{} {:?}", hook.field, hook.path)).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    }
+
     /// Checks the hooks of a configuration.
     pub fn plan(hooks: Option<&SpecHooks>) -> Result<Self> {
         let Some(hooks) = hooks else { return Ok(Self::default()) };

@@ -86,6 +86,26 @@ impl Policies {
 }
 
 impl Plan {
+    /// The decisions for the log; what each mount and the program get is told when it is done.
+    pub fn summary(&self) -> String {
+        let Self { namespaces, cgroup, rootfs, hooks, .. } = self;
+        let new: Vec<_> = namespaces.new.iter().map(|kind| namespaces::name(*kind)).collect();
+        let joined = namespaces.joined.iter();
+        let joined: Vec<_> =
+            joined.map(|join| format!("{} {:?}", namespaces::name(join.kind), join.path)).collect();
+        format!(
+            "plan: new namespaces {new:?}, joined {joined:?}; {}, {} settings; {} mounts, \
+             {} devices, {} masked and {} read-only paths; hooks: {}",
+            cgroup.group.paths(),
+            cgroup.settings.len(),
+            rootfs.mounts.len(),
+            rootfs.devices.len(),
+            rootfs.masked.len(),
+            rootfs.closed.len(),
+            hooks.summary(),
+        )
+    }
+
     /// Plans the container `id` from its configuration.
     pub fn new(spec: &Spec, bundle: &Path, id: &str, host: &Host) -> Result<Self> {
         let linux = spec.linux().as_ref();

@@ -47,6 +47,21 @@ impl MountStep {
         }
     }
 
+    /// What is mounted where, for the log. Parameters of a file system may be secrets.
+    pub fn summary(&self) -> String {
+        let what = match &self.kind {
+            MountKind::New(new) => format!("new {}", new.fstype),
+            MountKind::Bind(bind) => format!(
+                "bind of {:?}, opened by {}",
+                bind.source,
+                if bind.opener == Opener::Creator { "the creator" } else { "init" }
+            ),
+            MountKind::Existing => "other attributes".to_owned(),
+            MountKind::Link(text) => format!("link to {text:?}"),
+        };
+        format!("{}: {:?}: {what}", self.field, self.target)
+    }
+
     /// Whether it binds a tree that is opened in another mount namespace.
     pub fn is_from_outside(&self) -> bool {
         matches!(&self.kind, MountKind::Bind(bind) if bind.opener == Opener::Creator)

@@ -208,6 +208,31 @@ impl ProcessPlan {
         }
     }
 
+    /// What it runs as, for the log. Of its environment nothing but the number of variables.
+    pub fn summary(&self) -> String {
+        let User { uid, gid, groups, .. } = &self.user;
+        let CapabilitySets { effective, bounding, ambient, .. } = self.capabilities;
+        let filter = match &self.filter {
+            None => "no filter".to_owned(),
+            Some(filter) => {
+                let first = self.filter_comes_first;
+                let when = if first { "with its rights" } else { "just before execve" };
+                format!("a filter of {} instructions, loaded {when}", filter.instructions.len())
+            }
+        };
+        format!(
+            "{}: {:?}, {} arguments, {} variables; uid {uid}, gid {gid}, groups {groups:?}; \
+             capabilities: effective {effective:#x}, bounding {bounding:#x}, ambient {ambient:#x}; \
+             no_new_privs {}; {} limits; {filter}",
+            self.field.of("args[0]"),
+            self.args.first().map(|name| name.to_string_lossy()).unwrap_or_default(),
+            self.args.len(),
+            self.env.len(),
+            self.no_new_privileges,
+            self.rlimits.len(),
+        )
+    }
+
     /// Its label or profile, as errors name it.
     pub fn named_label(&self) -> Option<String> {
         let named = |property: &str, text: &Option<String>| {
