@@ -67,19 +67,28 @@ pub enum ToInit {
 pub struct Failure {
     /// Its sentences, the outermost first.
     pub chain: Vec<String>,
+    /// What the kernel has refused it with, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
 }
 
 impl Failure {
     /// The sentences of an error.
     pub fn new(error: &anyhow::Error) -> Self {
-        Self { chain: crate::error::sentences(error) }
+        Self { chain: crate::error::sentences(error), errno: crate::error::errno(error) }
     }
 
     /// The error again.
     pub fn into_error(self) -> anyhow::Error {
         let mut sentences = self.chain.into_iter().rev();
         let cause = sentences.next().unwrap_or_default();
-        sentences.fold(anyhow::Error::msg(cause), |error, sentence| error.context(sentence))
+        let errno = self.errno.map(std::io::Error::from_raw_os_error);
+        let cause = match errno.filter(|errno| crate::error::one_line(&errno.to_string()) == cause)
+        {
+            Some(errno) => anyhow::Error::new(errno),
+            None => anyhow::Error::msg(cause),
+        };
+        sentences.fold(cause, |error, sentence| error.context(sentence))
     }
 }
 
@@ -292,7 +301,8 @@ mod tests {
         for length in (4050..4100).chain([100_000]) {
             let (creator, init) = pair().unwrap();
             let file = std::fs::File::open("/dev/null").unwrap();
-            let failure = FromInit::Failed(Failure { chain: vec!["x".repeat(length)] });
+            let failure =
+                FromInit::Failed(Failure { chain: vec!["x".repeat(length)], errno: None });
             init.send_with(&failure, &file).unwrap();
             init.send(&FromInit::Ready).unwrap();
             let (message, descriptor) = creator.receive().unwrap().unwrap();
@@ -318,6 +328,10 @@ mod tests {
         let error = anyhow::anyhow!("cause").context("middle").context("outer");
         let again = Failure::new(&error).into_error();
         assert_eq!(format!("{again:#}"), "outer: middle: cause");
+        let refused = anyhow::Error::new(Errno::PERM).context("mount");
+        let again = Failure::new(&refused).into_error();
+        assert_eq!(crate::error::errno(&again), Some(libc::EPERM));
+        assert_eq!(crate::error::message(&again), "mount: Operation not permitted");
     }
 
     #[test]

@@ -55,6 +55,19 @@ pub fn sentences(error: &Error) -> Vec<String> {
     sentences
 }
 
+/// The same with what confines ferrun itself, as in a container or a service: it may be that
+/// which has refused a call.
+pub fn message_around(error: &Error, around: impl FnOnce() -> Option<String>) -> String {
+    let message = message(error);
+    match errno(error) {
+        Some(libc::EPERM | libc::EACCES) => match around() {
+            Some(around) => one_line(&format!("{message}: ferrun itself runs under {around}")),
+            None => message,
+        },
+        _ => message,
+    }
+}
+
 /// An error as one line that any terminal may show.
 pub fn message(error: &Error) -> String {
     one_line(&sentences(error).join(": "))
@@ -110,6 +123,23 @@ mod tests {
         ] {
             assert_eq!(one_line(text), line);
         }
+    }
+
+    #[test]
+    fn what_confines_ferrun_itself_is_told_where_a_right_is_missing() {
+        let around = || Some("a seccomp filter".to_owned());
+        for (errno, line) in [
+            (
+                rustix::io::Errno::PERM,
+                "mount: Operation not permitted: ferrun itself runs under a seccomp filter",
+            ),
+            (rustix::io::Errno::NOENT, "mount: No such file or directory"),
+        ] {
+            let error = Error::new(errno).context("mount");
+            assert_eq!(message_around(&error, around), line);
+        }
+        let error = Error::new(rustix::io::Errno::PERM).context("mount");
+        assert_eq!(message_around(&error, || None), "mount: Operation not permitted");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ferrun::commands::{Global, dispatch};
 use ferrun::sys::{self, arena::Arena, start::Arguments};
-use ferrun::{bundle, cli, error, log, own_executable};
+use ferrun::{bundle, cli, error, log, own_executable, security_module};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -79,7 +79,7 @@ fn ferrun(arguments: Arguments) -> i32 {
         return 0;
     };
     run(verb, arguments, &matches).unwrap_or_else(|error| {
-        let message = error::message(&error);
+        let message = error::message_around(&error, security_module::around);
         log::failure(&message);
         say(&message);
         if verb == "exec" { EXEC_FAILED } else { 1 }

@@ -27,6 +27,22 @@ fn has_selinux() -> bool {
     statfs("/sys/fs/selinux").is_ok_and(|stat| stat.f_type == MAGIC)
 }
 
+/// What confines this process itself: a seccomp filter, or a profile.
+pub fn around() -> Option<String> {
+    let read = |file: &str| std::fs::read_to_string(file).ok();
+    let status = read("/proc/self/status");
+    let is_filtered = status.is_some_and(|status| status.lines().any(|line| line == "Seccomp:\t2"));
+    let profile = ["/proc/self/attr/apparmor/current", "/proc/self/attr/current"]
+        .into_iter()
+        .find_map(read)
+        .map(|text| text.trim_matches(['\0', '\n']).to_owned())
+        .filter(|text| has_apparmor() && !text.is_empty() && text != "unconfined");
+    let filter = is_filtered.then(|| "a seccomp filter".to_owned());
+    let profile = profile.map(|profile| format!("the AppArmor profile {profile:?}"));
+    let both: Vec<_> = filter.into_iter().chain(profile).collect();
+    (!both.is_empty()).then(|| both.join(" and "))
+}
+
 /// Refuses what this kernel cannot apply.
 pub fn refuse_missing(process: Option<&ProcessPlan>, mount_label: Option<&str>) -> Result<()> {
     if let Some(process) = process {

@@ -318,6 +318,56 @@ fn a_bundle_of_rootless_podman_runs() {
     });
 }
 
+/// As in a container of an engine that does not know the newer calls.
+#[test]
+fn what_refuses_a_call_from_outside_is_told() {
+    as_root(|bed| {
+        if bed.is_peer("runc and crun tell the call alone") {
+            return;
+        }
+        let inner = bed.bundle();
+        let config = integration::config(Caller::Root, "/none");
+        let inner = Bundle { config, ..inner }.save().clone();
+        let runtime = bed.make_directory("runtime", 0o755);
+        integration::copy_program(&integration::runtime().program, &runtime.join("ferrun"));
+        for (call, errno, told) in [
+            (
+                "open_tree",
+                1,
+                "open_tree: Operation not permitted: ferrun itself runs under a seccomp filter",
+            ),
+            ("fsopen", 13, "fsopen: Permission denied: ferrun itself runs under a seccomp filter"),
+            (
+                "open_tree",
+                38,
+                "open_tree: Function not implemented: needs Linux 5.14, and no filter",
+            ),
+        ] {
+            let rule = json!({"names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
+            let filter = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+            let arguments = [
+                "--root",
+                "/tmp/root",
+                "--cgroup-manager",
+                "disabled",
+                "run",
+                "--bundle",
+                "/inner",
+                "x",
+            ];
+            let outer = bed
+                .bundle()
+                .mount("/inner", "bind", inner.path.to_str().unwrap(), &["rbind"])
+                .mount("/opt", "bind", runtime.to_str().unwrap(), &["bind", "ro"])
+                .capable(&["CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_NET_ADMIN", "CAP_SYS_CHROOT"])
+                .with("/linux/seccomp", filter)
+                .args(["/opt/ferrun"].into_iter().chain(arguments));
+            let output = bed.run(&outer);
+            assert!(output.stderr.contains(told), "{output}");
+        }
+    });
+}
+
 /// A container that hides a part of its /proc, as all engines' do, and one inside of it
 /// that belongs to an ordinary user there.
 #[test]
