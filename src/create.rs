@@ -16,6 +16,7 @@ use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::apply::net_devices::{Destination, Found};
+use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, intel_rdt, mounts, namespaces, net_devices, process, procfs, rootfs};
 use crate::bundle::Bundle;
 use crate::cgroups::{self, Entering};
@@ -346,6 +347,7 @@ impl Making<'_> {
             new_keyring: self.options.new_keyring,
             attributes: attributes.as_ref(),
             net_devices: devices,
+            parameters: Parameters::find(&self.plan.sysctls),
         };
         let plan = self.plan;
         if let (Some(maps), Some(process)) = (&plan.namespaces.id_maps, &plan.process)

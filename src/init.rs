@@ -6,6 +6,7 @@
 //! creator has made.
 
 use std::convert::Infallible;
+use std::mem::take;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::apply::net_devices::Found;
 use crate::apply::process::{Confined, Confinement};
+use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
 use crate::channel::{Failure, FromInit, InitEnd, ToInit};
 use crate::console;
@@ -69,17 +71,21 @@ pub struct Surroundings<'a> {
     pub attributes: Option<&'a Attributes>,
     /// The network interfaces that the creator moves here.
     pub net_devices: &'a [Found],
+    /// Where kernel parameters are written.
+    pub parameters: Parameters,
 }
 
 /// The init process of a container. Returns only where it has failed and said so.
 pub fn container(
     plan: &Plan,
-    around: Surroundings<'_>,
+    mut around: Surroundings<'_>,
     remaining: Remaining<'_>,
     creator: InitEnd,
 ) -> Result<Infallible> {
     let is_between = remaining.is_between;
-    let settled = prepare_container(plan, &around, remaining, &creator)
+    // It holds a descriptor of the host.
+    let parameters = take(&mut around.parameters);
+    let settled = prepare_container(plan, &around, parameters, remaining, &creator)
         .and_then(|prepared| settle(prepared, plan, &around, is_between, &creator));
     let confined = told(&creator, settled)?;
     let run = |verdict: &Verdict, other: &InitEnd| match confined {
@@ -195,6 +201,7 @@ struct Prepared<'plan> {
 fn prepare_container<'plan>(
     plan: &'plan Plan,
     around: &Surroundings<'_>,
+    parameters: Parameters,
     remaining: Remaining<'_>,
     creator: &InitEnd,
 ) -> Result<Prepared<'plan>> {
@@ -265,7 +272,7 @@ fn prepare_container<'plan>(
         hooks::run(hooks, &state, Path::new("."))?;
     }
     // After the hooks: they may have made the interfaces that a parameter is about.
-    write_sysctls(plan)?;
+    parameters.write(&plan.sysctls)?;
     rootfs::protect(root, &plan.rootfs, &unclosed)?;
     drop(unclosed);
     rootfs::enter(root, &plan.rootfs, around.creator_root)?;
@@ -458,18 +465,6 @@ fn take_terminal(
     creator.send_with(&FromInit::Console, &pair.master)?;
     log::debug(|| "terminal: opened, and its master sent");
     console::take(&pair.slave)
-}
-
-/// /proc/sys of the host, written by a process in the container's namespaces,
-/// means theirs; and it is not the container's to forge.
-fn write_sysctls(plan: &Plan) -> Result<()> {
-    for sysctl in &plan.sysctls {
-        std::fs::write(format!("/proc/sys/{}", sysctl.path), &sysctl.value)
-            .with_context(|| format!("write {:?}", sysctl.value))
-            .in_field(&sysctl.field)?;
-        log::debug(|| format!("{}: {:?} written", sysctl.field, sysctl.value));
-    }
-    Ok(())
 }
 
 fn set_policies(policies: &Policies) -> Result<()> {

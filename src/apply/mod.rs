@@ -10,3 +10,4 @@ pub mod old_mount;
 pub mod process;
 pub mod procfs;
 pub mod rootfs;
+pub mod sysctls;
