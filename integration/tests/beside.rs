@@ -94,7 +94,8 @@ fn beside(
     sleep(delay);
     let second = call(bed, verbs[1], bundle, id).spawn();
     // What was to run inside stands still while it is paused.
-    let stands_still = |own: &[&str], other: &[&str]| own[0] == "exec" && other[0] == "pause";
+    let stands_still =
+        |own: &[&str], other: &[&str]| ["exec", "start"].contains(&own[0]) && other[0] == "pause";
     if stands_still(verbs[0], verbs[1]) {
         let second = second.wait();
         bed.runtime(["resume", id]);
