@@ -289,6 +289,11 @@ const ROWS: &[Row] = &[
         &["hostname", "\"box\"", "UTS namespace"],
     ),
     (
+        "a root to be closed without a mount namespace",
+        |bed| with(bed, "/root/readonly", json!(true)).without_namespace("mount"),
+        &["root.readonly", "mount namespace"],
+    ),
+    (
         "a domain name without its namespace",
         |bed| with(bed, "/domainname", json!("box")).without_namespace("uts"),
         &["domainname", "\"box\"", "UTS namespace"],

@@ -235,9 +235,6 @@ pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs, unclosed: &[Unclosed<'_>])
         mask(root, path, &mut covers).with_context(|| format!("{path:?}")).in_field(field)?;
     }
     if rootfs.read_only {
-        if rootfs.entry == Entry::Chroot {
-            bail!("root.readonly: true needs a mount namespace of the container's own");
-        }
         mount_setattr(root, false, &READ_ONLY)
             .context("mount_setattr")
             .in_field("root.readonly")?;

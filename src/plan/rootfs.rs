@@ -150,6 +150,10 @@ pub fn plan_rootfs(
         (plan_devices(devices, may_make_devices)?, links)
     };
     let entry = if mount_namespace { Entry::Pivot } else { Entry::Chroot };
+    let read_only = root.readonly().unwrap_or(false);
+    if read_only && entry == Entry::Chroot {
+        bail!("root.readonly: true: needs the container to have a mount namespace");
+    }
     let given = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
     let propagation = Propagation::plan(given.unwrap_or_default())?;
     let apart = around.user_namespace || entry == Entry::Chroot;
@@ -164,7 +168,7 @@ pub fn plan_rootfs(
     let rootfs = Rootfs {
         path: around.bundle.join(root.path()),
         entry,
-        read_only: root.readonly().unwrap_or(false),
+        read_only,
         propagation,
         mounts,
         label,
@@ -320,6 +324,13 @@ mod tests {
         let planned =
             plan(r#"{"root":{"path":"r"},"linux":{"maskedPaths":["/a","/b","/a/"]}}"#).unwrap();
         assert_eq!(planned.masked.len(), 2);
+    }
+
+    #[test]
+    fn a_root_that_is_the_hosts_mount_cannot_be_closed() {
+        let spec = serde_json::from_str(r#"{"root":{"path":"r","readonly":true}}"#).unwrap();
+        let error = plan_rootfs(&spec, false, true, &around()).unwrap_err().to_string();
+        assert_eq!(error, "root.readonly: true: needs the container to have a mount namespace");
     }
 
     #[test]
