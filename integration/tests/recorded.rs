@@ -8,7 +8,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
-use integration::{Bed, Bundle, Caller, as_root, as_user};
+use integration::shared_too::{as_both, as_root, as_user};
+use integration::{Bed, Bundle, Caller};
 use serde_json::{Value, json};
 
 /// Why a configuration cannot run on this machine.
@@ -16,6 +17,26 @@ const LEFT_OUT: [(&str, &str); 3] = [
     ("containerd-2.4-cri-sandbox-hostname-without-uts", "a name without a namespace is refused"),
     ("podman-4.3-rootless-systemd-v2-default", "nobody has given the user a cgroup to limit"),
     ("podman-4.3-rootless-systemd-v2-limits", "nobody has given the user a cgroup to limit"),
+];
+
+/// Why a configuration cannot run in a user namespace of its own. No engine asks for that.
+const LEFT_OUT_INSIDE: [(&str, &str); 7] = [
+    ("containerd-2.4-cri-sandbox-hostname-without-uts", "a name without a namespace is refused"),
+    ("containerd-2.4-cri-sandbox-hostns", HOSTS_QUEUES),
+    ("docker-20.10-hostns", HOSTS_QUEUES),
+    ("docker-29-hostns", HOSTS_QUEUES),
+    ("podman-4.3-hostns", HOSTS_QUEUES),
+    ("containerd-2.4-cri-container-userns", MAPPED_MOUNT),
+    ("containerd-2.4-systemd-v2-cri-container-userns", MAPPED_MOUNT),
+];
+const HOSTS_QUEUES: &str =
+    "the message queues of the host's ipc namespace are mounted in the host's user namespace alone";
+const MAPPED_MOUNT: &str = "an ordinary user may map the ids of no mount";
+
+/// Kernel parameters that cannot be set in a user namespace. Docker leaves them out there.
+const PARAMETERS_OUTSIDE: [(&str, &str); 2] = [
+    ("net.ipv4.ping_group_range", "it names groups that are not mapped"),
+    ("kernel.domainname", "it is for the machine's root alone"),
 ];
 
 /// The configurations of containers, by name.
@@ -149,6 +170,69 @@ fn run_all(bed: &Bed) {
         bed.assert_nothing_left();
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// The configuration moved here and into a user namespace of its own, as an engine that maps
+/// ids would write it.
+fn moved_inside(bed: &Bed, name: &str, mut config: Value) -> Bundle {
+    let linux = &mut config["linux"];
+    if !bed.is_rootless() {
+        entries(&mut linux["namespaces"]).push(json!({"type": "user"}));
+        for field in ["uidMappings", "gidMappings"] {
+            linux[field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        }
+    } else {
+        // There is no cgroup for him to limit.
+        linux.as_object_mut().unwrap().remove("resources");
+    }
+    for (parameter, reason) in PARAMETERS_OUTSIDE {
+        let parameters = linux["sysctl"].as_object_mut();
+        if parameters.is_some_and(|parameters| parameters.remove(parameter).is_some()) {
+            bed.skip(&format!("{name}: {parameter}: {reason}"));
+        }
+    }
+    // They are bound by their paths, and this machine need not have them.
+    let is_here = |device: &Value| Path::new(device["path"].as_str().unwrap()).exists();
+    entries(&mut linux["devices"]).retain(is_here);
+    let script = "read inside outside size </proc/self/uid_map; echo it runs as $outside";
+    let bundle = moved(bed, config);
+    bundle.sh(script)
+}
+
+/// Those without a user namespace of their own, once more with one. Whoever is no root has
+/// one in any case.
+fn run_all_inside(bed: &Bed) {
+    let mut failed = Vec::new();
+    for (name, config) in configurations(false) {
+        let has_one =
+            config["linux"]["uidMappings"].as_array().is_some_and(|maps| !maps.is_empty());
+        if has_one && !bed.is_rootless() {
+            continue;
+        }
+        if let Some((_, reason)) = LEFT_OUT_INSIDE.iter().find(|(left_out, _)| *left_out == name) {
+            bed.skip(&format!("{name}: {reason}"));
+            continue;
+        }
+        let output = bed.run(&moved_inside(bed, &name, config));
+        let root = match bed.caller {
+            Caller::Root => 100_000,
+            Caller::User(id) => id,
+        };
+        if output.code != 0 || output.stdout.trim() != format!("it runs as {root}") {
+            failed.push(format!("{name}: {output}"));
+        }
+        bed.assert_nothing_left();
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn every_configuration_of_an_engine_runs_in_a_user_namespace() {
+    as_both(|bed| {
+        if !bed.is_peer("they are older than some of these engines") {
+            run_all_inside(bed);
+        }
+    });
 }
 
 #[test]

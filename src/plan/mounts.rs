@@ -402,14 +402,12 @@ fn plan_cgroup_mount(
         steps.push(step(field, target, kind, options));
         return;
     }
-    // v1: a directory for each hierarchy, in a tmpfs that is closed at the end.
-    let read_only = options.attributes.set & MOUNT_ATTR_RDONLY != 0;
-    let mut open = options.clone();
-    open.attributes.set &= !MOUNT_ATTR_RDONLY;
-    open.superblock.clear();
-    open.data = vec!["mode=755".to_owned()];
-    let tmpfs = MountKind::New(file_system("tmpfs", Some(Path::new("cgroup")), &open));
-    steps.push(step(field, target.clone(), tmpfs, &open));
+    // v1: a directory for each hierarchy, in a tmpfs.
+    let mut above = options.clone();
+    above.superblock.clear();
+    above.data = vec!["mode=755".to_owned()];
+    let tmpfs = MountKind::New(file_system("tmpfs", Some(Path::new("cgroup")), &above));
+    steps.push(step(field, target.clone(), tmpfs, &above));
     for group in around.group.directories.iter().filter(|group| group.version == Version::V1) {
         let Some(name) = group.mount.file_name() else { continue };
         let kind = if around.cgroup_namespace {
@@ -433,11 +431,6 @@ fn plan_cgroup_mount(
                 steps.push(step(field, target.join(controller), link, &Options::default()));
             }
         }
-    }
-    if read_only {
-        let mut closed = Options::default();
-        closed.attributes.set = MOUNT_ATTR_RDONLY;
-        steps.push(step(field, target, MountKind::Existing, &closed));
     }
 }
 
@@ -686,9 +679,9 @@ mod tests {
                 ("/sys/fs/cgroup/cpu", "cpu,cpuacct", 0),
                 ("/sys/fs/cgroup/cpuacct", "cpu,cpuacct", 0),
                 ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/systemd/c", 3),
-                ("/sys/fs/cgroup", "existing", 1),
             ]
         );
+        assert!(steps[0].closes);
         let steps = plan_in(json, &v1(), true).unwrap();
         let MountKind::New(new) = &steps[4].kind else { panic!() };
         assert_eq!(new.data, [("none".into(), None), ("name".into(), Some("systemd".into()))]);
