@@ -1,6 +1,7 @@
 //! `events`: what callers read of a container's use, and how soon they hear of a
 //! process that was killed for want of memory.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use integration::{Bed, Container, Running, View, as_root, eventually, in_views, with_controllers};
@@ -113,6 +114,38 @@ fn statistics_are_what_the_container_uses() {
         // Runc has these of version 1 alone.
         let cpus = stats(bed, &container)["data"]["cpuset"]["cpus"].clone();
         assert_eq!(cpus, bed.by_version(json!([0]), Value::Null));
+    });
+}
+
+#[test]
+fn time_of_the_program_and_of_the_kernel_are_told_apart() {
+    with_events(&["cpu"], |bed| {
+        if bed.is_peer("runc 1.1 reads the file that counts in ticks") {
+            return;
+        }
+        let bundle = bed.bundle().sh("awk 'BEGIN { while (1) n++ }'");
+        let container = bed.start(&bundle);
+        let mut read = Value::Null;
+        eventually("the program has used some", || {
+            read = stats(bed, &container)["data"]["cpu"]["usage"].clone();
+            number(&read, "/user") > 50_000_000
+        });
+        // While nobody runs nothing changes.
+        container.call("pause").success();
+        let read = stats(bed, &container)["data"]["cpu"]["usage"].clone();
+        let file = |name: &str| fs::read_to_string(bed.cgroup_file(&bundle, name)).unwrap();
+        let [user, kernel] = match bed.view {
+            View::V2 => ["user_usec ", "system_usec "].map(|name| {
+                let text = file("cpu.stat");
+                let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                line.parse::<u64>().unwrap() * 1000
+            }),
+            _ => ["cpuacct.usage_user", "cpuacct.usage_sys"]
+                .map(|name| file(name).trim().parse::<u64>().unwrap()),
+        };
+        assert_eq!((number(&read, "/user"), number(&read, "/kernel")), (user, kernel));
+        assert!(user > kernel, "{user} {kernel}");
+        container.call("resume").success();
     });
 }
 

@@ -481,6 +481,29 @@ fn kill_ends_what_outlives_init_without_a_pid_namespace() {
 }
 
 #[test]
+fn kill_ends_all_where_there_is_no_pid_namespace() {
+    in_views(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 kill init alone") {
+            return;
+        }
+        let bundle = bed.bundle().without_namespace("pid").sh("sleep 100 & echo $!; wait");
+        let container = bed.start(&bundle);
+        container.prints("\n");
+        let other: i32 = container.printed().trim().parse().unwrap();
+        container.kill("TERM");
+        container.ended();
+        assert!(!has_ended(other), "any other signal is for init");
+        container.delete();
+        let container = bed.start(&bundle);
+        container.prints("\n");
+        let other: i32 = container.printed().trim().parse().unwrap();
+        container.kill("KILL");
+        eventually("the other one ends too", || has_ended(other));
+        container.delete();
+    });
+}
+
+#[test]
 fn nothing_left_to_signal_is_no_error_with_all() {
     as_root(|bed| {
         if bed.is_peer("crun 1.8 refuses") {

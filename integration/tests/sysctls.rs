@@ -108,6 +108,22 @@ fn parameters_of_joined_namespaces_are_set_too() {
     }
 }
 
+#[test]
+fn a_hook_may_make_the_interface_that_a_parameter_is_about() {
+    integration::as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 run it before there is the network") {
+            return;
+        }
+        let add = bed.script("hook", "exec busybox ip link add inside0 type veth");
+        let bundle = bed
+            .bundle()
+            .with("/hooks/createContainer", json!([{"path": add, "env": ["PATH=/bin"]}]))
+            .with("/linux/sysctl", json!({"net.ipv4.conf.inside0.rp_filter": "1"}))
+            .sh("cat /proc/sys/net/ipv4/conf/inside0/rp_filter");
+        assert_eq!(bed.run(&bundle).success(), "1");
+    });
+}
+
 /// He may mount a procfs in his user namespace alone, and there no more than he sees outside.
 #[test]
 fn an_ordinary_user_is_told_what_is_closed() {

@@ -196,18 +196,21 @@ fn change(mount: impl AsFd, step: &MountStep) -> Result<()> {
 }
 
 fn set_attributes(mount: impl AsFd, step: &MountStep) -> Result<()> {
+    let takes_back = step.attributes.clear & PAIRED != 0;
+    // What the source has brought along, before words for all mounts add to it.
+    let brought = takes_back.then(|| fstatvfs(&mount).context("fstatvfs")).transpose()?;
+    let brought = brought.map_or(StatVfsMountFlags::empty(), |stat| stat.f_flag);
     if !step.recursive.is_empty() {
         mount_setattr(&mount, true, &step.recursive).context("mount_setattr")?;
     }
     if step.attributes.is_empty() {
         return Ok(());
     }
-    let takes_back = step.attributes.clear & PAIRED != 0;
     if step.is_locked && takes_back {
-        return keep_locked(&mount, step);
+        return keep_locked(&mount, step, brought);
     }
     match mount_setattr(&mount, false, &step.attributes) {
-        Err(nix::errno::Errno::EPERM) if takes_back => keep_locked(&mount, step),
+        Err(nix::errno::Errno::EPERM) if takes_back => keep_locked(&mount, step, brought),
         set => set.context("mount_setattr"),
     }
 }
@@ -215,8 +218,7 @@ fn set_attributes(mount: impl AsFd, step: &MountStep) -> Result<()> {
 /// The flags of a bind where what its source brings along is locked: a user namespace
 /// cannot lift what a mount from outside of it has (mount_namespaces(7)). What no word has
 /// asked for stays; the rest is an error.
-fn keep_locked(mount: impl AsFd, step: &MountStep) -> Result<()> {
-    let has = fstatvfs(&mount).context("fstatvfs")?.f_flag;
+fn keep_locked(mount: impl AsFd, step: &MountStep, has: StatVfsMountFlags) -> Result<()> {
     let locked = FLAGS
         .iter()
         .filter(|(bit, flag, _)| step.attributes.clear & bit != 0 && has.contains(*flag));

@@ -386,6 +386,55 @@ fn name_and_state(stat: &[u8]) -> Option<(String, char)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::{Child, Command};
+
+    use crate::plan::cgroup::{Directory, Version};
+
+    /// A process that is in the list of a group at first, and after `left` no more.
+    fn signalled(name: &str, left: bool) -> (Child, Result<()>) {
+        let mount = std::env::temp_dir().join(format!("ferrun-{}-{name}", std::process::id()));
+        let path = mount.join("group");
+        std::fs::create_dir_all(&path).unwrap();
+        // Each reader gets what is written while it is there.
+        let list = path.join("cgroup.procs");
+        nix::unistd::mkfifo(&list, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let child = Command::new("sleep").arg("100").spawn().unwrap();
+        let first = format!("{}\n", child.id());
+        let second = if left { String::new() } else { first.clone() };
+        let writer = std::thread::spawn(move || {
+            for text in [first, second] {
+                std::fs::write(&list, text).unwrap();
+                // The reader has to meet the end before the next writer is there.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let group = Group {
+            directories: vec![Directory {
+                version: Version::V2,
+                controllers: Vec::new(),
+                mount: mount.clone(),
+                path,
+            }],
+        };
+        let result = signal_all(&group, Signal::TERM);
+        writer.join().unwrap();
+        std::fs::remove_dir_all(mount).unwrap();
+        (child, result)
+    }
+
+    #[test]
+    fn who_has_left_the_group_meanwhile_is_not_signalled() {
+        let (mut gone, result) = signalled("gone", true);
+        result.unwrap();
+        let has_ended = gone.try_wait().unwrap().is_some();
+        gone.kill().unwrap();
+        gone.wait().unwrap();
+        assert!(!has_ended);
+        let (mut there, result) = signalled("there", false);
+        result.unwrap();
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(there.wait().unwrap().signal(), Some(libc::SIGTERM));
+    }
 
     #[test]
     fn a_process_is_described_whatever_its_name_is() {
