@@ -119,8 +119,8 @@ fn statistics_are_what_the_container_uses() {
 
 #[test]
 fn time_of_the_program_and_of_the_kernel_are_told_apart() {
-    with_events(&["cpu"], |bed| {
-        if bed.is_peer("runc 1.1 reads the file that counts in ticks") {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 reads the file that counts in ticks, crun 1.8 has no events") {
             return;
         }
         let bundle = bed.bundle().sh("awk 'BEGIN { while (1) n++ }'");
