@@ -265,8 +265,12 @@ fn plan_one(
         let source = around.bundle.join(source);
         // What an earlier entry has mounted is there for init alone.
         let is_made = steps.iter().any(|step| source.starts_with(around.on_host(&step.target)));
-        let creator_opens = around.creator_opens && !is_made || ids.is_some();
-        let opener = if creator_opens { Opener::Creator } else { Opener::Init };
+        if is_made && ids.is_some() {
+            // The creator, who maps them, would find what lies below it.
+            bail!("{field}.source: the ids of what an earlier entry mounts cannot be mapped");
+        }
+        let creator_opens = around.creator_opens || ids.is_some();
+        let opener = if creator_opens && !is_made { Opener::Creator } else { Opener::Init };
         let bind = Bind { source, recursive, opener, ids };
         steps.push(step(field, target, MountKind::Bind(bind), &options));
         return Ok(());
@@ -558,6 +562,11 @@ mod tests {
         let (steps, _) = plan_mounts(&mounts, &around).unwrap();
         let is_from_outside = steps.iter().map(MountStep::is_from_outside);
         assert_eq!(is_from_outside.collect::<Vec<_>>(), [false, false, true]);
+        let json = json.replace(r#""bind"]"#, r#""bind","idmap"]"#);
+        let mounts: Vec<Mount> = serde_json::from_str(&json).unwrap();
+        let error = plan_mounts(&mounts, &around).unwrap_err();
+        let reason = "mounts[1].source: the ids of what an earlier entry mounts cannot be mapped";
+        assert_eq!(error.to_string(), reason);
     }
 
     #[test]
