@@ -135,8 +135,12 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
             Ok(made) => Ok((making, made)),
             Err(error) => {
                 log::debug(|| format!("{}: what was made is undone", message(&error)));
+                // `delete --force` need not wait for a create that has made nothing yet.
+                let made = &making.container;
+                let is_deleted = !made.directory.exists() || made.is_replaced();
                 destroy::undo_create(making.container, making.cgroup);
-                Err(error)
+                let gone = || format!("container {id:?} does not exist: it was deleted meanwhile");
+                if is_deleted { Err(error).with_context(gone) } else { Err(error) }
             }
         }
     })?;

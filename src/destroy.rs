@@ -47,7 +47,10 @@ pub fn destroy(container: &Container) -> Result<()> {
 pub fn undo_create(mut container: Container, cgroup: cgroups::Created) {
     // The creator is this process.
     container.record.creator = None;
-    warn(stop_created(&container, cgroup).and_then(|()| forget(&container)));
+    let stopped = stop_created(&container, cgroup);
+    // Deleted before it was written down, its ID may be another one's by now.
+    let is_replaced = container.is_replaced();
+    warn(stopped.and_then(|()| if is_replaced { Ok(()) } else { forget(&container) }));
 }
 
 /// Destroys a created container for which something else has failed.

@@ -330,6 +330,12 @@ impl Container {
         matches!(record::read(&self.directory), Ok(Found::Own(now)) if is_it(&now))
     }
 
+    /// Whether another container is remembered under its ID.
+    pub fn is_replaced(&self) -> bool {
+        let is_another = |now: &Record| now.created != self.record.created;
+        matches!(record::read(&self.directory), Ok(Found::Own(now)) if is_another(&now))
+    }
+
     /// The status, as the kernel tells it now.
     pub fn status(&self) -> Result<Status> {
         if self.record.creator.is_some() {

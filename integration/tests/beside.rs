@@ -237,27 +237,79 @@ fn a_container_that_is_begun_or_removed_does_not_exist() {
     });
 }
 
-/// Lets a traced call run to the `number`th stop at a system call. Says whether it came
-/// so far.
-fn run_to(running: &Running, number: u32) -> bool {
+/// Makes a traced call stop at its system calls.
+fn begin(running: &Running) {
     let pid = running.pid();
     // At its execve(2).
     assert!(matches!(waitpid(pid, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Stopped(..))));
     ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL)
         .expect("PTRACE_SETOPTIONS");
-    let mut passed = 0;
+}
+
+/// Lets it run to its next stop. Says whether it came so far.
+fn step(running: &Running) -> bool {
+    let pid = running.pid();
     let mut signal = None;
-    while passed < number {
+    loop {
         ptrace::syscall(pid, signal.take()).expect("PTRACE_SYSCALL");
         match waitpid(pid, Some(WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::PtraceSyscall(_)) => passed += 1,
+            Ok(WaitStatus::PtraceSyscall(_)) => return true,
             Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
             Ok(WaitStatus::Stopped(_, other)) => signal = Some(other),
             Ok(WaitStatus::Exited(..)) => return false,
             other => panic!("{other:?}"),
         }
     }
-    true
+}
+
+/// Lets a traced call run to the `number`th stop. Says whether it came so far.
+fn run_to(running: &Running, number: u32) -> bool {
+    begin(running);
+    (0..number).all(|_| step(running))
+}
+
+/// Until it is written down there is nothing to kill, and the create goes on.
+#[test]
+fn the_id_of_a_create_that_was_deleted_may_be_taken_again() {
+    as_root(|bed| {
+        if bed.is_peer("runc and crun say which file was missing") {
+            return;
+        }
+        let bundle = bed.bundle().sh("sleep 100");
+        bundle.save();
+        let create = |id: &str| call(bed, &["create"], &bundle, id).traced().spawn();
+        let id = bed.id();
+        let running = create(&id);
+        let mut first = 0;
+        begin(&running);
+        while !bed.root().join(&id).exists() {
+            assert!(step(&running), "it ended after {first} stops");
+            first += 1;
+        }
+        drop(running);
+        bed.runtime(["delete", "--force", &id]).success();
+        let mut killed = 0;
+        for number in first.. {
+            let id = bed.id();
+            let running = create(&id);
+            assert!(run_to(&running, number), "{number}");
+            bed.runtime(["delete", "--force", &id]).success();
+            let other = prepare(bed, "created", &bundle, &id).expect("a container");
+            // Nobody, where it was killed.
+            let _ = ptrace::detach(running.pid(), None);
+            let output = running.wait();
+            killed += u32::from(output.code == -9);
+            let is_fine = output.code != 0 && says_what_happened(&output);
+            assert!(is_fine || output.code == -9, "at stop {number}: {output}");
+            assert_eq!(other.status(), "created", "at stop {number}: {output}");
+            other.delete();
+            eventually("nothing is left", || bed.is_clear());
+            if killed > 2 {
+                break;
+            }
+            assert!(number < first + 100, "no create was killed");
+        }
+    });
 }
 
 #[test]
@@ -267,6 +319,7 @@ fn a_container_may_be_deleted_at_each_call_of_a_verb() {
             return;
         }
         let bundle = bed.bundle().sh("sleep 100");
+        bundle.save();
         for (state, verb) in [
             ("created", &["start"][..]),
             ("running", &["state"]),
