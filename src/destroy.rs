@@ -29,8 +29,9 @@ use crate::processes::open_process;
 use crate::resolve;
 use crate::state::{CONFIG, Container, Foreign, RECORD, Record, Status};
 
-/// How long a killed process may take to end.
-const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// How long a killed process may take to end: so often this long.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const ATTEMPTS: u32 = 100;
 
 /// How long an init process may live on after its creator was killed.
 const LAST_BREATH: Duration = Duration::from_secs(2);
@@ -149,7 +150,7 @@ fn stop_creator(container: &Container) -> Result<()> {
     match open_process(creator)? {
         Some(process) => {
             log::debug(|| format!("process {}: creates the container: killed", creator.pid));
-            kill(&process).context("the process that creates the container")
+            kill(&process, || {}).context("the process that creates the container")
         }
         None => Ok(()),
     }
@@ -231,22 +232,31 @@ fn remove_if_empty(group: &Group, patience: Duration) -> Result<()> {
 
 fn kill_init(init: &OwnedFd, group: &Group) -> Result<()> {
     log::debug(|| "the init process: killed");
-    // A frozen process cannot die of a signal on cgroup v1.
-    if let Err(error) = cgroups::thaw_all(group) {
-        log::debug(|| format!("{}: killed all the same", message(&error)));
-    }
-    kill(init).context("the init process")
+    // A frozen process cannot die of a signal on cgroup v1, and somebody may freeze it again.
+    let thaw = || {
+        if let Err(error) = cgroups::thaw_all(group) {
+            log::debug(|| format!("{}: killed all the same", message(&error)));
+        }
+    };
+    kill(init, thaw).context("the init process")
 }
 
-/// Sends SIGKILL and waits for the end.
-fn kill(process: &OwnedFd) -> Result<()> {
+/// Sends SIGKILL and waits for the end; does this every now and then.
+fn kill(process: &OwnedFd, meanwhile: impl Fn()) -> Result<()> {
     match pidfd_send_signal(process, Signal::KILL) {
         Ok(()) => {}
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         Err(errno) => return Err(errno).context("kill"),
     }
     let mut fds = [PollFd::new(process, PollFlags::IN)];
-    let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE))).context("poll")?;
+    let mut ended = 0;
+    for _ in 0..ATTEMPTS {
+        meanwhile();
+        ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE))).context("poll")?;
+        if ended > 0 {
+            break;
+        }
+    }
     if ended == 0 {
         bail!("does not end although it was killed");
     }

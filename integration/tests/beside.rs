@@ -2,10 +2,11 @@
 //! late is told in the words that callers look for, and neither which file nor which
 //! process was missing first; and `delete --force` always leaves nothing.
 
+use std::fs;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use integration::{Bed, Bundle, Call, Container, Output, Running, as_root, eventually};
+use integration::{Bed, Bundle, Call, Container, Output, Running, View, as_root, eventually};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -266,6 +267,34 @@ fn step(running: &Running) -> bool {
 fn run_to(running: &Running, number: u32) -> bool {
     begin(running);
     (0..number).all(|_| step(running))
+}
+
+/// On version 1 nobody who is frozen dies, and whoever pauses the container may be later than
+/// the delete that has thawed it.
+#[test]
+fn what_is_frozen_while_it_is_deleted_ends() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 wait for it for ever") {
+            return;
+        }
+        let bundle = bed.bundle().sh("sleep 100");
+        bundle.save();
+        for state in ["created", "running", "running"] {
+            let id = bed.id();
+            let container = prepare(bed, state, &bundle, &id).expect("a container");
+            let file = match bed.view {
+                View::V2 => bed.cgroup_file(&bundle, "cgroup.freeze"),
+                _ => bed.cgroup_file(&bundle, "freezer.state"),
+            };
+            let frozen = if bed.view == View::V2 { "1" } else { "FROZEN" };
+            let deleting = bed.call().args(["delete", "--force", &id]).spawn();
+            let end = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < end && fs::write(&file, frozen).is_ok() {}
+            assert_eq!(deleting.wait().success(), "", "{state}");
+            container.delete();
+            bed.assert_nothing_left();
+        }
+    });
 }
 
 /// Until it is written down there is nothing to kill, and the create goes on.
