@@ -26,6 +26,23 @@ fn it_runs_a_program_and_gives_its_exit_code() {
 }
 
 #[test]
+fn its_working_directory_may_be_one_of_its_own_process() {
+    as_both(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let exec = |cwd: &str, args: &[&str]| container.exec_call(&["--cwd", cwd], args).output();
+        assert_eq!(exec("/proc/self", &["cat", "comm"]).success(), "cat");
+        assert_eq!(exec("/proc/self/task", &["/bin/sh", "-c", "ls | wc -l"]).success(), "1");
+        assert_eq!(exec("/proc/self/cwd", &["pwd"]).success(), "/");
+        let output = exec("/proc/self/nowhere", &["pwd"]);
+        assert!(output.code != 0 && output.stderr.contains("/proc/self/nowhere"), "{output}");
+        if bed.is_peer("runc 1.1 and crun 1.8 have other words") {
+            return;
+        }
+        assert!(output.stderr.contains("cwd: \"/proc/self/nowhere\": No such file"), "{output}");
+    });
+}
+
+#[test]
 fn a_program_that_cannot_be_run_is_told_in_the_words_that_engines_look_for() {
     as_root(|bed| {
         if bed.is_peer("runc starts with a time stamp, crun 1.8 has other words and codes") {

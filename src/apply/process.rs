@@ -48,6 +48,8 @@ pub struct Confined<'plan> {
     plan: &'plan ProcessPlan,
     /// None: not found outside of the pid namespace.
     program: Option<CString>,
+    /// Whether it is in its working directory, which may not be there outside either.
+    is_in_place: bool,
     args: Vec<CString>,
     env: Vec<CString>,
     /// The sets that the program is to have.
@@ -184,23 +186,25 @@ pub fn confine<'plan>(
         attributes.label_program(plan)?;
     }
     let late_limits = set_rlimits(&plan.rlimits, confinement.is_between)?;
-    let (uid, _) = (plan.user.uid, plan.user.gid);
+    let uid = plan.user.uid;
     if uid != 0 || confinement.new_user_namespace {
         give_stdio(uid, plan.terminal.is_some());
     }
     // As the runtime first, who may enter more; as the user where root may not.
     let entered = chdir(&plan.cwd);
     let sets = set_user(plan, &granted)?;
-    match entered {
+    let entered = match entered {
         Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => chdir(&plan.cwd),
         entered => entered,
+    };
+    // It may be in /proc/self, which this process is not in, and then so may the program.
+    let is_late = confinement.is_between && is_below_proc(plan.cwd.as_os_str().as_bytes());
+    let is_in_place = !(is_late && entered == Err(rustix::io::Errno::NOENT));
+    if is_in_place {
+        stay_in(plan, entered)?;
     }
-    .with_context(|| format!("{:?}", plan.cwd))
-    .in_field(plan.field.of("cwd"))?;
-    refuse_outside(plan)?;
     rustix::process::umask(Mode::from_raw_mode(plan.user.umask & 0o777));
     let program = match find_program(plan) {
-        // It may be one of /proc/self, which this process is not in.
         Err(_) if confinement.is_between && looks_below_proc(plan) => None,
         found => Some(found?),
     };
@@ -213,7 +217,18 @@ pub fn confine<'plan>(
     }
     let args = plan.args.clone();
     let is_between = confinement.is_between;
-    Ok(Confined { plan, program, args, env, sets, late_limits, is_filtered: false, is_between })
+    let is_filtered = false;
+    Ok(Confined {
+        plan,
+        program,
+        is_in_place,
+        args,
+        env,
+        sets,
+        late_limits,
+        is_filtered,
+        is_between,
+    })
 }
 
 /// Gives a process its scheduling policy, if it has one; 0 is the calling one.
@@ -236,6 +251,7 @@ impl Confined<'_> {
         Ok(Self {
             plan: self.plan,
             program: Some(CString::new(program.as_os_str().as_bytes())?),
+            is_in_place: self.is_in_place,
             args: strings(args)?,
             env: env.map_or_else(|| Ok(self.env.clone()), strings)?,
             sets: self.sets,
@@ -245,8 +261,13 @@ impl Confined<'_> {
         })
     }
 
-    /// Looks for the program again, if it was not found from outside of the pid namespace.
+    /// Looks for the working directory and the program again, if they were not found from
+    /// outside of the pid namespace.
     pub fn look_again(&mut self) -> Result<()> {
+        if !self.is_in_place {
+            stay_in(self.plan, chdir(&self.plan.cwd))?;
+            self.is_in_place = true;
+        }
         if self.program.is_none() {
             self.program = Some(find_program(self.plan)?);
         }
@@ -563,6 +584,12 @@ fn set_ids(plan: &ProcessPlan) -> Result<()> {
     })
 }
 
+/// Stays in the working directory, where that was `entered`.
+fn stay_in(plan: &ProcessPlan, entered: rustix::io::Result<()>) -> Result<()> {
+    entered.with_context(|| format!("{:?}", plan.cwd)).in_field(plan.field.of("cwd"))?;
+    refuse_outside(plan)
+}
+
 /// A working directory that is reached through a descriptor of the host would
 /// show the host's files: the kernel then gives no path for it.
 fn refuse_outside(plan: &ProcessPlan) -> Result<()> {
@@ -586,10 +613,11 @@ fn looks_below_proc(plan: &ProcessPlan) -> bool {
     let name = plan.args.first().map(|name| name.as_bytes()).unwrap_or_default();
     let path = plan.variable("PATH").unwrap_or_default();
     let places = if name.contains(&b'/') { name } else { path };
-    places
-        .split(|byte| *byte == b':')
-        .chain([plan.cwd.as_os_str().as_bytes()])
-        .any(|place| place.starts_with(b"/proc") || place.starts_with(b"/dev"))
+    places.split(|byte| *byte == b':').chain([plan.cwd.as_os_str().as_bytes()]).any(is_below_proc)
+}
+
+fn is_below_proc(place: &[u8]) -> bool {
+    place.starts_with(b"/proc") || place.starts_with(b"/dev")
 }
 
 fn look_up(plan: &ProcessPlan) -> Result<CString> {
