@@ -49,6 +49,18 @@ fn a_directory_that_the_caller_has_open_is_no_working_directory() {
             assert_ne!(output.code, 0, "{place}: {output}");
             assert_eq!(output.stdout, "", "{place}: {output}");
         }
+        // A program that exec adds may be given it as a descriptor, but is not to start there.
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        for place in ["/proc/self/fd/7", "/proc/self/fd/7/etc"] {
+            let call = bed.program("/bin/sh".as_ref()).args(["-c", "exec 7</; exec \"$@\"", "sh"]);
+            let call = call.arg(&runtime().program).arg("--root").arg(bed.root());
+            let call =
+                call.args(["exec", "--preserve-fds", "5", "--cwd", place]).arg(&container.id);
+            let output = call.args(["/bin/ls", "-a"]).output();
+            assert_ne!(output.code, 0, "exec, {place}: {output}");
+            assert_eq!(output.stdout, "", "exec, {place}: {output}");
+        }
+        container.delete();
         bed.assert_nothing_left();
     });
 }
