@@ -15,13 +15,13 @@
 //! | environment | process.env alone; of hooks the caller's, where they name none | the specification | `hooks::a_hook_has_its_own_arguments_and_environment_or_the_callers` |
 //! | supplementary groups | process.user.additionalGids alone | rights of the caller | `attacks::nothing_of_the_caller_is_inherited` |
 //! | capabilities, securebits | the configuration's sets alone | rights of the caller | `process::each_set_of_capabilities_is_exact` |
-//! | no_new_privs | kept where the caller has it | the kernel lets nobody take it back | |
-//! | resource limits | kept where the configuration sets none | as with runc and crun | |
-//! | nice value, scheduling policy, I/O priority, CPU set | kept where the configuration sets none | `nice ferrun run` is what people type | |
+//! | no_new_privs | kept where the caller has it | the kernel lets nobody take it back | `what_the_configuration_leaves_open_is_the_callers` |
+//! | resource limits | kept where the configuration sets none | as with runc and crun | `what_the_configuration_leaves_open_is_the_callers` |
+//! | nice value, scheduling policy, I/O priority, CPU set | kept where the configuration sets none | `nice ferrun run` is what people type | `what_the_configuration_leaves_open_is_the_callers` |
 //! | session, process group, controlling terminal | new session | job control of the caller | `terminal::*` |
 //! | session keyring | a new one, but for `--no-new-keyring` | keys of the caller | `exec::*` |
-//! | oom_score_adj | kept where the configuration sets none | as with runc | |
-//! | personality, memory policy | kept where the configuration sets none | numactl(8) before it | `exec::it_has_the_personality_and_the_memory_policy_of_the_container` |
+//! | oom_score_adj | kept where the configuration sets none | as with runc | `what_the_configuration_leaves_open_is_the_callers` |
+//! | personality, memory policy | kept where the configuration sets none | numactl(8) before it | `what_the_configuration_leaves_open_is_the_callers`, `exec::it_has_the_personality_and_the_memory_policy_of_the_container` |
 //! | parent-death signal, timers, locks, pending signals | gone by fork(2) | the kernel | |
 
 use std::fs::{self, File};
@@ -71,6 +71,40 @@ fn ignored_signals_reach_neither_programs_nor_hooks() {
         let arguments = [&["exec", &container.id][..], &look].concat();
         let output = by_shell(bed, IGNORE, &arguments).output();
         assert_eq!(output.success(), "SigIgn:\t0000000000000000");
+    });
+}
+
+/// As `nice runtime run` has it: what the configuration does not say is the caller's choice.
+#[test]
+fn what_the_configuration_leaves_open_is_the_callers() {
+    const SET: &str = "ulimit -n 777; ulimit -S -c 8; echo 300 > /proc/self/oom_score_adj; \
+        set -- nice -n 3 ionice -c 2 -n 7 taskset -c 0 chrt --batch 0 setarch -R \
+        setpriv --no-new-privs \"$@\"";
+    const LOOK: &str = "ulimit -n; ulimit -c; cat /proc/self/oom_score_adj; \
+        ionice -p $$; grep -E '^(Cpus_allowed_list|NoNewPrivs):' /proc/self/status; \
+        cut -d ' ' -f 19,41 /proc/$$/stat; cat /proc/$$/personality";
+    const KEPT: [&str; 8] = [
+        "777",
+        "8",
+        "300",
+        "best-effort: prio 7",
+        "NoNewPrivs:\t1",
+        "Cpus_allowed_list:\t0",
+        "3 3",
+        "00040000",
+    ];
+    as_root(|bed| {
+        let look = ["/bin/sh", "-c", LOOK];
+        let bundle = bed.bundle().args(look).with("/process/noNewPrivileges", false);
+        let path = bundle.save().path.clone();
+        let (id, path) = (bed.id(), path.to_str().unwrap());
+        let output = by_shell(bed, SET, &["run", "--bundle", path, &id]).output();
+        assert_eq!(output.success().lines().collect::<Vec<_>>(), KEPT);
+        let bundle = bed.bundle().sh("sleep 100").with("/process/noNewPrivileges", false);
+        let container = bed.start(&bundle);
+        let arguments = [&["exec", &container.id][..], &look].concat();
+        let output = by_shell(bed, SET, &arguments).output();
+        assert_eq!(output.success().lines().collect::<Vec<_>>(), KEPT, "exec");
     });
 }
 
