@@ -1,5 +1,29 @@
 //! What a program finds around itself under ferrun and under runc: the same, but for
 //! the differences that are listed here with their reasons.
+//!
+//! Orders and defaults that callers have learnt from runc, and the tests of each:
+//!
+//! | what | here | test |
+//! |---|---|---|
+//! | the mode of a tmpfs without one | that of what it covers, 1777 where that is made for it | `mounts::a_tmpfs_has_the_mode_of_what_it_covers_or_that_of_a_tmp` |
+//! | read-only file systems that are made for the container | closed when all is made below them | `untouched::a_tmpfs_is_read_only_when_all_is_made_in_it` |
+//! | devices without a rule | /dev/net/tun is among them | `devices::a_tunnel_can_be_made_without_a_rule` |
+//! | what an image has in the place of a device, and what a mount has | an error; stays | `untouched::*` |
+//! | a source that an earlier entry mounts | is bound, also in a user namespace | `mounts::what_an_earlier_mount_shows_can_be_bound` |
+//! | words about a mount and about all below it | runc gives the latter last, ferrun first | `mounts::a_word_about_the_mount_holds_over_one_about_all_below_it` |
+//! | `rnorelatime` | relatime, the kernel's own | `mounts::recursive_words_reach_what_is_mounted_below` |
+//! | paths and groups that are listed twice | there once | `mounts::a_path_that_is_listed_twice_is_covered_once`, `given::a_group_is_there_once` |
+//! | kernel parameters | after createContainer hooks, before read-only paths | `sysctls::a_hook_may_make_the_interface_that_a_parameter_is_about`, `namespaces::kernel_parameters_may_have_slashes_and_be_read_only_for_the_program` |
+//! | the listener of a filter | sent by `create`, where no call of ours would be notified | `notify::*` |
+//! | `root.readonly` without a mount namespace | runc passes it over, ferrun refuses it | `errors::each_wrong_configuration_is_refused_in_one_line_with_field_and_value` |
+//! | a root that is moved | leaves no whole procfs behind | `protections::no_whole_procfs_can_be_had_behind_a_root_that_was_moved` |
+//! | `type: cgroup` in a cgroup namespace of another user namespace | the own group is bound | `untouched::a_joined_cgroup_namespace_beside_a_new_user_namespace_shows_the_own_group` |
+//! | a group that was there before | stays, when `create` fails | `lifecycle::a_create_that_fails_leaves_a_group_that_was_there_before` |
+//! | KILL without a pid namespace | ends all, whether init lives or not | `lifecycle::kill_ends_all_where_there_is_no_pid_namespace`, `lifecycle::kill_ends_what_outlives_init_without_a_pid_namespace` |
+//! | `kill --all` where nobody is left | no error | `lifecycle::nothing_left_to_signal_is_no_error_with_all` |
+//! | a frozen group below | is thawed to be ended | `lifecycle::who_is_in_a_frozen_group_below_is_ended` |
+//! | `exec` | has personality, memory policy and limits of the container; what `--cap` adds is not inherited | `exec::it_has_the_personality_and_the_memory_policy_of_the_container`, `protections::capabilities_that_exec_adds_are_not_inheritable` |
+//! | `exec --tty` whose output nobody takes | passes signals on, and ends with its reader | `callers::exec_ends_though_nobody_reads_its_output` |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

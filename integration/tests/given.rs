@@ -1,13 +1,24 @@
 //! What is given twice, not at all, or in another spelling, where callers rely on what Go
 //! programs make of it.
 //!
-//! | | comes to |
-//! |---|---|
-//! | a variable twice: config.json, process file, `exec --env`, hooks | the last one, alone |
-//! | a variable without `=`, or without a name | refused by its place |
-//! | `user`, or a part of it, missing in a process file | 0 |
-//! | the same in config.json | refused: the specification requires it |
-//! | `access` of a device rule with other letters than r, w and m | those are passed over |
+//! | | comes to | test |
+//! |---|---|---|
+//! | a variable twice: config.json, process file, `exec --env`, hooks | the last one, alone | `a_variable_*` |
+//! | a variable without `=`, or without a name | refused by its place | `what_is_no_variable_is_refused_by_its_place` |
+//! | `user`, or a part of it, missing in a process file | 0 | `a_process_file_need_not_name_its_user` |
+//! | the same in config.json | refused: the specification requires it | the same |
+//! | `access` of a device rule with other letters than r, w and m | those are passed over | `letters_beside_those_of_access_are_passed_over` |
+//! | a group twice | there once | `a_group_is_there_once` |
+//! | a masked or read-only path twice | covered once | `mounts::a_path_that_is_listed_twice_is_covered_once` |
+//! | a limit, a namespace, a property of an object twice | refused by its place: one of them is not meant | `errors::*`, `src/bundle.rs` |
+//! | a property in another spelling | one that nobody knows, and passed over as the specification wants it | |
+//! | null, and an empty text | not given | `tests/absent.rs` |
+//! | 0 and an empty text for `update`, null in its object | not given | `update::zero_and_nothing_leave_what_is_there` |
+//! | an option twice, a switch with a value | the last one | `output::options_are_written_as_go_programs_take_them` |
+//! | a destination that is not cleaned | cleaned before it is compared with anything | `untouched::nothing_is_made_in_a_dev_of_the_host_however_it_is_spelt` |
+//! | a cgroup path, a sysctl that climbs | refused | `errors::each_wrong_configuration_is_refused_in_one_line_with_field_and_value` |
+//! | a signal by number, with and without SIG, in small letters | the signal | `src/commands/kill.rs` |
+//! | all of it in manifests, configurations of images and credentials | | image-tool's own tests |
 
 use std::fs;
 
@@ -119,5 +130,19 @@ fn letters_beside_those_of_access_are_passed_over() {
         let rule = json!({"allow": true, "type": "c", "access": "x"});
         let bundle = bed.bundle().with("/linux/resources/devices", json!([rule]));
         assert!(bed.run(&bundle).failure(1).contains("linux.resources.devices[0]"));
+    });
+}
+
+/// Docker gives a group twice where it is the user's own too.
+#[test]
+fn a_group_is_there_once() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 hand them on") {
+            return;
+        }
+        let user = json!({"uid": 1000, "gid": 7, "additionalGids": [7, 5, 7, 5, 0]});
+        let bundle = bed.bundle().with("/process/user", user);
+        let output = bed.run(&bundle.args(["/bin/grep", "Groups:", "/proc/self/status"]));
+        assert_eq!(output.success().replace('\t', " "), "Groups: 0 5 7");
     });
 }

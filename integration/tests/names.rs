@@ -11,6 +11,8 @@
 //! | /proc/self/cgroup, /proc/PID/cgroup | whoever may make groups | 0xff, `:`, `) Z 1` | `a_group_below_may_have_any_name`, `src/cgroups/mod.rs` |
 //! | directories below a group | whoever may make groups | the same | `a_group_below_may_have_any_name` |
 //! | cgroup.procs, tasks, /proc/PID/task | nobody: numbers | | |
+//! | /etc/passwd of the container, for HOME | the image | a FIFO, one without an end | `attacks::a_passwd_without_end_does_not_hold_exec_up` |
+//! | /proc/self/status, fdinfo, timens_offsets, /proc/PID/ns, /proc/sys, /sys/kernel, /sys/module | nobody: the kernel's words | | |
 //! | /proc/PID/wchan, all else in cgroupfs and resctrl | nobody: the kernel's words | | |
 
 use std::ffi::OsStr;

@@ -16,6 +16,7 @@
 //! | what tmpcopyup writes | by name, in a file system that nobody else can reach yet | nothing |
 //! | what a handle is on, for calls that take none | /proc/self/fd of the host, before the root changes | is used |
 //! | the mounts behind a root that is moved | open(2) of what mountinfo names, compared by its identity | covered |
+//! | kernel parameters | openat(2) in a procfs of the host, or one of our own | is written |
 //! | the sources of binds, /dev/null, root.path | open(2): paths of the host, which are trusted | is opened |
 
 use std::fs;
