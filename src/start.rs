@@ -132,9 +132,17 @@ fn refuse_unexecuted(container: &Container) -> Result<()> {
         && now.is(init)?
         && !now.has_executed
     {
-        bail!("linux.seccomp: the init process was killed before the program could run");
+        let died = Error::msg("the init process died before it could run the program");
+        // By its filter, or because somebody has killed it.
+        return Err(if has_filter(container) { died.context("linux.seccomp") } else { died });
     }
     Ok(())
+}
+
+fn has_filter(container: &Container) -> bool {
+    let spec = container.config().ok();
+    let linux = spec.as_ref().and_then(|spec| spec.linux().as_ref());
+    linux.is_some_and(|linux| linux.seccomp().is_some())
 }
 
 /// After the program runs, or does not: hooks, or the end of the container

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use integration::{Bed, Bundle, Call, Container, Output, Running, View, as_root, eventually};
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 const VERBS: [&[&str]; 14] = [
     &["create"],
@@ -267,6 +268,36 @@ fn step(running: &Running) -> bool {
 fn run_to(running: &Running, number: u32) -> bool {
     begin(running);
     (0..number).all(|_| step(running))
+}
+
+/// Whoever starts it cannot tell that from a filter's work, but for there being no filter.
+#[test]
+fn an_init_that_is_killed_at_its_last_call_has_died() {
+    as_root(|bed| {
+        if bed.is_peer("runc and crun do not notice") {
+            return;
+        }
+        let bundle = bed.bundle().sh("sleep 100");
+        bundle.save();
+        let id = bed.id();
+        let container = prepare(bed, "created", &bundle, &id).expect("a container");
+        let init = Pid::from_raw(container.pid());
+        ptrace::attach(init).expect("PTRACE_ATTACH");
+        let stopped = || waitpid(init, Some(WaitPidFlag::__WALL)).expect("it stops");
+        stopped();
+        let start = call(bed, &["start"], &bundle, &id).spawn();
+        let at_execve = format!("{} ", libc::SYS_execve);
+        while !fs::read_to_string(format!("/proc/{init}/syscall")).unwrap().starts_with(&at_execve)
+        {
+            ptrace::syscall(init, None).expect("PTRACE_SYSCALL");
+            stopped();
+        }
+        kill(init, Signal::SIGKILL).expect("kill");
+        let output = start.wait();
+        let words = "ferrun: the init process died before it could run the program";
+        assert_eq!(output.failure(1), words, "{output}");
+        container.delete();
+    });
 }
 
 /// On version 1 nobody who is frozen dies, and whoever pauses the container may be later than
