@@ -25,6 +25,8 @@ pub enum Answer {
     Continue,
     /// It fails with this errno.
     Errno(i32),
+    /// The agent dies over it.
+    None,
 }
 
 /// An agent at work. Its threads end with the containers that they serve.
@@ -43,14 +45,28 @@ struct Seen {
     calls: BTreeMap<i64, u32>,
 }
 
-impl Agent {
-    /// Listens in the bed's directory. `answer` gets the number of a call.
-    pub fn listen(bed: &Bed, answer: fn(i64) -> Answer) -> Self {
+/// An agent that does not look at who connects yet.
+#[derive(Debug)]
+pub struct Idle {
+    /// Where it listens.
+    pub path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Idle {
+    /// Listens in the bed's directory.
+    pub fn listen(bed: &Bed) -> Self {
         let directory = bed.make_directory(&format!("agent-{}", bed.next()), 0o755);
         let path = directory.join("socket");
         let listener = UnixListener::bind(&path).expect("bind");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
             .expect("the socket's mode");
+        Self { path, listener }
+    }
+
+    /// Goes to work. `answer` gets the number of a call.
+    pub fn serve(self, answer: fn(i64) -> Answer) -> Agent {
+        let Self { path, listener } = self;
         let seen = Arc::new(Mutex::new(Seen::default()));
         let shared = Arc::clone(&seen);
         std::thread::spawn(move || {
@@ -59,7 +75,14 @@ impl Agent {
                 std::thread::spawn(move || serve(&stream, &shared, answer));
             }
         });
-        Self { path, seen }
+        Agent { path, seen }
+    }
+}
+
+impl Agent {
+    /// An agent at work in the bed's directory. `answer` gets the number of a call.
+    pub fn listen(bed: &Bed, answer: fn(i64) -> Answer) -> Self {
+        Idle::listen(bed).serve(answer)
     }
 
     /// The states that were sent, in their order.
@@ -86,7 +109,10 @@ fn serve(stream: &UnixStream, seen: &Mutex<Seen>, answer: fn(i64) -> Answer) {
     for listener in &listeners {
         while let Some(call) = next_call(listener) {
             *lock(seen).calls.entry(call.data.nr.into()).or_default() += 1;
-            reply(listener, call.id, answer(call.data.nr.into()));
+            match answer(call.data.nr.into()) {
+                Answer::None => return,
+                answer => reply(listener, call.id, answer),
+            }
         }
     }
 }
@@ -141,6 +167,7 @@ fn reply(listener: &OwnedFd, id: u64, answer: Answer) {
     let (error, flags) = match answer {
         Answer::Continue => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
         Answer::Errno(errno) => (-errno, 0),
+        Answer::None => return,
     };
     let mut reply = libc::seccomp_notif_resp { id, val: 0, error, flags };
     // SAFETY: the request reads one seccomp_notif_resp, which `reply` is.

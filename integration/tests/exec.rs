@@ -42,6 +42,29 @@ fn its_working_directory_may_be_one_of_its_own_process() {
     });
 }
 
+/// Its parent takes it on for the clone, and no longer.
+#[test]
+fn the_oom_score_is_that_of_the_container_and_not_of_who_waits() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 leaves what exec adds as it is") {
+            return;
+        }
+        let bundle = bed.bundle().sh(WAIT).with("/process/oomScoreAdj", 300);
+        let container = bed.start(&bundle);
+        let show = ["/bin/sh", "-c", "cat /proc/self/oom_score_adj; sleep 100"];
+        let running = container.exec_call(&[], &show).spawn();
+        eventually("the program runs", || running.printed() == "300\n");
+        let score = |pid: &str| {
+            let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+            text.expect("oom_score_adj").trim().to_owned()
+        };
+        assert_eq!(score(&running.pid().to_string()), score("self"));
+        container.kill("KILL");
+        let output = running.wait();
+        assert_eq!((output.code, output.stderr.as_str()), (137, ""), "{output}");
+    });
+}
+
 #[test]
 fn a_program_that_cannot_be_run_is_told_in_the_words_that_engines_look_for() {
     as_root(|bed| {

@@ -1,17 +1,22 @@
 //! `SCMP_ACT_NOTIFY`: a container's calls are answered by an agent, which gets the
 //! listener and the state of the process over `linux.seccomp.listenerPath`.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use integration::agent::{Agent, Answer};
+use integration::agent::{Agent, Answer, Idle};
 use integration::{Bed, Bundle, Caller, Container, as_both, as_root, eventually};
 use serde_json::{Value, json};
 
 /// A filter that lets an agent answer these calls, and allows all others.
 fn notifying(bundle: &Bundle, agent: &Agent, names: &[&str]) -> Bundle {
+    notifying_at(bundle, &agent.path, names)
+}
+
+fn notifying_at(bundle: &Bundle, path: &Path, names: &[&str]) -> Bundle {
     let filter = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
-        "listenerPath": agent.path,
+        "listenerPath": path,
         "listenerMetadata": "some words, \"quoted\"",
         "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}],
     });
@@ -106,6 +111,59 @@ fn a_created_container_sends_its_listener_while_it_is_created() {
             assert!(printed.contains(REFUSED) && printed.ends_with("and on\n"), "{printed}");
             assert_eq!(agent.states().len(), 1);
             container.delete();
+        }
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn an_agent_may_take_its_time() {
+    as_both(|bed| {
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, |number| {
+                std::thread::sleep(Duration::from_millis(500));
+                no_directories(number)
+            });
+            let output = bed.run(&notifying(&bundle, &agent, DIRECTORIES));
+            assert!(output.success().contains(REFUSED), "{output}");
+        }
+    });
+}
+
+#[test]
+fn an_agent_may_look_only_when_the_program_runs() {
+    as_both(|bed| {
+        for names in [DIRECTORIES, &["mkdir", "mkdirat", "prctl"]] {
+            let hears_us = names.len() > DIRECTORIES.len();
+            if hears_us && bed.is_peer("runc and crun load the filter during create") {
+                continue;
+            }
+            for bundle in both_ways(&bundle(bed)) {
+                let idle = Idle::listen(bed);
+                let container = bed.create(&notifying_at(&bundle, &idle.path, names));
+                container.start();
+                assert_eq!(container.status(), "running");
+                assert_eq!(container.printed(), "", "its call waits");
+                let agent = idle.serve(no_directories);
+                let printed = container.ended();
+                assert!(printed.contains(REFUSED) && printed.ends_with("and on\n"), "{printed}");
+                assert_eq!(agent.states().len(), 1);
+                container.delete();
+            }
+        }
+        bed.assert_nothing_left();
+    });
+}
+
+/// seccomp_unotify(2): without anybody at the other end a call is one that does not exist.
+#[test]
+fn an_agent_that_dies_leaves_nobody_waiting() {
+    as_both(|bed| {
+        for bundle in both_ways(&bundle(bed)) {
+            let agent = Agent::listen(bed, |_| Answer::None);
+            let output = bed.run(&notifying(&bundle, &agent, DIRECTORIES));
+            assert!(output.success().contains("Function not implemented"), "{output}");
+            assert!(output.stdout.ends_with("and on\n"), "{output}");
         }
         bed.assert_nothing_left();
     });
