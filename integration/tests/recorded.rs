@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
 use integration::shared_too::{as_both, as_root, as_user};
-use integration::{Bed, Bundle, Caller};
+use integration::{Bed, Bundle, Caller, runtime};
 use serde_json::{Value, json};
 
 /// Why a configuration cannot run on this machine.
@@ -253,28 +253,51 @@ fn every_configuration_of_a_rootless_engine_runs() {
     });
 }
 
-/// Privileged containers name every device of the host, /dev/ptmx among them.
+/// The lists of devices of which this machine has some, by name. Privileged containers name
+/// every device of the host, /dev/ptmx among them.
+fn lists_of_devices() -> Vec<(String, Vec<Value>)> {
+    let mut lists = Vec::new();
+    for (name, mut config) in configurations(false) {
+        let mut devices = entries(&mut config["linux"]["devices"]).clone();
+        devices.retain(|device| Path::new(device["path"].as_str().unwrap()).exists());
+        if !devices.is_empty() {
+            lists.push((name, devices));
+        }
+    }
+    let has_ptmx = |devices: &[Value]| devices.iter().any(|device| device["path"] == "/dev/ptmx");
+    assert!(lists.iter().any(|(_, devices)| has_ptmx(devices)), "no list has /dev/ptmx");
+    lists
+}
+
 #[test]
 fn every_list_of_devices_of_an_engine_can_be_had_in_a_user_namespace() {
-    let test = |bed: &Bed| {
+    as_both(|bed| {
         if bed.is_peer("they are older than some of these engines") {
             return;
         }
-        let mut tried = 0;
-        for (name, mut config) in configurations(false) {
-            let devices = entries(&mut config["linux"]["devices"]).clone();
-            let is_here = |device: &Value| Path::new(device["path"].as_str().unwrap()).exists();
-            let devices: Vec<_> = devices.into_iter().filter(is_here).collect();
-            if devices.is_empty() {
-                continue;
-            }
-            tried += usize::from(devices.iter().any(|device| device["path"] == "/dev/ptmx"));
+        for (name, devices) in lists_of_devices() {
             let bundle = bed.bundle().with("/linux/devices", devices).sh("readlink /dev/ptmx");
             let bundle = if bed.is_rootless() { bundle } else { bundle.in_user_namespace(65_536) };
             assert_eq!(bed.run(&bundle).success(), "pts/ptmx", "{name}");
         }
-        assert!(tried > 0, "no list has /dev/ptmx");
-    };
-    as_root(test);
-    as_user(test);
+    });
+}
+
+/// As under rootless Podman, whose containers have the user namespace of their engine.
+#[test]
+fn every_list_of_devices_of_an_engine_can_be_had_by_a_runtime_in_a_user_namespace() {
+    as_root(|bed| {
+        if bed.is_peer("they are older than some of these engines") {
+            return;
+        }
+        for (name, devices) in lists_of_devices() {
+            let bundle = bed.bundle().with("/linux/devices", devices).sh("readlink /dev/ptmx");
+            let call = bed.program("/usr/bin/unshare".as_ref()).args(["--user", "--map-root-user"]);
+            let call = call.args(["--mount", "--fork", "--kill-child"]).arg(&runtime().program);
+            let call = call.arg("--root").arg(bed.root()).args(["run", "--bundle"]);
+            let output = call.arg(&bundle.save().path).arg(bed.id()).output();
+            assert_eq!(output.success(), "pts/ptmx", "{name}");
+            bed.assert_nothing_left();
+        }
+    });
 }
