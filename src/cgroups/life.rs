@@ -93,15 +93,29 @@ fn collect(here: BorrowedFd<'_>, found: &mut BTreeSet<u32>) -> rustix::io::Resul
     Ok(())
 }
 
-/// Whether every process of the group is frozen, by its own state or that of a
-/// group above it.
+/// Whether the group is frozen, by its own state or that of a group above it. So it is
+/// while a process that has come later is still to stand still.
 pub fn is_frozen(group: &Group) -> Result<bool> {
     let Some(directory) = group.freezer() else { return Ok(false) };
-    let path = checked(directory)?;
-    let (file, line) = freezer_state(directory.version);
-    let text =
-        present(try_read(&path.join(file))).with_context(|| format!("read {path:?}/{file}"))?;
-    Ok(text.is_some_and(|text| text.lines().any(|found| found == line)))
+    match directory.version {
+        Version::V1 => has_line(directory, "freezer.state", &["FROZEN", "FREEZING"]),
+        Version::V2 => Ok(has_line(directory, "cgroup.events", &["frozen 1"])?
+            || has_line(directory, "cgroup.freeze", &["1"])?),
+    }
+}
+
+/// Whether every process of the group stands still.
+fn stands_still(directory: &Directory) -> Result<bool> {
+    match directory.version {
+        Version::V1 => has_line(directory, "freezer.state", &["FROZEN"]),
+        Version::V2 => has_line(directory, "cgroup.events", &["frozen 1"]),
+    }
+}
+
+fn has_line(directory: &Directory, file: &str, lines: &[&str]) -> Result<bool> {
+    let path = checked(directory)?.join(file);
+    let text = present(try_read(&path)).with_context(|| format!("read {path:?}"))?;
+    Ok(text.is_some_and(|text| text.lines().any(|found| lines.contains(&found))))
 }
 
 /// What is gone, or goes while it is used, is none rather than an error.
@@ -110,14 +124,6 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Ok(value) => Ok(Some(value)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// The file that tells the state and its line for "frozen".
-fn freezer_state(version: Version) -> (&'static str, &'static str) {
-    match version {
-        Version::V1 => ("freezer.state", "FROZEN"),
-        Version::V2 => ("cgroup.events", "frozen 1"),
     }
 }
 
@@ -148,7 +154,7 @@ pub fn wait_until_thawed(group: &Group) -> Result<()> {
 /// does not stop in time, all run again and the error names it.
 pub fn freeze(group: &Group) -> Result<()> {
     let Some(directory) = group.freezer() else { bail!("the container has no cgroup to freeze") };
-    if reach_frozen(group, directory, PATIENCE)? {
+    if reach_frozen(directory, PATIENCE)? {
         return Ok(());
     }
     let culprit = culprit(group);
@@ -156,12 +162,12 @@ pub fn freeze(group: &Group) -> Result<()> {
     bail!("{:?} did not freeze in {} s: {culprit}", directory.path, PATIENCE.as_secs());
 }
 
-fn reach_frozen(group: &Group, directory: &Directory, patience: Duration) -> Result<bool> {
+fn reach_frozen(directory: &Directory, patience: Duration) -> Result<bool> {
     let mut waits = Waits::new(patience);
     loop {
         // Version 1 may stay between the states for ever unless it is told again.
         set_frozen(directory, true)?;
-        if is_frozen(group)? {
+        if stands_still(directory)? {
             return Ok(true);
         }
         if !waits.wait() {
@@ -271,7 +277,7 @@ fn kill_once(group: &Group) -> Result<()> {
     // is signalled all the same; who is frozen dies when he is thawed.
     let exists = checked(freezer)?.try_exists().unwrap_or(false);
     if exists {
-        reach_frozen(group, freezer, Duration::from_millis(5))?;
+        reach_frozen(freezer, Duration::from_millis(5))?;
     }
     let signalled = signal_all(group, Signal::KILL);
     // Groups below may have been frozen on their own.
@@ -420,6 +426,34 @@ mod tests {
         writer.join().unwrap();
         std::fs::remove_dir_all(mount).unwrap();
         (child, result)
+    }
+
+    #[test]
+    fn a_group_is_frozen_while_somebody_is_still_to_stand_still() {
+        let mount = std::env::temp_dir().join(format!("ferrun-{}-frozen", std::process::id()));
+        let path = mount.join("group");
+        std::fs::create_dir_all(&path).unwrap();
+        let group = |version, controllers: &[&str]| Group {
+            directories: vec![Directory {
+                version,
+                controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+                mount: mount.clone(),
+                path: path.clone(),
+            }],
+        };
+        let write = |file: &str, text: &str| std::fs::write(path.join(file), text).unwrap();
+        for (state, frozen) in [("THAWED\n", false), ("FREEZING\n", true), ("FROZEN\n", true)] {
+            write("freezer.state", state);
+            assert_eq!(is_frozen(&group(Version::V1, &["freezer"])).unwrap(), frozen, "{state}");
+        }
+        // By itself or not, and whether all stand still.
+        for (own, events, frozen) in [("0", "0", false), ("1", "0", true), ("0", "1", true)] {
+            write("cgroup.freeze", &format!("{own}\n"));
+            write("cgroup.events", &format!("populated 1\nfrozen {events}\n"));
+            let group = group(Version::V2, &[]);
+            assert_eq!(is_frozen(&group).unwrap(), frozen, "{own} {events}");
+        }
+        std::fs::remove_dir_all(&mount).unwrap();
     }
 
     #[test]
