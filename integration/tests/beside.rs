@@ -31,13 +31,15 @@ const VERBS: [&[&str]; 14] = [
 const STATES: [&str; 5] = ["none", "created", "running", "paused", "stopped"];
 
 /// What may be said of a container that somebody else begins, changes or ends.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 12] = [
     "does not exist",
     "container with given ID already exists",
     "container is still being created",
     "cannot start an already running container",
     "cannot start a container that has stopped",
     "the init process died before it could run the program",
+    // By `kill --all TERM`, which is for whoever is there already.
+    "the init process ended with status 143",
     "container not running",
     "container not paused",
     "cannot exec in a stopped container",
