@@ -50,6 +50,8 @@ pub enum ToInit {
     /// The maps of the new user namespace are in force, and the pid of an init that stays is
     /// on disk.
     Placed,
+    /// The process is in its unit of systemd's, and the limits of that are in force.
+    Grouped,
     /// What the next mount is made of, where that is the creator's to open: the tree of a bind,
     /// or the context of a file system. Carries its descriptor.
     Tree,

@@ -62,10 +62,13 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
         .arg(path("log", "Append warnings and errors to this file"))
         .arg(text("log-format", "text (the default) or json").value_parser(["text", "json"]))
         .arg(flag("debug", "Log each step and decision too, to stderr without --log"))
-        .arg(flag("systemd-cgroup", "Not supported yet"))
+        .arg(flag("systemd-cgroup", "Let systemd make the cgroups of containers (cgroup v2)"))
         .arg(
-            text("cgroup-manager", "cgroupfs (the default), or disabled for no cgroup at all")
-                .value_parser(["cgroupfs", "systemd", "disabled"]),
+            text(
+                "cgroup-manager",
+                "Who makes cgroups: cgroupfs (the default), systemd, or disabled for none at all",
+            )
+            .value_parser(["cgroupfs", "systemd", "disabled"]),
         )
         .arg(
             // Not named like `spec --rootless`, which would be the same argument to clap.

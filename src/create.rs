@@ -19,6 +19,7 @@ use crate::apply::net_devices::{Destination, Found};
 use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, intel_rdt, mounts, namespaces, net_devices, process, procfs, rootfs};
 use crate::bundle::Bundle;
+use crate::cgroups::systemd::{self, Buses, Starting};
 use crate::cgroups::{self, Entering};
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
@@ -32,8 +33,8 @@ use crate::init;
 use crate::log;
 use crate::pid_file;
 use crate::plan::Plan;
-use crate::plan::cgroup::Stage;
-use crate::plan::intel_rdt::Group;
+use crate::plan::cgroup::{CgroupPlan, Group, Stage};
+use crate::plan::intel_rdt::Group as ClassGroup;
 use crate::plan::mounts::{MappedIds, MountKind};
 use crate::plan::namespaces::Namespaces;
 use crate::plan::rootfs::{Entry, Rootfs};
@@ -69,6 +70,8 @@ pub struct Options {
     pub rootless: Option<bool>,
     /// Whether the container gets no cgroup.
     pub without_cgroups: bool,
+    /// Where systemd is looked for, if it is to make the cgroup.
+    pub systemd: Option<Buses>,
     /// Sockets that follow stdio and belong to the program (sd_listen_fds(3)).
     pub listening: u32,
     /// Whether the caller stays to run the program.
@@ -100,13 +103,13 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     let mut bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
     log::debug(|| format!("bundle {:?}: {} bytes of config.json", bundle.path, bundle.text.len()));
     sd_notify::add_to(&mut bundle.spec, &store.directory(id)?);
-    let host = if options.without_cgroups {
-        Host::gather_without_cgroups()
-    } else {
-        Host::gather(options.rootless)?
+    let host = match &options.systemd {
+        _ if options.without_cgroups => Host::gather_without_cgroups(),
+        Some(buses) => Host::gather_with_systemd(options.rootless, buses)?,
+        None => Host::gather(options.rootless)?,
     };
     log::debug(|| host.summary());
-    let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &host)?;
+    let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &store.directory(id)?, &host)?;
     log::debug(|| plan.summary());
     if options.no_pivot && plan.rootfs.entry == Entry::Pivot {
         plan.rootfs.entry = Entry::Move;
@@ -130,7 +133,17 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
         log::debug(|| format!("container {id:?}: remembered in {:?}", container.directory));
         let cgroup = cgroups::Created::default();
         let (plan, host) = (&plan, &host);
-        let mut making = Making { plan, host, options, intel_rdt, container, cgroup, entering };
+        let mut making = Making {
+            plan,
+            host,
+            options,
+            intel_rdt,
+            container,
+            cgroup,
+            entering,
+            is_asked_for: false,
+            moved: None,
+        };
         match making.make(&bundle, console.as_ref()) {
             Ok(made) => Ok((making, made)),
             Err(error) => {
@@ -138,6 +151,9 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
                 // `delete --force` need not wait for a create that has made nothing yet.
                 let made = &making.container;
                 let is_deleted = !made.directory.exists() || made.is_replaced();
+                if !making.is_asked_for {
+                    making.container.record.unit = None;
+                }
                 destroy::undo_create(making.container, making.cgroup);
                 let gone = || format!("container {id:?} does not exist: it was deleted meanwhile");
                 if is_deleted { Err(error).with_context(gone) } else { Err(error) }
@@ -170,7 +186,7 @@ fn connect_console(plan: &Plan, options: &Options) -> Result<Option<OwnedFd>> {
 fn intent(
     bundle: &Bundle,
     plan: &Plan,
-    groups: Option<Group>,
+    groups: Option<ClassGroup>,
     id: &str,
     host: &Host,
 ) -> Result<Record> {
@@ -189,7 +205,8 @@ fn intent(
         has_process: plan.process.is_some(),
         namespaces: namespaces.new.iter().copied().chain(joined).collect(),
         own_pids: namespaces.is_new(Kind::Pid),
-        group: plan.cgroup.group.clone(),
+        group: if plan.unit.is_some() { Group::default() } else { plan.cgroup.group.clone() },
+        unit: plan.unit.as_ref().map(|plan| plan.unit.clone()),
         intel_rdt: groups,
         callers_keyring: false,
         mounts: mounts_to_undo(plan)?,
@@ -236,6 +253,10 @@ struct Making<'a> {
     cgroup: cgroups::Created,
     /// How its processes come into it.
     entering: Entering,
+    /// Whether systemd was asked for it.
+    is_asked_for: bool,
+    /// Where systemd has put it.
+    moved: Option<CgroupPlan>,
 }
 
 /// What init may still say before it is ready, each once: in a joined pid namespace somebody
@@ -255,18 +276,13 @@ impl Making<'_> {
         self.container.save_first()?;
         self.container.keep_config(&bundle.text)?;
         sd_notify::make_directory(&self.container)?;
-        let group = &self.plan.cgroup;
-        self.cgroup = cgroups::create(group, &self.container.directory)?;
-        if let Some(uid) = self.plan.cgroup_owner {
-            cgroups::delegate(&group.group, uid).in_field("linux.cgroupsPath")?;
+        if self.plan.unit.is_none() {
+            self.cgroup = cgroups::create(&self.plan.cgroup, &self.container.directory)?;
+            self.ready_cgroup(&self.plan.cgroup)?;
         }
         let groups = &mut self.container.record.intel_rdt;
         if let (Some(settled), Some(groups)) = (self.intel_rdt.take(), groups) {
             settled.make(groups)?;
-        }
-        self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Early))?);
-        if let Some(devices) = &group.devices {
-            cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
         }
         let devices = net_devices::find(&self.plan.net_devices)?;
         let (mut init, channel, verdict) = self.spawn(&devices)?;
@@ -284,6 +300,7 @@ impl Making<'_> {
                 return Err(error);
             }
         };
+        let group = self.moved.as_ref().unwrap_or(&self.plan.cgroup);
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
         self.refuse_dead(&init)?;
         self.container.record.creator = None;
@@ -315,9 +332,54 @@ impl Making<'_> {
         if !init.is_between {
             self.remember(init)?;
         }
+        // systemd works on it while the new process makes its mounts.
+        let unit = self.plan.unit.as_ref();
+        let starting = unit.map(|unit| systemd::start(unit, init.pid.as_raw() as u32)).transpose();
+        let starting = starting.in_field("linux.cgroupsPath")?;
+        self.is_asked_for = starting.is_some();
         self.place(init, channel, devices)?;
+        if let Some(starting) = starting {
+            self.enter_unit(starting)?;
+            let _ = channel.send(&ToInit::Grouped);
+        }
         self.open_trees(init, channel)?;
         self.converse(channel, init, console)
+    }
+
+    /// Gives a group that is there to whom it is to belong, and limits that stand in nobody's
+    /// way.
+    fn ready_cgroup(&self, group: &CgroupPlan) -> Result<()> {
+        if let Some(uid) = self.plan.cgroup_owner {
+            cgroups::delegate(&group.group, uid).in_field("linux.cgroupsPath")?;
+        }
+        self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Early))?);
+        if let Some(devices) = &group.devices {
+            cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the new process is in its unit, and puts that on disk.
+    fn enter_unit(&mut self, starting: Starting) -> Result<()> {
+        let planned = self.plan.cgroup.group.unified().context("no cgroup v2")?;
+        let (unit, place) = starting.wait(planned).in_field("linux.cgroupsPath")?;
+        let group = Group { directories: vec![place.clone()] };
+        self.container.record.group = group.clone();
+        self.container.record.unit = Some(unit);
+        self.container.save()?;
+        if place != *planned && self.plan.rootfs.shows(&planned.path) {
+            bail!(
+                "linux.cgroupsPath: systemd has put the container into {:?}, not {:?}: it needs a cgroup namespace",
+                place.path,
+                planned.path
+            );
+        }
+        cgroups::mark(&group, &self.container.directory)?;
+        let moved = self.plan.cgroup.clone().moved_to(&place);
+        cgroups::hand_down(&moved)?;
+        self.ready_cgroup(&moved)?;
+        self.moved = Some(moved);
+        Ok(())
     }
 
     /// Puts the init process on disk.
@@ -441,6 +503,9 @@ impl Making<'_> {
     /// The container's cgroup, to be entered.
     fn cgroup(&self) -> Result<spawn::Cgroup> {
         let record = &self.container.record;
+        if self.plan.unit.is_some() {
+            return spawn::Cgroup::open_later(record.intel_rdt.as_ref());
+        }
         spawn::Cgroup::open(&self.plan.cgroup.group, record.intel_rdt.as_ref(), self.entering)
     }
 
@@ -534,7 +599,7 @@ impl Making<'_> {
 
     /// Why the init process is gone without a word.
     fn cause_of_death(&self, init: &Spawned) -> anyhow::Error {
-        if let Some(reason) = cgroups::want_of_memory(&self.plan.cgroup.group) {
+        if let Some(reason) = cgroups::want_of_memory(&self.container.record.group) {
             return reason;
         }
         // It is looked at once more before it is reaped.

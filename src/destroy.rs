@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::apply::{hooks, intel_rdt, mounts};
-use crate::cgroups;
+use crate::cgroups::{self, systemd};
 use crate::error::{InField as _, message};
 use crate::host::Host;
 use crate::log;
@@ -70,6 +70,10 @@ fn stop_created(container: &Container, cgroup: cgroups::Created) -> Result<()> {
     let group = &container.record.group;
     if let Some(init) = container.open_init()? {
         kill_init(&init, group)?;
+    }
+    if container.record.unit.is_some() {
+        stop_unit(container)?;
+        return cgroup.undo();
     }
     // Before there was an init, only others can be in the group.
     if container.record.init.is_some() {
@@ -160,6 +164,12 @@ fn stop_creator(container: &Container) -> Result<()> {
 /// the cgroup away.
 fn stop_processes(container: &Container) -> Result<()> {
     let group = &container.record.group;
+    if container.record.unit.is_some() {
+        if let Some(init) = container.open_init()? {
+            kill_init(&init, group)?;
+        }
+        return stop_unit(container);
+    }
     if container.record.init.is_none() {
         log::debug(|| "no init is on record");
         // An init that was made and not recorded is dying with its creator.
@@ -181,6 +191,20 @@ fn stop_processes(container: &Container) -> Result<()> {
     }
     let kept = cgroups::kept(group, &container.directory)?;
     cgroups::kill_all(&kept)?;
+    cgroups::remove(&kept)
+}
+
+/// Ends whatever is left in the unit that holds the container, and the unit. The group is
+/// recorded once the unit is started, so that it is never another's of the same name.
+fn stop_unit(container: &Container) -> Result<()> {
+    let Record { group, unit, .. } = &container.record;
+    let Some(unit) = unit else { return Ok(()) };
+    let kept = cgroups::kept(group, &container.directory)?;
+    cgroups::kill_all(&kept)?;
+    if let Err(error) = systemd::stop(unit, &container.directory) {
+        // It goes with its last process anyhow, only later.
+        log::warn(message(&error));
+    }
     cgroups::remove(&kept)
 }
 

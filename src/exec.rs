@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::apply::process::{InitialAffinity, OomScoreAdj, give_pipes, set_scheduler};
 use crate::bundle;
-use crate::cgroups;
+use crate::cgroups::{self, systemd};
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::console;
 use crate::create::hide;
@@ -119,9 +119,13 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let _inherited = (OomScoreAdj::take(Some(&plan))?, InitialAffinity::take(&plan)?);
     // From its first moment: where the container has the caller's pid namespace it is seen.
     hide()?;
-    let spawn = |group: &Group, entering| -> Result<(Spawned, CreatorEnd)> {
+    // No group: systemd is asked, and the process waits for it.
+    let spawn = |group: Option<&Group>, entering| -> Result<(Spawned, CreatorEnd)> {
         let classes = container.record.intel_rdt.as_ref();
-        let cgroup = spawn::Cgroup::open(group, classes, entering)?;
+        let cgroup = match group {
+            Some(group) => spawn::Cgroup::open(group, classes, entering)?,
+            None => spawn::Cgroup::open_later(classes)?,
+        };
         let (creator, end) = channel::pair()?;
         let given = Additional {
             preserved: options.preserved,
@@ -130,6 +134,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
             keyring: (!container.record.callers_keyring).then_some(&container.record.id),
             policies: &policies,
             verdict: &verdict,
+            is_grouped_later: group.is_none(),
         };
         let spawned = spawn::beside(&target, flags, &cgroup, &creator, end, |end, remaining| {
             init::additional(&plan, &given, remaining, end)
@@ -138,12 +143,21 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     };
     let group = container.record.group.below(&options.cgroups).context("--cgroup")?;
     spawn::born_alive(|entering| {
-        let (mut spawned, creator) = match spawn(&group, entering) {
+        let (mut spawned, creator) = match spawn(Some(&group), entering) {
+            // An ordinary user in a session of his own: the group above both is root's.
+            Err(error)
+                if matches!(errno(&error), Some(libc::EACCES | libc::EPERM))
+                    && container.record.unit.is_some()
+                    && options.cgroups.is_empty() =>
+            {
+                log::debug(|| format!("{}: systemd is asked", message(&error)));
+                spawn(None, entering).and_then(|spawned| attach(container, spawned))?
+            }
             // The container has put groups of its own below, so the kernel lets nothing
             // into this one: then into the one that its init is in now.
             Err(error) if errno(&error) == Some(libc::EBUSY) && options.cgroups.is_empty() => {
                 log::debug(|| format!("{}: into the cgroup of init", message(&error)));
-                spawn(&cgroups::group_of(&group, init.pid as u32)?, entering)?
+                spawn(Some(&cgroups::group_of(&group, init.pid as u32)?), entering)?
             }
             spawned if options.cgroups.is_empty() => spawned?,
             spawned => spawned.context("--cgroup")?,
@@ -159,6 +173,23 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
             }
         }
     })
+}
+
+/// Has systemd put the new process into the container's unit.
+fn attach(
+    container: &Container,
+    (spawned, creator): (Spawned, CreatorEnd),
+) -> Result<(Spawned, CreatorEnd)> {
+    let unit = container.record.unit.as_ref().context("it is in no unit of systemd's")?;
+    let attached = systemd::attach(unit, spawned.pid.as_raw() as u32)
+        .and_then(|()| creator.send(&ToInit::Grouped));
+    match attached {
+        Ok(()) => Ok((spawned, creator)),
+        Err(error) => {
+            spawned.abandon(creator);
+            Err(error)
+        }
+    }
 }
 
 /// From a process that was made to one that runs its program.

@@ -5,6 +5,8 @@ use anyhow::Result;
 use rustix::fs::stat;
 
 use crate::cgroups;
+use crate::cgroups::systemd::{self, Buses};
+use crate::plan::cgroup::unit::Systemd;
 use crate::plan::cgroup::{Access, Layout};
 
 /// What plans depend on besides the configuration.
@@ -20,6 +22,8 @@ pub struct Host {
     pub cgroups: Layout,
     /// How the caller may use cgroups.
     pub cgroup_access: Access,
+    /// The systemd that makes containers' groups; None where the runtime makes them.
+    pub systemd: Option<Systemd>,
 }
 
 /// Root on a machine without cgroups.
@@ -31,6 +35,7 @@ impl Default for Host {
             in_user_namespace: false,
             cgroups: Layout::None,
             cgroup_access: Access::Root,
+            systemd: None,
         }
     }
 }
@@ -50,18 +55,27 @@ impl Host {
 
     /// The facts for the log.
     pub fn summary(&self) -> String {
-        let Self { uid, gid, in_user_namespace, cgroups, cgroup_access } = self;
+        let Self { uid, gid, in_user_namespace, cgroups, cgroup_access, systemd } = self;
         let cgroups = match cgroups {
             Layout::V1 { unified: None, .. } => "version 1",
             Layout::V1 { unified: Some(_), .. } => "version 1, and 2 beside it",
             Layout::V2(_) => "version 2",
             Layout::None => "none",
         };
+        let maker = if systemd.is_some() { "systemd" } else { "the cgroup file system" };
         let rootless = matches!(cgroup_access, Access::Rootless { .. });
         format!(
             "caller: uid {uid}, gid {gid}, in a user namespace: {in_user_namespace}; \
-             cgroups: {cgroups}, by the cgroup file system; rootless: {rootless}"
+             cgroups: {cgroups}, by {maker}; rootless: {rootless}"
         )
+    }
+
+    /// Gathers the facts where systemd makes the groups, found by what `buses` says.
+    pub fn gather_with_systemd(rootless: Option<bool>, buses: &Buses) -> Result<Self> {
+        let mut host = Self::gather(rootless)?;
+        let is_root = host.uid == 0 && !host.in_user_namespace;
+        host.systemd = Some(systemd::look(buses, is_root, &host.cgroups)?);
+        Ok(host)
     }
 
     /// The facts about the caller alone, as if the machine had no cgroups.
@@ -76,6 +90,7 @@ impl Host {
             in_user_namespace,
             cgroups: Layout::None,
             cgroup_access: Access::Unwanted,
+            systemd: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! copy of the creator's memory, and would undo with its destructors what the
 //! creator has made.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::mem::take;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -120,6 +121,8 @@ pub struct Additional<'a> {
     pub policies: &'a Policies,
     /// Where the result of execve(2) goes.
     pub verdict: &'a Verdict,
+    /// Whether systemd puts it into its group.
+    pub is_grouped_later: bool,
 }
 
 /// A process that `exec` adds to a container.
@@ -132,6 +135,9 @@ pub fn additional(
     let is_between = remaining.is_between;
     let ran = (|| {
         stay_with(&creator)?;
+        if given.is_grouped_later {
+            creator.expect(&ToInit::Grouped)?;
+        }
         let in_user_namespace = remaining.joined_user_namespace;
         join(remaining)?;
         process::set_final_affinity(plan)?;
@@ -196,6 +202,30 @@ struct Prepared<'plan> {
     is_placed: bool,
 }
 
+/// Where systemd puts the process into its cgroup, when it is there.
+struct Grouping<'a> {
+    creator: &'a InitEnd,
+    /// What has its root where the process is then.
+    makes_namespace: bool,
+    is_due: Cell<bool>,
+}
+
+impl<'a> Grouping<'a> {
+    fn new(plan: &Plan, creator: &'a InitEnd) -> Self {
+        let makes_namespace = plan.namespaces.is_new(Kind::Cgroup);
+        Self { creator, makes_namespace, is_due: Cell::new(plan.unit.is_some()) }
+    }
+
+    /// Waits for it, the first time.
+    fn wait(&self) -> Result<()> {
+        if !self.is_due.replace(false) {
+            return Ok(());
+        }
+        self.creator.expect(&ToInit::Grouped)?;
+        if self.makes_namespace { namespaces::make_new(&[Kind::Cgroup]) } else { Ok(()) }
+    }
+}
+
 /// Everything that is done to the container, and to the process until it has the rights of
 /// the program.
 fn prepare_container<'plan>(
@@ -218,17 +248,23 @@ fn prepare_container<'plan>(
     if is_between
         || new_user
         || needs_creator
+        || plan.unit.is_some()
         || plan.namespaces.announces()
         || !around.net_devices.is_empty()
     {
         creator.expect(&ToInit::Placed)?;
         is_placed = true;
     }
+    let grouping = Grouping::new(plan, creator);
     if plan.namespaces.gets_offsets() {
         namespaces::enter_own_time()?;
     }
     namespaces::become_root_inside(in_user_namespace)?;
     hide()?;
+    if needs_creator {
+        // It comes before the trees.
+        grouping.wait()?;
+    }
     // What it makes is to have nothing of the caller's terminal and process group either.
     nix::unistd::setsid().context("setsid")?;
     // What is made for the container does not depend on the caller's.
@@ -248,7 +284,9 @@ fn prepare_container<'plan>(
 
     let root = rootfs::prepare(&plan.rootfs)?;
     let root = root.as_fd();
-    let unclosed = rootfs::fill(root, &plan.rootfs, || creator.expect_tree())?;
+    let trees = || creator.expect_tree();
+    let unclosed = rootfs::fill(root, &plan.rootfs, trees, || grouping.wait())?;
+    grouping.wait()?;
     if let Some(process) = &plan.process {
         take_terminal(process, creator, Some(root))?;
     }

@@ -195,6 +195,8 @@ pub struct Cgroup {
     entrance: Entrance,
     /// Whether the process leaves the creator's group, in some tree, by itself.
     moves: bool,
+    /// Whether somebody else puts it into its group, later.
+    is_later: bool,
 }
 
 impl Cgroup {
@@ -213,7 +215,14 @@ impl Cgroup {
         for tasks in classes.map(tasks).transpose()?.into_iter().flatten() {
             entrance.add(tasks, explain).in_field("linux.intelRdt")?;
         }
-        Ok(Self { unified, entrance, moves })
+        Ok(Self { unified, entrance, moves, is_later: false })
+    }
+
+    /// Where systemd puts the process into its group, once it is there. It is in those in
+    /// resctrl from the beginning.
+    pub fn open_later(classes: Option<&intel_rdt::Group>) -> Result<Self> {
+        let cgroup = Self::open(&Group::default(), classes, Entering::AtBirth)?;
+        Ok(Self { is_later: true, ..cgroup })
     }
 
     /// The directory of version 2, where a process is cloned into it.
@@ -260,9 +269,14 @@ pub fn container(
         joined_user_namespace: namespaces.is_joined(Kind::User),
         ..Remaining::default()
     };
+    let mut new = namespaces.new.clone();
+    if cgroup.is_later {
+        // It makes the namespace when it is there.
+        new.retain(|kind| *kind != Kind::Cgroup);
+    }
     if namespaces.is_prepared_outside() {
         remaining.join = opened;
-        remaining.new.clone_from(&namespaces.new);
+        remaining.new = new;
         remaining.is_between = true;
         let between = spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))?;
         return Ok(Spawned { is_between: true, ..between });
@@ -270,9 +284,8 @@ pub fn container(
 
     let mut excursion = Excursion::default();
     let new_user = namespaces.is_new(Kind::User);
-    let mut new = namespaces.new.clone();
     // Where the cgroup is entered after the clone, the namespace must be rooted there.
-    if namespaces.is_new(Kind::Cgroup) && cgroup.moves {
+    if new.contains(&Kind::Cgroup) && cgroup.moves {
         new.retain(|kind| *kind != Kind::Cgroup);
         remaining.new.push(Kind::Cgroup);
     }

@@ -28,7 +28,7 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -l root -d 'Where containers
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log -d 'Append warnings and errors to this file' -r -F
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log-format -d 'text (the default) or json' -r -f -a "text\t''
 json\t''"
-complete -c ferrun -n "__fish_ferrun_needs_command" -l cgroup-manager -d 'cgroupfs (the default), or disabled for no cgroup at all' -r -f -a "cgroupfs\t''
+complete -c ferrun -n "__fish_ferrun_needs_command" -l cgroup-manager -d 'Who makes cgroups: cgroupfs (the default), systemd, or disabled for none at all' -r -f -a "cgroupfs\t''
 systemd\t''
 disabled\t''"
 complete -c ferrun -n "__fish_ferrun_needs_command" -l rootless -d 'Go on where cgroups cannot be used: true, false or auto' -r -f -a "true\t''
@@ -36,7 +36,7 @@ false\t''
 auto\t''"
 complete -c ferrun -n "__fish_ferrun_needs_command" -s v -l version -d 'Print the version'
 complete -c ferrun -n "__fish_ferrun_needs_command" -l debug -d 'Log each step and decision too, to stderr without --log'
-complete -c ferrun -n "__fish_ferrun_needs_command" -l systemd-cgroup -d 'Not supported yet'
+complete -c ferrun -n "__fish_ferrun_needs_command" -l systemd-cgroup -d 'Let systemd make the cgroups of containers (cgroup v2)'
 complete -c ferrun -n "__fish_ferrun_needs_command" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "create" -d 'Create a container'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "delete" -d 'Delete a container, what it made, and its ID'

@@ -78,14 +78,19 @@ fn make_parent_private(path: &Path) -> Result<()> {
 pub type Unclosed<'a> = (&'a str, OwnedFd);
 
 /// Fills the root: mounts, devices, links, the working directory. `opened` brings
-/// the trees that are the creator's to open, in their order.
+/// the trees that are the creator's to open, in their order; `grouped` waits until the
+/// process is in its cgroup, as often as it is called.
 pub fn fill<'a>(
     root: BorrowedFd<'_>,
     rootfs: &'a Rootfs,
     opened: impl Fn() -> Result<OwnedFd>,
+    grouped: impl Fn() -> Result<()>,
 ) -> Result<Vec<Unclosed<'a>>> {
     let (mut unclosed, mut bound) = (Vec::new(), Vec::new());
     for step in &rootfs.mounts {
+        if step.shows_cgroups() {
+            grouped()?;
+        }
         match mounts::apply(root, step, &opened)? {
             Done::Unclosed(mount) => unclosed.push((step.field.as_str(), mount)),
             Done::Bound(mount) => bound.push(mount),

@@ -73,10 +73,17 @@ fn make(plan: &CgroupPlan, created: &mut Created) -> Result<()> {
                 }
             }
             Version::V1 => {}
-            Version::V2 => enable_controllers(plan, directory)?,
+            Version::V2 => enable_controllers(plan, directory, plan.group.directories.len() == 1)?,
         }
     }
     refuse_frozen(&plan.group).in_field("linux.cgroupsPath")
+}
+
+/// Hands down to a group that systemd has made what is to be written there: of some controllers
+/// it does not know.
+pub fn hand_down(plan: &CgroupPlan) -> Result<()> {
+    let v2 = plan.group.directories.iter().filter(|directory| directory.version == Version::V2);
+    v2.into_iter().try_for_each(|directory| enable_controllers(plan, directory, false))
 }
 
 /// Makes `path` and what is missing between it and `mount`. Says whether `path`
@@ -137,19 +144,17 @@ fn fill_cpuset(path: &Path, mount: &Path, file: &str) -> Result<String> {
     Ok(inherited)
 }
 
-/// Hands the controllers down to the group: where the whole tree is of version
-/// 2 all that there are, so that usage can be read; beside version 1 those that
-/// are written to. One that cannot be handed down is an error only if something
+/// Hands the controllers down to the group: `all` that there are, where the whole tree is of
+/// version 2, so that usage can be read; beside version 1 those that are written to. One that cannot be handed down is an error only if something
 /// is to be written.
-fn enable_controllers(plan: &CgroupPlan, directory: &Directory) -> Result<()> {
+fn enable_controllers(plan: &CgroupPlan, directory: &Directory, all: bool) -> Result<()> {
     let settings = || plan.settings.iter().filter(|setting| setting.version == Version::V2);
     let needed = || settings().filter(|setting| setting.controller != "cgroup");
-    let alone = plan.group.directories.len() == 1;
     let wanted: Vec<&str> = directory
         .controllers
         .iter()
         .map(String::as_str)
-        .filter(|name| alone || needed().any(|setting| setting.controller == *name))
+        .filter(|name| all || needed().any(|setting| setting.controller == *name))
         .collect();
     let missing = |file: &Path| -> Result<Vec<&str>> {
         let text = read(file)?;

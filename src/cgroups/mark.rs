@@ -45,6 +45,11 @@ pub(super) fn put(group: &Group, new: &Group, container: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The same for a group that somebody else has made for the container.
+pub fn mark(group: &Group, container: &Path) -> Result<()> {
+    put(group, &Group::default(), container)
+}
+
 /// The mark that holds for a directory of the group.
 fn of(group: &Group, directory: &Directory) -> Result<Option<Mark>> {
     let first = group.directories.first();

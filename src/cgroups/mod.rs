@@ -23,15 +23,16 @@ mod life;
 mod mark;
 mod oom;
 mod stats;
+pub mod systemd;
 mod tree;
 
 pub use apply::{apply_devices, apply_settings};
-pub use create::{Created, Entering, Entrance, create, delegate, directory_fd};
+pub use create::{Created, Entering, Entrance, create, delegate, directory_fd, hand_down};
 pub use life::{
     freeze, has_freezers_below, holding, is_frozen, kill_all, oom_kills, processes, remove,
     remove_unused, signal_all, thaw, thaw_all, wait_until_thawed,
 };
-pub use mark::{kept, marked};
+pub use mark::{kept, mark, marked};
 pub use oom::OomWatch;
 pub use stats::{Stats, stats};
 

@@ -34,6 +34,7 @@ pub fn options(matches: &ArgMatches, global: &Global) -> Options {
         no_pivot: matches.get_flag("no-pivot"),
         rootless: global.rootless,
         without_cgroups: global.without_cgroups,
+        systemd: global.systemd.clone(),
         listening: listening(),
         stays: false,
         serves_terminal: false,

@@ -25,6 +25,7 @@ use clap::ArgMatches;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use crate::cgroups::systemd::Buses;
 use crate::cli::path_of;
 use crate::host::Host;
 use crate::state::{Container, Operation, Status, Store};
@@ -40,15 +41,18 @@ pub struct Global {
     pub rootless: Option<bool>,
     /// Whether containers get no cgroup.
     pub without_cgroups: bool,
+    /// Where systemd is looked for, if it is to make the cgroups of new containers.
+    pub systemd: Option<Buses>,
 }
 
 impl Global {
     /// The settings of a command line.
     pub fn new(matches: &ArgMatches) -> Result<Self> {
         let manager = matches.get_one::<String>("cgroup-manager").map(String::as_str);
-        if matches.get_flag("systemd-cgroup") || manager == Some("systemd") {
-            bail!("--systemd-cgroup: is not supported yet");
-        }
+        let by_systemd = match manager {
+            Some(manager) => manager == "systemd",
+            None => matches.get_flag("systemd-cgroup"),
+        };
         let given = path_of(matches, "root");
         let rootless = match matches.get_one::<String>("global-rootless").map(String::as_str) {
             Some("true") => Some(true),
@@ -68,7 +72,19 @@ impl Global {
             None => default_root(),
         };
         let without_cgroups = manager == Some("disabled");
-        Ok(Self { store: Store::new(root), root_given, rootless, without_cgroups })
+        let systemd = by_systemd.then(buses);
+        Ok(Self { store: Store::new(root), root_given, rootless, without_cgroups, systemd })
+    }
+}
+
+/// What the environment says of the buses by which systemd can be asked.
+fn buses() -> Buses {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    Buses {
+        system: text("DBUS_SYSTEM_BUS_ADDRESS"),
+        session: text("DBUS_SESSION_BUS_ADDRESS"),
+        runtime_directory: variable("XDG_RUNTIME_DIR").map(PathBuf::from),
     }
 }
 

@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 use super::{Global, while_allowed};
 use crate::apply::intel_rdt;
 use crate::bundle;
-use crate::cgroups;
+use crate::cgroups::{self, systemd};
 use crate::cli::{id_of, text_of};
 use crate::error::InField as _;
 use crate::log;
+use crate::plan::cgroup::unit;
 use crate::plan::intel_rdt::Lines;
 use crate::state::{Container, Operation};
 
@@ -120,11 +121,18 @@ fn change_limits(container: &Container, request: Value) -> Result<()> {
     let resources: LinuxResources =
         serde_path_to_error::deserialize(merged).in_field("linux.resources")?;
     let group = &container.record.group;
-    let settings = group.settings(&resources)?;
+    let mut settings = group.settings(&resources)?;
     let devices = match resources.devices().as_deref().filter(|_| changes_devices) {
         Some(rules) => group.devices(rules)?,
         None => None,
     };
+    if let Some(unit) = &container.record.unit {
+        let mut properties = unit::limits(&mut settings)?;
+        if let Some(devices) = &devices {
+            properties.extend(unit::device_properties(&devices.list, &systemd::majors()?));
+        }
+        systemd::change(unit, &properties)?;
+    }
     cgroups::apply_settings(&settings, None)?.iter().for_each(log::warn);
     if let Some(devices) = &devices {
         cgroups::apply_devices(devices)?;

@@ -15,9 +15,11 @@ use crate::error::InField;
 pub mod devices;
 pub mod program;
 pub mod settings;
+pub mod unit;
 
 use devices::DeviceList;
 pub use settings::{Setting, Stage, Write};
+use unit::Property;
 
 /// How the machine's control groups are mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +247,50 @@ impl CgroupPlan {
             );
         }
         Ok(plan)
+    }
+
+    /// Plans the group at `path`, below the root of the tree of version 2, which is a unit of
+    /// systemd's. Also the properties of that: it is to keep the limits.
+    ///
+    /// Errors name the field of `linux.resources`.
+    pub fn in_unit(
+        path: &Path,
+        resources: Option<&LinuxResources>,
+        layout: &Layout,
+        is_root: bool,
+        majors: &[(devices::Kind, u32, String)],
+    ) -> Result<(Self, Vec<Property>)> {
+        let Layout::V2(unified) = layout else {
+            bail!("--systemd-cgroup: this machine has no cgroup v2 alone")
+        };
+        let group = Group {
+            directories: vec![Directory {
+                version: Version::V2,
+                controllers: unified.controllers.clone(),
+                mount: unified.mount.clone(),
+                path: unified.mount.join(path.strip_prefix("/").unwrap_or(path)),
+            }],
+        };
+        let mut settings = resources.map(|r| group.settings(r)).transpose()?.unwrap_or_default();
+        let mut properties = unit::limits(&mut settings)?;
+        let rules = resources.and_then(|resources| resources.devices().as_deref());
+        let devices = if is_root { group.devices(rules.unwrap_or_default())? } else { None };
+        if let Some(devices) = &devices {
+            properties.extend(unit::device_properties(&devices.list, majors));
+        }
+        Ok((Self { group, settings, devices, warnings: Vec::new() }, properties))
+    }
+
+    /// The same plan for a group at another place of its tree.
+    pub fn moved_to(mut self, directory: &Directory) -> Self {
+        for setting in &mut self.settings {
+            setting.directory.clone_from(&directory.path);
+        }
+        if let Some(devices) = &mut self.devices {
+            devices.directory.clone_from(&directory.path);
+        }
+        self.group = Group { directories: vec![directory.clone()] };
+        self
     }
 
     /// All directories, one for each tree.

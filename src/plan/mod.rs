@@ -25,6 +25,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
 
+use self::cgroup::unit::{self, Unit, UnitPlan};
 use self::cgroup::{Access, CgroupPlan};
 use self::hooks::Hooks;
 use self::intel_rdt::IntelRdt;
@@ -44,6 +45,8 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// Its cgroup and limits.
     pub cgroup: CgroupPlan,
+    /// The unit of systemd's that is its cgroup, where systemd makes that.
+    pub unit: Option<UnitPlan>,
     /// The host's id of the user that its cgroup is given to, if it is
     /// (config-linux.md#cgroup-ownership).
     pub cgroup_owner: Option<u32>,
@@ -106,20 +109,20 @@ impl Plan {
         )
     }
 
-    /// Plans the container `id` from its configuration.
-    pub fn new(spec: &Spec, bundle: &Path, id: &str, host: &Host) -> Result<Self> {
+    /// Plans the container `id`, which will be remembered in `directory`, from its configuration.
+    pub fn new(
+        spec: &Spec,
+        bundle: &Path,
+        id: &str,
+        directory: &Path,
+        host: &Host,
+    ) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let namespaces = Namespaces::plan(linux)?;
         if host.uid != 0 && !namespaces.has(Kind::User) {
             bail!("linux.namespaces: user: missing, and an ordinary user needs a user namespace");
         }
-        let cgroup = CgroupPlan::new(
-            linux.and_then(|linux| linux.cgroups_path().as_deref()),
-            linux.and_then(|linux| linux.resources().as_ref()),
-            id,
-            &host.cgroups,
-            &host.cgroup_access,
-        )?;
+        let (cgroup, unit) = plan_cgroup(spec, id, directory, host)?;
         let around = Surroundings {
             bundle,
             root: bundle.join(spec.root().as_ref().map_or(Path::new(""), |root| root.path())),
@@ -155,6 +158,7 @@ impl Plan {
             net_devices: plan_net_devices(linux, &namespaces, host.uid == 0)?,
             namespaces,
             cgroup,
+            unit,
             cgroup_owner,
             intel_rdt,
             rootfs,
@@ -166,6 +170,35 @@ impl Plan {
             warnings,
         })
     }
+}
+
+/// The container's cgroup, and the unit that it is where systemd makes it.
+fn plan_cgroup(
+    spec: &Spec,
+    id: &str,
+    directory: &Path,
+    host: &Host,
+) -> Result<(CgroupPlan, Option<UnitPlan>)> {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let (layout, access) = (&host.cgroups, &host.cgroup_access);
+    let Some(systemd) = &host.systemd else {
+        return Ok((CgroupPlan::new(path, resources, id, layout, access)?, None));
+    };
+    let unit = Unit::new(path, id, systemd).in_field("linux.cgroupsPath")?;
+    let below = unit.path()?;
+    let place = systemd.group.join(below.strip_prefix("/").unwrap_or(&below));
+    let is_root = *access == Access::Root;
+    let (cgroup, limits) =
+        CgroupPlan::in_unit(&place, resources, layout, is_root, &systemd.majors)?;
+    let mut properties = unit::own_properties(id, directory, &unit);
+    properties.extend(limits);
+    for (name, value) in unit::of_annotations(spec.annotations().iter().flatten())? {
+        properties.retain(|(other, _)| *other != name);
+        properties.push((name, value));
+    }
+    Ok((cgroup, Some(UnitPlan { unit, properties })))
 }
 
 /// The program, and when its filter is loaded. Also says what is passed over.
@@ -290,7 +323,13 @@ mod tests {
     use super::*;
 
     fn plan(json: &str) -> Result<Plan> {
-        Plan::new(&serde_json::from_str(json).unwrap(), Path::new("/b"), "c", &Host::default())
+        Plan::new(
+            &serde_json::from_str(json).unwrap(),
+            Path::new("/b"),
+            "c",
+            Path::new("/run/c"),
+            &Host::default(),
+        )
     }
 
     #[test]
@@ -389,7 +428,7 @@ mod tests {
             });
             let host = Host { cgroups, ..Host::default() };
             let spec = serde_json::from_str(&json).unwrap();
-            Plan::new(&spec, Path::new("/b"), "c", &host).unwrap().cgroup_owner
+            Plan::new(&spec, Path::new("/b"), "c", Path::new("/run/c"), &host).unwrap().cgroup_owner
         };
         assert_eq!(owner("", r#",{"type":"cgroup"}"#), Some(100_002));
         assert_eq!(owner("", r#",{"type":"cgroup","path":"/c"}"#), None, "a joined one");
@@ -401,7 +440,7 @@ mod tests {
     fn an_ordinary_user_needs_a_user_namespace() {
         let spec = serde_json::from_str(r#"{"root":{"path":"r"}}"#).unwrap();
         let host = Host { uid: 1000, ..Host::default() };
-        let error = Plan::new(&spec, Path::new("/b"), "c", &host).unwrap_err();
+        let error = Plan::new(&spec, Path::new("/b"), "c", Path::new("/run/c"), &host).unwrap_err();
         assert!(error.to_string().starts_with("linux.namespaces: user: missing"), "{error}");
     }
 

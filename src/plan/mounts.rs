@@ -35,6 +35,16 @@ pub struct MountStep {
 }
 
 impl MountStep {
+    /// Whether it mounts a tree of cgroups, or part of one: what is seen there depends on
+    /// where the process is.
+    pub fn shows_cgroups(&self) -> bool {
+        match &self.kind {
+            MountKind::New(new) => new.fstype == "cgroup2",
+            MountKind::Bind(bind) => bind.source.starts_with("/sys/fs/cgroup"),
+            MountKind::Existing | MountKind::Link(_) => false,
+        }
+    }
+
     /// Gives a new file system an SELinux label, where its type takes one and its entry
     /// names none: those of the kernel have labels of their own.
     pub fn label(&mut self, label: &str) {

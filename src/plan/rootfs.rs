@@ -46,6 +46,15 @@ impl Rootfs {
         })
     }
 
+    /// Whether the group at `path` is mounted in it by that path.
+    pub fn shows(&self, path: &Path) -> bool {
+        self.mounts.iter().any(|step| match &step.kind {
+            MountKind::Bind(bind) => bind.source == path,
+            MountKind::New(new) => new.instead.as_deref() == Some(path),
+            _ => false,
+        })
+    }
+
     /// Every place at which something is mounted, in the order of mounting.
     pub fn mount_points(&self) -> impl Iterator<Item = PathBuf> {
         let mounts = self

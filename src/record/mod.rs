@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook_state::HookState;
 use crate::plan::cgroup::Group;
+use crate::plan::cgroup::unit::Unit;
 use crate::plan::hooks::Hook;
 use crate::plan::intel_rdt;
 use crate::processes::ProcessId;
@@ -60,8 +61,11 @@ pub struct Record {
     pub namespaces: Vec<LinuxNamespaceType>,
     /// Whether all its processes end with its init.
     pub own_pids: bool,
-    /// Its cgroup.
+    /// Its cgroup; empty until systemd has made it, where it does.
     pub group: Group,
+    /// The unit of systemd's that its cgroup is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
     /// Its groups in resctrl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<intel_rdt::Group>,

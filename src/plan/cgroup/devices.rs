@@ -59,9 +59,15 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
         f.write_str(if self.kind == Kind::Char { "c " } else { "b " })?;
-        write!(f, "{}:{} ", number(self.major), number(self.minor))?;
-        for (bit, letter) in [(Access::READ, "r"), (Access::WRITE, "w"), (Access::MKNOD, "m")] {
-            if self.access.0 & bit.0 != 0 {
+        write!(f, "{}:{} {}", number(self.major), number(self.minor), self.access)
+    }
+}
+
+/// `rwm`, or what of it is set.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (bit, letter) in [(Self::READ, "r"), (Self::WRITE, "w"), (Self::MKNOD, "m")] {
+            if self.0 & bit.0 != 0 {
                 f.write_str(letter)?;
             }
         }
