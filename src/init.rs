@@ -256,7 +256,7 @@ fn prepare_container<'plan>(
         is_placed = true;
     }
     let grouping = Grouping::new(plan, creator);
-    if plan.namespaces.gets_offsets() {
+    if plan.namespaces.gets_offsets() || is_between && plan.namespaces.own_offsets().is_some() {
         namespaces::enter_own_time()?;
     }
     namespaces::become_root_inside(in_user_namespace)?;
@@ -431,8 +431,7 @@ fn join(remaining: Remaining<'_>) -> Result<()> {
         sys::close_inherited(process);
         log::debug(|| format!("setns: joined those of the container: {flags:?}"));
     }
-    namespaces::join_all(remaining.join)?;
-    namespaces::make_new(&remaining.new)
+    namespaces::enter(remaining.join, &remaining.new, remaining.offsets)
 }
 
 /// Makes the container's session keyring. It can be found by its name, which is runc's.

@@ -26,7 +26,7 @@ use rustix::process::{
 
 use crate::apply::intel_rdt::{explain, tasks};
 use crate::apply::namespaces::{
-    Excursion, Opened, explain_new, join_all, open_joined, write_time_offsets,
+    Excursion, Opened, enter, explain_new, open_joined, write_time_offsets,
 };
 use crate::cgroups::{self, Entering, Entrance};
 use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd, ToInit};
@@ -247,6 +247,8 @@ pub struct Remaining<'a> {
     pub join_process: Option<(&'a OwnedFd, CloneFlags)>,
     /// To make new, once all is joined and the process is in its cgroup.
     pub new: Vec<Kind>,
+    /// The offsets of a time namespace among the new ones, where nobody else writes them.
+    pub offsets: Option<&'a str>,
     /// Whether the process has entered a user namespace that others made.
     pub joined_user_namespace: bool,
     /// Whether the process is in between: it prepares everything and then makes the one
@@ -277,6 +279,7 @@ pub fn container(
     if namespaces.is_prepared_outside() {
         remaining.join = opened;
         remaining.new = new;
+        remaining.offsets = namespaces.own_offsets();
         remaining.is_between = true;
         let between = spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))?;
         return Ok(Spawned { is_between: true, ..between });
@@ -294,7 +297,7 @@ pub fn container(
         new.retain(|kind| *kind != Kind::Time);
         if namespaces.gets_offsets() {
             remaining.new.push(Kind::Time);
-        } else {
+        } else if namespaces.own_offsets().is_none() {
             excursion.leave(Kind::Time)?;
             unshare(CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32))
                 .context("unshare: linux.namespaces: time")?;
@@ -306,7 +309,9 @@ pub fn container(
         // A mount namespace changes what paths mean; that is the new process's to meet.
         let mounts = opened.extract_if(.., |join| join.kind == Kind::Mount);
         remaining.join = mounts.collect();
-        let join = move || join_all(opened);
+        let offsets = namespaces.own_offsets();
+        let time = offsets.map(|_| Kind::Time);
+        let join = move || enter(opened, time.as_slice(), offsets);
         let child = move |init| child(init, remaining);
         return through(flags, cgroup.unified(), &namespaces.new, join, creator, init, child);
     }

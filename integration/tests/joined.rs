@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use integration::shared_too::{as_root, as_user};
+use integration::shared_too::{as_both, as_root, as_user};
 use integration::{Bed, Container, Holder};
 use serde_json::json;
 
@@ -200,6 +200,47 @@ fn a_joined_or_new_time_namespace_is_not_that_of_hooks() {
         let found = fs::read_to_string(log).unwrap();
         let own = namespace("self", "time");
         assert_eq!(found.lines().collect::<Vec<_>>(), [own.to_str().unwrap(); 6]);
+    });
+}
+
+#[test]
+fn a_new_time_namespace_beside_a_joined_user_namespace_has_its_offsets() {
+    as_both(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 know no time namespace") {
+            return;
+        }
+        // An ordinary user may join what is his own: the namespaces of a container of his.
+        let first = bed.bundle();
+        let first = if bed.is_rootless() { first } else { first.in_user_namespace(65_536) };
+        let first = bed.start(&first.sh("sleep 100"));
+        let of_first = |file: &str| PathBuf::from(format!("/proc/{}/ns/{file}", first.pid()));
+        let log = bed.write("log", "");
+        let script = format!("cat /proc/self/timens_offsets >> {}", log.display());
+        let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+        let bundle = bed
+            .bundle()
+            .with_namespace("user", Some(&of_first("user")))
+            .with_namespace("time", None)
+            .with("/linux/uidMappings", json!([]))
+            .with("/linux/gidMappings", json!([]))
+            .with("/linux/timeOffsets", json!({"boottime": {"secs": 1_000_000, "nanosecs": 7}}))
+            .with("/hooks/createContainer", hook)
+            .sh("sleep 100");
+        let joined = bundle.clone().with_namespace("pid", Some(&of_first("pid")));
+        for (case, bundle) in [("new", bundle), ("joined", joined)] {
+            let container = bed.start(&bundle);
+            let pid = container.pid();
+            let user = ("user", namespace(&first.pid().to_string(), "user"));
+            let time = ("time", namespace(&pid.to_string(), "time"));
+            assert_ne!(time.1, namespace("self", "time"), "{case} pid");
+            assert_joined(&container, &[user, time], case);
+            let offsets = container.exec(&["cat", "/proc/self/timens_offsets"]);
+            let words: Vec<_> = offsets.success().split_whitespace().collect();
+            assert_eq!(words, ["monotonic", "0", "0", "boottime", "1000000", "7"], "{case} pid");
+            let found = fs::read_to_string(&log).unwrap();
+            assert!(found.contains("1000000"), "{case} pid: {found}");
+            fs::write(&log, "").unwrap();
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 //! Joining namespaces and setting new ones up.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,12 +11,16 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::error::{InField as _, message, words};
 use crate::log;
 use crate::plan::namespaces::{IdMaps, IdRange, Join, clone_flag, name, proc_name};
 use crate::sys;
 use crate::sys::process::{Clone3, Cloned, clone3, set_parent_death_signal};
+
+/// Where a process writes the offsets of the time namespace that its children will be in.
+const OWN_OFFSETS: &str = "/proc/self/timens_offsets";
 
 /// A namespace to join, opened and checked.
 #[derive(Debug)]
@@ -69,6 +74,31 @@ pub fn join_all(opened: Vec<Opened>) -> Result<()> {
     };
     let refused: Vec<Opened> = others.into_iter().filter(is_refused).collect();
     user.iter().chain(&refused).chain(&mounts).try_for_each(Opened::join)
+}
+
+/// Joins all of these and makes new ones, in which time runs by these offsets.
+pub fn enter(opened: Vec<Opened>, new: &[Kind], offsets: Option<&str>) -> Result<()> {
+    let file = offsets.map(|_| open_own_offsets()).transpose()?;
+    join_all(opened)?;
+    make_new(new)?;
+    let (Some(mut file), Some(offsets)) = (file, offsets) else { return Ok(()) };
+    file.write_all(offsets.as_bytes())
+        .with_context(|| format!("write {offsets:?} to {OWN_OFFSETS}"))
+        .in_field("linux.timeOffsets")
+}
+
+/// Opens the file for the offsets of the calling process's children. That of a hidden process
+/// is root's, so one of an ordinary user shows itself for this moment: it has joined nothing
+/// yet, and only his own processes have rights over it.
+fn open_own_offsets() -> Result<fs::File> {
+    let open = || fs::File::options().write(true).open(OWN_OFFSETS);
+    let file = open().or_else(|_| {
+        set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+        let file = open();
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        file
+    });
+    file.context(OWN_OFFSETS).in_field("linux.timeOffsets")
 }
 
 /// In a user namespace the caller's ids are not what they were outside.

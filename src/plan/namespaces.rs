@@ -162,9 +162,18 @@ impl Namespaces {
     }
 
     /// Whether the creator writes the time offsets into a namespace that another process has
-    /// made. Else he makes it himself, for his children.
+    /// made. Else he makes it himself, for his children, but for one of a joined user namespace.
     pub fn gets_offsets(&self) -> bool {
-        !self.time_offsets.is_empty() && (self.is_new(Kind::User) || self.is_prepared_outside())
+        !self.time_offsets.is_empty()
+            && !self.is_joined(Kind::User)
+            && (self.is_new(Kind::User) || self.is_prepared_outside())
+    }
+
+    /// The time offsets that are written by whoever joins the user namespace: an ordinary user
+    /// can make a time namespace only inside of it.
+    pub fn own_offsets(&self) -> Option<&str> {
+        let own = !self.time_offsets.is_empty() && self.is_joined(Kind::User);
+        own.then_some(&self.time_offsets)
     }
 
     /// Whether the creator must be told that the namespaces are there which he writes to: they
