@@ -103,13 +103,11 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
     let init = container.record.init.context("container not running")?;
     let flags = namespaces_to_join(container, init.pid)?;
     log::debug(|| format!("container {:?}: init {}", container.record.id, init.pid));
-    // A container without a mount namespace of its own was entered by chroot.
-    let root = if container.record.namespaces.contains(&Kind::Mount) {
-        None
-    } else {
-        Some(open_root(init.pid)?)
-    };
-    if let Some(maps) = Namespaces::plan(spec.linux().as_ref())?.id_maps
+    let planned = Namespaces::plan(spec.linux().as_ref())?;
+    // One that was not made for the container, the caller's or a joined one, has another root:
+    // the container's was entered by chroot.
+    let root = (!planned.is_new(Kind::Mount)).then(|| open_root(init.pid)).transpose()?;
+    if let Some(maps) = planned.id_maps
         && let Some(uid) = maps.user_outside(plan.user.uid)
     {
         give_pipes(uid);

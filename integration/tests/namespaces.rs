@@ -146,6 +146,9 @@ fn a_cgroup_and_a_mount_namespace_can_be_joined() {
             let found = fs::read_link(format!("/proc/{}/ns/{file}", container.pid())).unwrap();
             assert_eq!(found, fs::read_link(holder.path(file)).unwrap());
         }
+        // The root of the namespace is another one, with the host's files.
+        bundle.write("/of-the-container", "text");
+        assert_eq!(container.exec(&["/bin/cat", "/of-the-container"]).success(), "text");
     });
 }
 
