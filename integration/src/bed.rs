@@ -124,6 +124,12 @@ pub fn in_views<F: Fn(&Bed) + Sync>(test: F) {
     run(&private_in_views(&[Caller::Root]), test);
 }
 
+/// Runs a test as an ordinary user in every view.
+#[track_caller]
+pub fn in_views_as_user<F: Fn(&Bed) + Sync>(test: F) {
+    run(&private_in_views(&[Caller::user()]), test);
+}
+
 /// Runs a test in every view, as root and as an ordinary user.
 #[track_caller]
 pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
@@ -135,6 +141,13 @@ pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
 #[track_caller]
 pub fn where_mounts_are_shared<F: Fn(&Bed) + Sync>(test: F) {
     run(&[(runtime().usual_view(), Caller::Root, Ground::Shared)], test);
+}
+
+/// Runs a test as root and as an ordinary user where all mounts are shared.
+#[track_caller]
+pub fn both_where_mounts_are_shared<F: Fn(&Bed) + Sync>(test: F) {
+    let callers = [Caller::Root, Caller::user()];
+    run(&callers.map(|caller| (runtime().usual_view(), caller, Ground::Shared)), test);
 }
 
 /// The same functions for tests about mounts: each runs a test once more, in the usual
@@ -558,6 +571,11 @@ impl Bed {
             self.give(&directory.join(name));
         }
         self.delegated.set(true);
+    }
+
+    /// Whether the caller has a cgroup of his own.
+    pub(crate) fn is_delegated(&self) -> bool {
+        self.delegated.get()
     }
 
     fn group_of_the_caller(&self) -> PathBuf {

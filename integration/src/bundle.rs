@@ -215,7 +215,7 @@ fn set(config: &mut Value, pointer: &str, value: Value) {
 }
 
 /// Gives a tree to a user.
-fn give(path: &Path, id: u32) {
+pub(crate) fn give(path: &Path, id: u32) {
     lchown(path, Some(id), Some(id)).expect("chown");
     if path.is_dir() && !path.is_symlink() {
         for entry in fs::read_dir(path).expect("a directory").flatten() {

@@ -11,19 +11,23 @@ mod bed;
 mod bundle;
 mod call;
 mod container;
+mod described;
 mod holder;
 mod leftovers;
+pub mod lives;
 mod runtime;
 mod sys;
 pub mod terminal;
 
 pub use bed::{
-    Bed, Caller, Ground, View, as_both, as_root, as_user, everywhere, in_views, on_every_ground,
-    shared_too, where_mounts_are_shared, with_controllers,
+    Bed, Caller, Ground, View, as_both, as_root, as_user, both_where_mounts_are_shared, everywhere,
+    in_views, in_views_as_user, on_every_ground, shared_too, where_mounts_are_shared,
+    with_controllers,
 };
 pub use bundle::{Bundle, config};
 pub use call::{Call, Output, Running};
 pub use container::Container;
+pub use described::described;
 pub use holder::Holder;
 pub use runtime::{Kind, Runtime, runtime};
 pub use sys::CALLERS_KEYRING;

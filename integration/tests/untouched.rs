@@ -25,7 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use integration::terminal::ConsoleSocket;
-use integration::{Bed, Bundle, Container, View, as_root, shared_too, where_mounts_are_shared};
+use integration::{
+    Bed, Bundle, Container, View, as_root, described, shared_too, where_mounts_are_shared,
+};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::mkfifo;
 use serde_json::json;
@@ -53,28 +55,6 @@ fn node(path: &Path, minor: u64) {
 fn odd(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
     chown(path, Some(11), Some(12)).unwrap();
-}
-
-/// All that can be said of what is below `directory`.
-fn described(directory: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut rest = vec![directory.to_owned()];
-    while let Some(path) = rest.pop() {
-        let found = fs::symlink_metadata(&path).unwrap();
-        let text = match found.file_type() {
-            kind if kind.is_file() => fs::read_to_string(&path).unwrap(),
-            kind if kind.is_symlink() => format!("{:?}", fs::read_link(&path).unwrap()),
-            _ => String::new(),
-        };
-        let (mode, device) = (found.mode(), found.rdev());
-        let name = path.strip_prefix(directory).unwrap();
-        lines.push(format!("{name:?} {mode:o} {device} {}:{} {text}", found.uid(), found.gid()));
-        if found.is_dir() {
-            rest.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        }
-    }
-    lines.sort();
-    lines
 }
 
 /// A bundle without a file system at /dev, with one more device.
