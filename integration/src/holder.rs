@@ -20,7 +20,7 @@ impl Holder {
     pub fn new(flags: &[&str]) -> Self {
         let unshare = Command::new("/usr/bin/unshare")
             .args(flags)
-            .args(["--fork", "--kill-child", "/bin/sleep", "100"])
+            .args(["--fork", "--kill-child", "/bin/sleep", "10000"])
             .spawn()
             .unwrap();
         let children = format!("/proc/{0}/task/{0}/children", unshare.id());
