@@ -67,7 +67,7 @@ pub(super) enum Asks {
     Inside(String),
     /// The program alone.
     Program(String),
-    /// What exec adds alone.
+    /// What exec adds alone, in the place of what is asked of both.
     Exec(String),
     /// The test itself, while it runs: this of a shell on the host, to which `$1` is the pid.
     Outside(String),
@@ -103,6 +103,8 @@ pub(super) enum Way {
     NeverStarted,
     /// `update` gets these options.
     Update(Vec<String>),
+    /// `exec` gets these options.
+    Exec(Vec<String>),
 }
 
 impl Choice {

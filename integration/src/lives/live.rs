@@ -40,9 +40,10 @@ impl fmt::Display for Fault {
 
 type Result<T = ()> = std::result::Result<T, Fault>;
 
-/// What a shell needs to know to answer.
+/// What a shell needs to know to answer. Its own `read` takes a byte at a time; it is used
+/// where a child would not be the same.
 const WORDS: &str = r#"
-status() { while read -r key value; do [ "$key" = "$1:" ] && echo $value; done < /proc/self/status; }
+status() { awk -v key="$1:" '$1 == key { $1 = ""; print substr($0, 2) }' /proc/self/status; }
 policy() { read -r line < /proc/self/stat; set -- $line; echo ${19} ${40} ${41}; }
 limit() { sed -n "s/^$1  *\([^ ]*\)  *\([^ ]*\) .*/\1 \2/p" /proc/self/limits; }
 mounted() { awk -v path="$1" '$5 == path { found = $6 } END { print found }' /proc/self/mountinfo; }
@@ -297,12 +298,18 @@ impl<'life> Course<'life> {
         Ok(())
     }
 
-    /// What exec adds answers as the program does.
+    /// What exec adds answers as the program does, but for what is asked of it alone.
     fn exec(&self) -> Result {
-        let asks = self.life.asked(|asks| match asks {
-            Asks::Inside(text) | Asks::Exec(text) => Some(text),
+        let own = self.life.asked(|asks| match asks {
+            Asks::Exec(text) => Some(text),
             _ => None,
         });
+        let mut asks = self.life.asked(|asks| match asks {
+            Asks::Inside(text) => Some(text),
+            _ => None,
+        });
+        asks.retain(|(question, _)| own.iter().all(|(other, _)| other != question));
+        asks.extend(own);
         let output = self.exec_call(&self.script(&asks)).output();
         if output.code != 0 || !output.stderr.is_empty() {
             return Err(Fault::new("exec", output));
@@ -311,7 +318,12 @@ impl<'life> Course<'life> {
     }
 
     fn exec_call(&self, script: &str) -> Call {
-        self.bed.call().arg("exec").arg(&self.id).args(["/bin/sh", "-c", script])
+        let options = self.life.ways().filter_map(|way| match way {
+            Way::Exec(options) => Some(options),
+            _ => None,
+        });
+        let call = self.bed.call().arg("exec").args(options.flatten());
+        call.arg(&self.id).args(["/bin/sh", "-c", script])
     }
 
     fn update(&self, bundle: &Bundle) -> Result {

@@ -105,8 +105,7 @@ fn processors(random: &mut Random, place: &Place) -> Choice {
         ])
         .set("/linux/resources/cpu/cpus", list)
         .check(Asks::Group("cpuset.cpus".to_owned()), list)
-        .check(Asks::Program(PROCESSORS.to_owned()), list)
-        .check(Asks::Exec(PROCESSORS.to_owned()), list)
+        .inside(PROCESSORS, list)
 }
 
 /// A node that nothing stands behind: who may open it is told that, and others are refused.

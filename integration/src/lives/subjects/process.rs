@@ -21,10 +21,8 @@ pub(super) fn defaults(place: &Place) -> Choice {
         .inside("status NoNewPrivs", "1")
         .inside("status Seccomp", "0")
         .inside("status SigBlk", "0000000000000000")
-        // The shell itself ignores SIGQUIT.
-        .inside("sed -n 's/^SigIgn:.//p' /proc/self/status", "0000000000000000")
-        .check(Asks::Program(PROCESSORS.to_owned()), place.processors[0])
-        .check(Asks::Exec(PROCESSORS.to_owned()), place.processors[0])
+        .inside("status SigIgn", "0000000000000000")
+        .inside(PROCESSORS, place.processors[0])
         .inside("cat /proc/self/oom_score_adj", place.oom_score_adj.to_string())
         // stdio, and the directory that ls reads.
         .inside("ls /proc/self/fd | wc -l", "4");
@@ -390,5 +388,18 @@ pub(super) fn ways(random: &mut Random, place: &Place) -> Vec<Choice> {
     if random.once_in(6) {
         drawn.push(Choice::new("--no-new-keyring").way(Way::Option("--no-new-keyring")));
     }
+    if random.once_in(4) {
+        drawn.push(options_of_exec(random));
+    }
     drawn
+}
+
+/// Another directory, and one more variable.
+fn options_of_exec(random: &mut Random) -> Choice {
+    let path = random.one(&["/tmp", "/etc", "/"]);
+    let options = ["--cwd", path, "--env", "LIFE=of exec"].map(str::to_owned).to_vec();
+    Choice::new(format!("exec {options:?}"))
+        .way(Way::Exec(options))
+        .check(Asks::Exec("pwd".to_owned()), path)
+        .check(Asks::Exec("echo $LIFE".to_owned()), "of exec")
 }
