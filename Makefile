@@ -154,7 +154,7 @@ test-guest: ## tests in a virtual machine with cgroup v2 whole, AppArmor, SELinu
 	@$(TESTBED)/run_tests.py guest
 
 # What depends on the kernel and its controllers.
-GUEST := update events resources devices apparmor selinux intel_rdt exec process seccomp rootless namespaces idmapped
+GUEST := update events resources devices apparmor selinux intel_rdt exec process seccomp rootless namespaces idmapped lives
 .PHONY: guest
 guest: $(BUILT)
 	CARGO="$(CARGO)" $(TESTBED)/guest.py $(TESTED) $(if $(ALL),,$(GUEST))

@@ -374,7 +374,6 @@ fn cover_callers_kernel_file_systems(root: BorrowedFd<'_>) -> Result<()> {
     let outside = |mount: &&mountinfo::Mount<'_>| {
         matches!(mount.fstype, b"proc" | b"sysfs") && !mountinfo::is_below(&table, mount, own)
     };
-    let empty = empty_file_system(None)?;
     for mount in table.iter().filter(outside) {
         let is_cover =
             |other: &mountinfo::Mount<'_>| other.parent == mount.id && other.point == mount.point;
@@ -391,7 +390,8 @@ fn cover_callers_kernel_file_systems(root: BorrowedFd<'_>) -> Result<()> {
         // The cover must not reach the host.
         let private = MountAttributes { propagation: libc::MS_PRIVATE, ..Default::default() };
         mount_setattr(&found, false, &private).context("mount_setattr")?;
-        attach(clone_for_itself(&empty, false)?, found)
+        // Each its own: before Linux 6.15 what is not attached yet cannot be cloned.
+        attach(empty_file_system(None)?, found)
             .with_context(|| format!("cover {:?} of the host", mount.point))?;
     }
     Ok(())
