@@ -19,6 +19,9 @@ pub(super) const NAMESPACES: [(&str, &str); 8] = [
     ("time", "time"),
 ];
 
+/// Devices that a host may have.
+const DEVICES: [(&str, u64, u64); 2] = [("/dev/kmsg", 1, 11), ("/dev/fuse", 10, 229)];
+
 /// Where a life is lived.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -45,6 +48,8 @@ pub(super) struct Place {
     pub(super) nice: u64,
     /// The capabilities that can be given, as a mask: who makes a user namespace has all in it.
     pub(super) capabilities: u64,
+    /// Devices of the host that a container has only if it asks for them, with their numbers.
+    pub(super) devices: Vec<(&'static str, u64, u64)>,
     /// Lists of processors, the first of all that the caller may use.
     pub(super) processors: Vec<&'static str>,
     /// Whether the kernel knows of several nodes of memory.
@@ -126,6 +131,7 @@ impl Place {
             } else {
                 permitted(&read("/proc/self/status"))
             },
+            devices: DEVICES.into_iter().filter(|(path, ..)| Path::new(path).exists()).collect(),
             processors: processors(&read("/proc/self/status")),
             has_nodes: Path::new("/proc/self/numa_maps").exists(),
         }
@@ -224,6 +230,7 @@ pub(super) mod tests {
             oom_score_adj: 0,
             nice: 0,
             capabilities: u64::MAX,
+            devices: DEVICES.to_vec(),
             processors: vec!["0-1", "0", "1"],
             has_nodes: true,
         }

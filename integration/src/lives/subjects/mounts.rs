@@ -304,12 +304,11 @@ fn device(random: &mut Random, _: &Place) -> Choice {
 }
 
 /// One that a user namespace gets from the host.
-fn device_of_the_host(random: &mut Random, _: &Place) -> Choice {
-    let (path, minor, shown) = random.one(&[("/dev/fuse", 229, "a:e5"), ("/dev/kmsg", 11, "1:b")]);
-    let major = if minor == 11 { 1 } else { 10 };
+fn device_of_the_host(random: &mut Random, place: &Place) -> Choice {
+    let (path, major, minor) = random.one(&place.devices);
     Choice::new(format!("device {path}"))
         .set("/linux/devices/-", json!({"path": path, "type": "c", "major": major, "minor": minor}))
-        .inside(format!("stat -c %t:%T {path}"), shown)
+        .inside(format!("stat -c %t:%T {path}"), format!("{major:x}:{minor:x}"))
 }
 
 /// What a mount puts at a device's path stays there as it is.
