@@ -88,6 +88,27 @@ pub fn before_exec(command: &mut Command, before: Before) {
     unsafe { command.pre_exec(run) };
 }
 
+/// The runtime, deadline and period of a process's scheduler (sched_getattr(2)).
+pub fn deadline_of(pid: i32) -> io::Result<[u64; 3]> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        times: [u64; 3],
+    }
+    let mut found = Attributes::default();
+    let size = size_of::<Attributes>() as libc::c_uint;
+    // SAFETY: the kernel writes at most `size` bytes, which `found` has, and any bytes are
+    // values of its integers.
+    let refused =
+        unsafe { libc::syscall(libc::SYS_sched_getattr, pid, &raw mut found, size, 0) } != 0;
+    if refused { Err(io::Error::last_os_error()) } else { Ok(found.times) }
+}
+
 /// By itself a process gets there at execve(2), but not on every kernel.
 fn enter_new_time(offsets: &str) -> io::Result<()> {
     use rustix::fs::{Mode, OFlags, open};

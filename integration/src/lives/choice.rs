@@ -71,6 +71,8 @@ pub(super) enum Asks {
     Exec(String),
     /// The test itself, while it runs: this of a shell on the host, to which `$1` is the pid.
     Outside(String),
+    /// The runtime, deadline and period that its scheduler goes by.
+    Deadline,
     /// This file of its cgroup.
     Group(String),
     /// The same after the update.

@@ -74,7 +74,7 @@ const PARAMETERS: [&str; 11] = [
     "kernel/hostname",
     "kernel/msgmax",
     "kernel/shm_rmid_forced",
-    "net/core/somaxconn",
+    "net/ipv4/ip_default_ttl",
     "net/ipv4/ip_forward",
     "net/ipv4/ip_unprivileged_port_start",
     "user/max_user_namespaces",

@@ -15,6 +15,7 @@ use super::choice::{Asks, Finds, Need, Way};
 use super::host::{Host, Seen};
 use super::place::Place;
 use crate::bundle::give;
+use crate::sys::deadline_of;
 use crate::terminal::{ConsoleSocket, Terminal};
 use crate::{Bed, Bundle, Call, Output};
 
@@ -123,8 +124,10 @@ impl<'life> Course<'life> {
         if let Some(owner) = self.owner() {
             give(&bundle.path, owner);
         }
-        let script = format!("{}exec sleep 100000", self.script(&self.program_asks()));
-        bundle.sh(&script)
+        // A second process, where nothing but the runtime ends it, and the runtime can.
+        let second = if self.place.has_group { "sleep 100000 &\n" } else { "" };
+        let asks = self.script(&self.program_asks());
+        bundle.sh(&format!("{asks}{second}exec sleep 100000"))
     }
 
     /// Who is root inside, outside, where it is not the machine's.
@@ -294,6 +297,13 @@ impl<'life> Course<'life> {
             let output = Command::new("/bin/sh").args(["-c", script, "sh", &pid]).output();
             let output = output.expect("a shell");
             expect("outside", script, finds, String::from_utf8_lossy(&output.stdout).trim_end())?;
+        }
+        for (question, finds) in self.life.asked(|asks| match asks {
+            Asks::Deadline => Some("sched_getattr"),
+            _ => None,
+        }) {
+            let times = deadline_of(pid.parse().expect("a pid")).expect("sched_getattr");
+            expect("outside", question, finds, &times.map(|time| time.to_string()).join(" "))?;
         }
         Ok(())
     }

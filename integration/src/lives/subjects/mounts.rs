@@ -130,8 +130,8 @@ fn tmpfs(random: &mut Random, place: &Place, number: u64) -> Choice {
         words.push("tmpcopyup".to_owned());
         choice = choice
             .directory(&path, 0o2751)
-            .file(format!("{path}/copied"), 0o640, "up\n")
-            .inside(format!("stat -c %a {path}/copied"), "640");
+            .file(format!("{path}/copied"), 0o666, "up\n")
+            .inside(format!("stat -c %a {path}/copied"), "666");
         0o2751
     } else {
         let mode = random.one(&[0o700, 0o755, 0o1777, 0o511]);

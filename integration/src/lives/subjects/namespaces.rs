@@ -150,20 +150,22 @@ fn names(random: &mut Random) -> Vec<Choice> {
     drawn
 }
 
-/// Parameters that a namespace has for itself.
+/// Parameters that a namespace has for itself. Not every kernel lets a user namespace change
+/// those of its ipc namespace.
 fn sysctls(random: &mut Random) -> Choice {
-    let all = [
-        ("ipc", "kernel.msgmax", "4097"),
-        ("ipc", "kernel.shm_rmid_forced", "1"),
-        ("ipc", "fs.mqueue.msg_max", "11"),
-        ("network", "net.ipv4.ip_unprivileged_port_start", "80"),
-        ("network", "net.core.somaxconn", "77"),
-        ("network", "net/ipv4/ip_forward", "1"),
-    ];
-    let (kind, name, value) = random.one(&all);
+    let ipc = [Need::New("ipc"), Need::Callers("user")];
+    let network = [Need::New("network"); 2];
+    let (needs, name, value) = random.one(&[
+        (ipc, "kernel.msgmax", "4097"),
+        (ipc, "kernel.shm_rmid_forced", "1"),
+        (ipc, "fs.mqueue.msg_max", "11"),
+        (network, "net.ipv4.ip_unprivileged_port_start", "80"),
+        (network, "net.ipv4.ip_default_ttl", "77"),
+        (network, "net/ipv4/ip_forward", "1"),
+    ]);
     let path = name.replace('.', "/");
     Choice::new(format!("{name} = {value}"))
-        .needs(&[Need::New(kind)])
+        .needs(&needs)
         .set("/linux/sysctl", json!({name: value}))
         .inside(format!("cat /proc/sys/{path}"), value)
 }

@@ -282,11 +282,10 @@ fn deadline(random: &mut Random, nice: u64) -> Choice {
         [(2, 4), (10, 14), (20, 30)].map(|(least, most)| random.between(least, most) * 1_000_000);
     let wanted = json!({"policy": "SCHED_DEADLINE", "runtime": runtime, "deadline": deadline,
         "period": period, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
-    let shown = "chrt -p $1 | sed -n 's/.*runtime.*: //p'";
     Choice::new(format!("scheduler {wanted}"))
         .set("/process/scheduler", wanted)
         .inside("policy", format!("{nice} 0 6"))
-        .check(Asks::Outside(shown.to_owned()), format!("{runtime}/{deadline}/{period}"))
+        .check(Asks::Deadline, format!("{runtime} {deadline} {period}"))
         .needs(&[Need::Callers("user")])
 }
 
