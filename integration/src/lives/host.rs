@@ -84,8 +84,7 @@ const DEVICES: [&str; 9] =
     ["console", "full", "fuse", "null", "ptmx", "random", "tty", "urandom", "zero"];
 
 impl Seen {
-    /// `others` is the mount namespace of others, where there is one.
-    pub(super) fn now(bed: &Bed, host: &Host, others: Option<&Path>) -> Self {
+    pub(super) fn now(bed: &Bed, host: &Host) -> Self {
         let mut files = described(&host.tree);
         files.extend(PARAMETERS.map(|name| {
             let value = fs::read_to_string(Path::new("/proc/sys").join(name));
@@ -97,12 +96,8 @@ impl Seen {
             };
             format!("{name} {:o} {} {}:{}", found.mode(), found.rdev(), found.uid(), found.gid())
         }));
-        let mut mounts = Vec::new();
-        for table in [Some(Path::new("/proc/thread-self/mountinfo")), others].into_iter().flatten()
-        {
-            let table = fs::read_to_string(table).expect("mountinfo");
-            mounts.extend(table.lines().map(str::to_owned));
-        }
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
+        let mounts = table.lines().map(str::to_owned).collect();
         Self { files, mounts, left: leftovers::find(bed) }
     }
 

@@ -82,7 +82,7 @@ impl<'life> Course<'life> {
     /// Lives it, and looks at the host before and after.
     pub(super) fn run(&self) -> Result {
         fs::write(&self.host.log, "").expect("the log");
-        let before = self.seen();
+        let before = Seen::now(self.bed, self.host);
         let bundle = self.bundle();
         // A call that hangs panics.
         let lived = catch_unwind(AssertUnwindSafe(|| self.live(&bundle)))
@@ -90,19 +90,13 @@ impl<'life> Course<'life> {
         if lived.is_err() {
             let _ = catch_unwind(AssertUnwindSafe(|| self.call("delete", &["--force"])));
         }
-        let after = self.seen();
+        let after = Seen::now(self.bed, self.host);
         if !after.has_mounts_of(&bundle.path) {
             let _ = fs::remove_dir_all(&bundle.path);
         }
         lived?;
         let changes = after.changes(&before);
         if changes.is_empty() { Ok(()) } else { Err(Fault::new("the host", changes.join("\n"))) }
-    }
-
-    fn seen(&self) -> Seen {
-        let others = self.place.others.get("mount");
-        let table = others.map(|(path, _)| path.replace("ns/mnt", "mountinfo"));
-        Seen::now(self.bed, self.host, table.as_ref().map(AsRef::as_ref))
     }
 
     /// The bundle, with what the life puts into the image.

@@ -72,9 +72,8 @@ impl<'bed> Others<'bed> {
             let bundle = bundle.args(["/bin/sleep", "100000"]);
             return Self { holders: Vec::new(), container: Some(bed.start(&bundle)) };
         }
-        let flags = ["--pid", "--net", "--ipc", "--uts", "--cgroup", "--time", "--mount"];
-        let foreign = Holder::new(&flags);
-        let kinds = vec!["pid", "network", "ipc", "uts", "cgroup", "time", "mount"];
+        let foreign = Holder::new(&["--pid", "--net", "--ipc", "--uts", "--cgroup", "--time"]);
+        let kinds = vec!["pid", "network", "ipc", "uts", "cgroup", "time"];
         let user = Holder::new(&["--user", "--map-root-user"]);
         Self { holders: vec![(kinds, foreign), (vec!["user"], user)], container: None }
     }
