@@ -296,7 +296,7 @@ fn an_init_that_is_killed_at_its_last_call_has_died() {
         }
         kill(init, Signal::SIGKILL).expect("kill");
         let output = start.wait();
-        let words = "ferrun: the init process died before it could run the program";
+        let words = "ferrun: error: the init process died before it could run the program";
         assert_eq!(output.failure(1), words, "{output}");
         container.delete();
     });
