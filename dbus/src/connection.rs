@@ -107,6 +107,16 @@ impl Connection {
         Ok(Self { socket, outgoing, incoming, answered: 0, serial: 0, writes: 0 })
     }
 
+    /// Greets at once, and waits until that is answered. systemd's own socket needs it before a
+    /// short call: what it has read together with the greeting it forgets until more comes.
+    pub fn greet(&mut self, deadline: Instant) -> Result<(), Error> {
+        self.flush(deadline)?;
+        while !self.take_answers()? {
+            self.read(deadline)?;
+        }
+        Ok(())
+    }
+
     /// Takes a call to be sent. Returns its serial number, which the answer refers to.
     pub fn call(&mut self, call: &Call<'_>) -> u32 {
         self.serial += 1;

@@ -223,7 +223,7 @@ impl Talk {
             };
             for address in found {
                 match Connection::open(&address, Peer { uid }) {
-                    Ok(connection) => return Ok(Self::begin(connection, is_on_bus)),
+                    Ok(connection) => return Self::begin(connection, is_on_bus),
                     Err(error) => {
                         log::debug(|| format!("{address}: {error}"));
                         reason
@@ -241,10 +241,12 @@ impl Talk {
         }))
     }
 
-    fn begin(connection: Connection, is_on_bus: bool) -> Self {
+    fn begin(connection: Connection, is_on_bus: bool) -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         let mut talk = Self { connection, is_on_bus, preliminary: Vec::new(), deadline };
-        if is_on_bus {
+        if !is_on_bus {
+            talk.connection.greet(deadline).map_err(|error| talk.explain(error))?;
+        } else {
             for (member, arguments) in
                 [("Hello", vec![]), ("AddMatch", vec![Value::text(JOB_REMOVED)])]
             {
@@ -253,7 +255,7 @@ impl Talk {
                 talk.preliminary.push(talk.connection.call(&call));
             }
         }
-        talk
+        Ok(talk)
     }
 
     fn call(&mut self, path: &str, interface: &str, member: &str, arguments: Vec<Value>) -> u32 {
