@@ -199,11 +199,14 @@ fn stop_processes(container: &Container) -> Result<()> {
 fn stop_unit(container: &Container) -> Result<()> {
     let Record { group, unit, .. } = &container.record;
     let Some(unit) = unit else { return Ok(()) };
-    let kept = cgroups::kept(group, &container.directory)?;
+    // A group that systemd has made anew for another unit of the name bears no mark of ours.
+    let kept = cgroups::marked(group, &container.directory)?;
     cgroups::kill_all(&kept)?;
     if let Err(error) = systemd::stop(unit, &container.directory) {
-        // It goes with its last process anyhow, only later.
+        // It goes with its last process anyhow, only later, and takes its group along. Without
+        // that systemd would not notice.
         log::warn(message(&error));
+        return Ok(());
     }
     cgroups::remove(&kept)
 }
