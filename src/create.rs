@@ -339,7 +339,7 @@ impl Making<'_> {
         self.is_asked_for = starting.is_some();
         self.place(init, channel, devices)?;
         if let Some(starting) = starting {
-            self.enter_unit(starting)?;
+            self.enter_unit(starting).map_err(|error| Self::reason(channel, init, error))?;
             let _ = channel.send(&ToInit::Grouped);
         }
         self.open_trees(init, channel)?;
@@ -380,6 +380,21 @@ impl Making<'_> {
         self.ready_cgroup(&moved)?;
         self.moved = Some(moved);
         Ok(())
+    }
+
+    /// What went wrong where systemd was to get a process that is ending meanwhile: what that
+    /// has said.
+    fn reason(channel: &CreatorEnd, init: &Spawned, error: anyhow::Error) -> anyhow::Error {
+        let facts = ProcessFacts::read(init.pid.as_raw());
+        if !facts.is_ok_and(|facts| facts.is_some_and(|facts| facts.is_exiting)) {
+            return error;
+        }
+        while let Ok(Some((said, _))) = init.hear(channel, || Ok(false)) {
+            if let FromInit::Failed(failure) = said {
+                return failure.into_error();
+            }
+        }
+        error
     }
 
     /// Puts the init process on disk.
