@@ -115,6 +115,14 @@ impl Row {
         Self { otherwise: (v1, v2), ..self }
     }
 
+    /// Whether it asks for no limit, which holds where nothing could limit.
+    fn is_of_no_effect(&self, group: &Group) -> bool {
+        let unlimited = |write: &Write| write.value == "max" || write.value.starts_with("max ");
+        group.directory_of(&self.controller).is_none()
+            && !self.v2.is_empty()
+            && self.v2.iter().all(unlimited)
+    }
+
     fn place(self, group: &Group) -> Result<Setting> {
         let Self { field, controller, v1, v2, usage, otherwise } = self;
         let Some(directory) = group.directory_of(&controller) else {
@@ -174,6 +182,7 @@ pub(super) fn plan(resources: &LinuxResources, group: &Group) -> Result<Vec<Sett
     if let Some(value) = resources.pids() {
         rows.push(pids(value.limit())?);
     }
+    rows.retain(|row| !row.is_of_no_effect(group));
     let mut settings: Vec<_> =
         rows.into_iter().map(|row| row.place(group)).collect::<Result<_>>()?;
     // Under version 2 the period is part of the quota's line; the last one stays.
@@ -825,6 +834,16 @@ mod tests {
                 )
             );
         }
+    }
+
+    #[test]
+    fn no_limit_is_what_there_is_without_a_controller() {
+        let none =
+            r#"{"pids":{"limit":-1},"memory":{"limit":-1},"cpu":{"quota":-1,"period":1000}}"#;
+        for group in [group(Version::V2, &["io"]), group(Version::V1, &["io"]), Group::default()] {
+            assert_eq!(planned(none, &group).unwrap(), []);
+        }
+        assert_eq!(planned(none, &group(Version::V2, &["pids"])).unwrap().len(), 1);
     }
 
     #[test]
