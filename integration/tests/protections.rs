@@ -156,7 +156,7 @@ fn a_cgroup_in_which_others_are_is_refused() {
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(lives, "it is not the container's to kill");
-        assert!(error.contains("linux.cgroupsPath") && error.contains("in use"), "{error}");
+        assert!(error.contains("linux.cgroupsPath") && error.contains("is not empty"), "{error}");
         fs::remove_dir(procs.parent().unwrap()).unwrap();
         bed.assert_nothing_left();
     });
