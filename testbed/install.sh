@@ -203,7 +203,8 @@ tests() {
     build
     registry
     packages busybox:busybox-static crun:crun runc:runc containerd:containerd newuidmap:uidmap git:git openssl:openssl \
-        /usr/include/seccomp.h:libseccomp-dev
+        /usr/include/seccomp.h:libseccomp-dev strace:strace /usr/lib/systemd/systemd:systemd dbus-daemon:dbus \
+        /usr/lib/systemd/user/dbus.socket:dbus-user-session /usr/share/pam-configs/systemd:libpam-systemd
     go
     other_target aarch64-unknown-linux-musl
 }

@@ -4,14 +4,13 @@
 //! Each bed has a thread with a private mount namespace, so that the machine's own
 //! mounts stay as they are whatever a test or the runtime does.
 
-use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -134,6 +133,13 @@ pub fn in_views_as_user<F: Fn(&Bed) + Sync>(test: F) {
 #[track_caller]
 pub fn everywhere<F: Fn(&Bed) + Sync>(test: F) {
     run(&private_in_views(&[Caller::Root, Caller::user()]), test);
+}
+
+/// Runs a test as root where version 2 is alone.
+#[track_caller]
+pub(crate) fn where_version_2_is_alone<F: Fn(&Bed) + Sync>(test: F) {
+    let places = views().filter(|view| *view == View::V2);
+    run(&places.map(|view| (view, Caller::Root, Ground::Private)).collect::<Vec<_>>(), test);
 }
 
 /// Runs a test as root where all mounts are shared, as systemd makes them on nearly every
@@ -352,9 +358,9 @@ pub struct Bed {
     pub directory: PathBuf,
     /// The name of the test.
     pub test: String,
-    count: Cell<u32>,
-    delegated: Cell<bool>,
-    complaints: RefCell<Vec<String>>,
+    count: AtomicU32,
+    delegated: AtomicBool,
+    complaints: Mutex<Vec<String>>,
 }
 
 impl Bed {
@@ -371,9 +377,9 @@ impl Bed {
             name,
             directory,
             test: test.to_owned(),
-            count: Cell::new(0),
-            delegated: Cell::new(false),
-            complaints: RefCell::default(),
+            count: AtomicU32::new(0),
+            delegated: AtomicBool::new(false),
+            complaints: Mutex::default(),
         };
         bed.make_directory("root", 0o700);
         bed.make_directory("output", 0o755);
@@ -472,8 +478,7 @@ impl Bed {
 
     /// A number that this bed has not used yet.
     pub fn next(&self) -> u32 {
-        self.count.set(self.count.get() + 1);
-        self.count.get()
+        self.count.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Where the runtime remembers the containers of this bed.
@@ -515,7 +520,11 @@ impl Bed {
     pub fn program(&self, program: &Path) -> Call {
         let call = Call::new(program, self.user(), &self.directory.join("output"), self.next());
         // Where delegation is given, it is to a process in the group.
-        if self.delegated.get() { call.in_cgroup(&self.group_of_the_caller()) } else { call }
+        if self.delegated.load(Ordering::Relaxed) {
+            call.in_cgroup(&self.group_of_the_caller())
+        } else {
+            call
+        }
     }
 
     /// A call of the runtime with these arguments.
@@ -570,7 +579,7 @@ impl Bed {
         for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
             self.give(&directory.join(name));
         }
-        self.delegated.set(true);
+        self.delegated.store(true, Ordering::Relaxed);
     }
 
     /// Whether the caller has a cgroup of his own.
@@ -603,7 +612,7 @@ impl Bed {
 
     /// Remembers something that fails the test at its end.
     pub(crate) fn complain(&self, complaint: String) {
-        self.complaints.borrow_mut().push(complaint);
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).push(complaint);
     }
 
     /// Fails if anything is left of containers: process, group, mount, socket or file.
@@ -620,7 +629,8 @@ impl Bed {
 
     /// Removes everything. Returns what should not have been there.
     fn clear(&self) -> Vec<String> {
-        let mut complaints = self.complaints.take();
+        let mut complaints =
+            std::mem::take(&mut *self.complaints.lock().unwrap_or_else(PoisonError::into_inner));
         // The delete of others does not wait for the end of what it has killed.
         let patience = if runtime().kind == Kind::Ferrun { 0 } else { 100 };
         for _ in (0..patience).take_while(|_| !self.is_clear()) {
@@ -631,7 +641,7 @@ impl Bed {
         for id in ids(&self.root()) {
             let _ = catch_unwind(AssertUnwindSafe(|| self.runtime(["delete", "--force", &id])));
         }
-        self.delegated.set(false);
+        self.delegated.store(false, Ordering::Relaxed);
         leftovers::remove(self);
         complaints
     }

@@ -8,6 +8,7 @@
 
 pub mod agent;
 mod bed;
+pub mod blow;
 mod bundle;
 mod call;
 mod container;
@@ -17,6 +18,7 @@ mod leftovers;
 pub mod lives;
 mod runtime;
 mod sys;
+pub mod systemd_host;
 pub mod terminal;
 
 pub use bed::{

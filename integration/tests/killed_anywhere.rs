@@ -5,127 +5,17 @@
 //! By default every 10th stop is tried. All of them take many minutes:
 //! `cargo test -p integration --test killed_anywhere -- --ignored`.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use integration::{Bed, Bundle, Call, Container, Holder, View, as_root, eventually, in_views};
+use integration::blow::{Blow, Ended, Victim, hit};
+use integration::{Bed, Bundle, Container, Holder, View, as_root, eventually, in_views};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
-
-/// How long a call may go on after one of its processes was killed.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Who is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    /// The process that was called.
-    Caller,
-    /// One that it made: the init process, one in between, a hook.
-    Child,
-}
-
-/// A signal and the stop at a system call at which the victim gets it. Each system call
-/// has two, before and after it. 0 is the moment when it has cloned a process.
-#[derive(Debug, Clone, Copy)]
-struct Blow {
-    signal: Signal,
-    number: u32,
-}
-
-/// What became of a traced call.
-#[derive(Debug)]
-struct Ended {
-    /// Whether the victim came to the stop at which it gets its signal.
-    reached: bool,
-    /// The exit code of the called process, -N if signal N killed it.
-    code: i32,
-}
-
-/// Makes a call whose victim is hit. The stops of all children are counted together.
-///
-/// # Panics
-/// If the call does not end.
-#[track_caller]
-fn hit(call: Call, victim: Victim, blow: Blow) -> Ended {
-    // Processes are traced by a thread; when that ends they go on untraced.
-    let ended = thread::spawn(move || trace(call, victim, blow)).join();
-    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn trace(call: Call, victim: Victim, blow: Blow) -> Ended {
-    let running = call.traced().spawn();
-    let called = running.pid();
-    // At its execve(2).
-    assert!(matches!(waitpid(called, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Stopped(..))));
-    let mut options = Options::PTRACE_O_TRACESYSGOOD;
-    if victim == Victim::Child {
-        options |= Options::PTRACE_O_TRACECLONE
-            | Options::PTRACE_O_TRACEFORK
-            | Options::PTRACE_O_TRACEVFORK;
-    }
-    ptrace::setoptions(called, options).expect("PTRACE_SETOPTIONS");
-    let (done, waits) = channel::<()>();
-    let watchdog = thread::spawn(move || {
-        let hung = waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
-        if hung {
-            let _ = kill(called, Signal::SIGKILL);
-        }
-        hung
-    });
-    let ended = follow(called, victim, blow);
-    drop(done);
-    assert!(!watchdog.join().expect("the watchdog"), "no end after {blow:?}");
-    ended
-}
-
-/// Lets all tracees go on until the called one ends, and hits one on the way.
-fn follow(called: Pid, victim: Victim, blow: Blow) -> Ended {
-    let is_victim = |pid| (pid == called) == (victim == Victim::Caller);
-    // Whoever went before waitpid(2) says so has been killed from elsewhere.
-    let resume = |pid, signal| {
-        let _ = match is_victim(pid) {
-            true => ptrace::syscall(pid, signal),
-            false => ptrace::cont(pid, signal),
-        };
-    };
-    let mut known = BTreeSet::from([called]);
-    let mut passed = 0;
-    resume(called, None);
-    loop {
-        let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
-        match waitpid(None, Some(flags)).expect("waitpid") {
-            WaitStatus::PtraceSyscall(pid) => {
-                passed += 1;
-                if passed == blow.number {
-                    kill(pid, blow.signal).expect("kill");
-                }
-                resume(pid, None);
-            }
-            // Every tracee begins with a SIGSTOP, and has a SIGTRAP after execve(2).
-            WaitStatus::Stopped(pid, Signal::SIGSTOP) if known.insert(pid) => resume(pid, None),
-            WaitStatus::Stopped(pid, Signal::SIGTRAP) => resume(pid, None),
-            WaitStatus::Stopped(pid, signal) => resume(pid, Some(signal)),
-            WaitStatus::PtraceEvent(pid, ..) => {
-                if is_victim(pid) && blow.number == 0 {
-                    kill(pid, blow.signal).expect("kill");
-                }
-                resume(pid, None);
-            }
-            WaitStatus::Exited(pid, code) if pid == called => {
-                return Ended { reached: passed >= blow.number, code };
-            }
-            WaitStatus::Signaled(pid, signal, _) if pid == called => {
-                return Ended { reached: passed >= blow.number, code: -(signal as i32) };
-            }
-            _ => {}
-        }
-    }
-}
 
 /// Starts a created container whose init process, which is no child of `start`, is hit.
 #[track_caller]
