@@ -175,6 +175,10 @@ impl Refusal {
     }
 
     fn into_error(self) -> Error {
+        // A bus says so of a systemd that starts itself over.
+        if self.is(&["NoReply", "Disconnected"]) {
+            return Error::new(BusError::Closed).context(format!("systemd: {}", self.text));
+        }
         Error::msg(match self.is(&["AccessDenied", "InteractiveAuthorizationRequired"]) {
             true => format!("systemd refuses it to this user: {}", self.text),
             false => format!("systemd: {}", self.text),
