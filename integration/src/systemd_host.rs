@@ -34,6 +34,15 @@ const CALLERS: &str = "system.slice/callers.service";
 const CALLERS_OF_USER: &str =
     "user.slice/user-12345.slice/user@12345.service/app.slice/callers.service";
 
+/// Groups of containers, their state, and processes of pid namespaces below or of the runtime.
+const OTHERS: &str = "\
+    find /sys/fs/cgroup -name '*.scope' ! -name init.scope
+    ls -A /run/ferrun 2>/dev/null
+    find /proc -mindepth 3 -maxdepth 3 -path '/proc/[0-9]*/ns/pid' -printf '%p %l\\n' 2>/dev/null |
+        grep --fixed-strings --invert-match \"$(readlink /proc/1/ns/pid)\"
+    pgrep --exact --list-full ferrun
+    true";
+
 /// A host that is up.
 #[derive(Debug)]
 pub struct SystemdHost<'bed> {
@@ -396,7 +405,7 @@ impl SystemdHost<'_> {
         self.program("/bin/systemctl").args(arguments).output()
     }
 
-    /// What is left of containers: units, running or failed, groups, and state.
+    /// What is left of containers: units, running or failed, groups, state, and processes.
     #[track_caller]
     pub fn left(&self) -> Vec<String> {
         let units = self.systemctl(&[
@@ -409,9 +418,8 @@ impl SystemdHost<'_> {
         ]);
         let mut left: Vec<String> = units.success().lines().map(str::to_owned).collect();
         left.retain(|line| !line.starts_with("init.scope"));
-        let groups = self.sh("find /sys/fs/cgroup -name '*.scope'; ls -A /run/ferrun 2>/dev/null");
-        let own = "/init.scope";
-        left.extend(groups.stdout.lines().filter(|line| !line.ends_with(own)).map(str::to_owned));
+        let others = self.sh(OTHERS);
+        left.extend(others.stdout.lines().map(str::to_owned));
         left
     }
 
@@ -484,6 +492,12 @@ impl User<'_> {
     pub fn call(&self) -> Call {
         let call = self.program(&self.host.program).arg("--systemd-cgroup");
         call.in_cgroup(&Path::new("/sys/fs/cgroup").join(CALLERS_OF_USER))
+    }
+
+    /// The same by a process that is in no group of the user's systemd.
+    pub fn call_from_elsewhere(&self) -> Call {
+        let call = self.program(&self.host.program).arg("--systemd-cgroup");
+        call.in_cgroup(&Path::new("/sys/fs/cgroup").join(CALLERS))
     }
 
     /// Calls the runtime with these arguments.
