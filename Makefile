@@ -111,7 +111,7 @@ test-engines: ## Docker, Podman, Buildah, containerd, Kubernetes' tests with the
 ENGINES_TEST := $(CARGO) test --locked --no-fail-fast --package engines
 .PHONY: engines engines-v2
 engines: $(BUILT) $(ENGINES)/.containerd
-	RUNTIME=$(TESTED) $(ENGINES_TEST) --test debian --test containerd
+	RUNTIME=$(TESTED) $(ENGINES_TEST) --test debian --test containerd --test systemd
 # A machine of cgroup version 1 has a view of version 2, but without the controllers that limit.
 # These ask for no limit; containerd always does, and so does Podman of root.
 DOCKER_WITHOUT_LIMITS := compose:: docker::a_daemon docker::privileged docker::the_tutorial docker::users \

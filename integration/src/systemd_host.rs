@@ -506,6 +506,15 @@ impl User<'_> {
         self.call().args(arguments).output()
     }
 
+    /// Runs a shell script as the user, which finds the runtime as `$RUNTIME`.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> Output {
+        let call = self.program(Path::new("/bin/sh")).env("RUNTIME", &self.host.program);
+        let call = call.env("HOME", format!("/run/user/{USER}/home"));
+        let call = call.in_cgroup(&Path::new("/sys/fs/cgroup").join(CALLERS_OF_USER));
+        call.args(["-c", script]).output()
+    }
+
     /// Runs systemctl for his own units.
     #[track_caller]
     pub fn systemctl(&self, arguments: &[&str]) -> Output {
