@@ -584,7 +584,7 @@ impl Bed {
 
     /// Whether the caller has a cgroup of his own.
     pub(crate) fn is_delegated(&self) -> bool {
-        self.delegated.get()
+        self.delegated.load(Ordering::Relaxed)
     }
 
     fn group_of_the_caller(&self) -> PathBuf {
