@@ -202,7 +202,8 @@ fn stop_unit(container: &Container) -> Result<()> {
     // A group that systemd has made anew for another unit of the name bears no mark of ours.
     let kept = cgroups::marked(group, &container.directory)?;
     cgroups::kill_all(&kept)?;
-    if let Err(error) = systemd::stop(unit, &container.directory) {
+    let is_gone = || kept.directories.iter().all(|directory| !directory.path.exists());
+    if let Err(error) = systemd::stop(unit, &container.directory, is_gone) {
         // It goes with its last process anyhow, only later, and takes its group along. Without
         // that systemd would not notice.
         log::warn(message(&error));

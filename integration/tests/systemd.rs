@@ -2,7 +2,6 @@
 //! kernel's files, from outside and inside, and by systemctl.
 
 use std::path::Path;
-use std::time::Duration;
 
 use integration::agent::{Agent, Answer};
 use integration::blow::{Blow, Ended, Victim, hit_by};
@@ -308,35 +307,23 @@ fn containers_start_and_end_while_systemd_reloads() {
     });
 }
 
-/// Longer than the runtime waits for systemd.
-const LONG: Duration = Duration::from_secs(90);
-
-/// What was asked meanwhile nobody answers: a start may fail then, and leaves nothing.
+/// What was asked meanwhile nobody may answer.
 #[test]
-#[ignore = "an answer that is lost is waited for, half a minute long"]
-fn nothing_is_left_where_systemd_starts_itself_over() {
+fn systemd_may_start_itself_over_meanwhile() {
     on_a_systemd_host(|host| {
         let over = || host.program("/bin/systemctl").arg("daemon-reexec").spawn();
-        let mut failed = 0;
         for _ in 0..10 {
             let (bundle, execution) = (host.bundle(USUAL), over());
-            let output = host.run_call(&bundle, "c1").patience(LONG).output();
+            host.run_call(&bundle, "c1").output().success();
             execution.wait();
             host.systemctl(&["daemon-reload"]).success();
-            if output.code != 0 {
-                assert_eq!(output.stderr.trim().lines().count(), 1, "{output}");
-                failed += 1;
-                host.assert_nothing_left();
-                host.start(&bundle, "c1");
-            }
             let execution = over();
-            let call = host.call().args(["delete", "--force", "c1"]).patience(LONG);
+            let call = host.call().args(["delete", "--force", "c1"]);
             call.output().success();
             execution.wait();
             host.systemctl(&["daemon-reload"]).success();
             host.assert_nothing_left();
         }
-        eprintln!("{failed} of 10 were not started");
     });
 }
 

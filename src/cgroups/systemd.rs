@@ -22,6 +22,11 @@ use crate::plan::cgroup::{Directory, Layout, Version};
 /// How long systemd may take: a reload of its configuration holds up everything for seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// After how long without a word the kernel is asked instead.
+const A_WHILE: Duration = Duration::from_millis(500);
+/// The result of a job that did what it was to do.
+const DONE: &str = "done";
+
 /// Whom all calls are for, on a bus.
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -160,6 +165,9 @@ fn parse_majors(text: &str) -> Vec<(DeviceKind, u32, String)> {
     majors
 }
 
+/// What a bus says of a systemd that starts itself over.
+const UNANSWERED: [&str; 2] = ["NoReply", "Disconnected"];
+
 /// What systemd says no with.
 #[derive(Debug)]
 struct Refusal {
@@ -175,8 +183,7 @@ impl Refusal {
     }
 
     fn into_error(self) -> Error {
-        // A bus says so of a systemd that starts itself over.
-        if self.is(&["NoReply", "Disconnected"]) {
+        if self.is(&UNANSWERED) {
             return Error::new(BusError::Closed).context(format!("systemd: {}", self.text));
         }
         Error::msg(match self.is(&["AccessDenied", "InteractiveAuthorizationRequired"]) {
@@ -281,25 +288,44 @@ impl Talk {
         }
     }
 
-    /// Waits for the answer to a call. Jobs that end meanwhile are noted in `ended`.
-    fn answer(&mut self, serial: u32, ended: &mut Vec<Ended>) -> Result<Result<Message, Refusal>> {
+    /// The next message; None where none has come for a while.
+    fn message(&mut self) -> Result<Option<Message>> {
+        let look = Instant::now() + A_WHILE;
+        match self.connection.receive(look.min(self.deadline)) {
+            Ok(message) => Ok(Some(message)),
+            Err(BusError::Late) if Instant::now() < self.deadline => Ok(None),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// What a message says to the call `serial`, if it is the answer. A job that it says has
+    /// ended is noted in `ended`.
+    fn answer_in(
+        &self,
+        message: Message,
+        serial: u32,
+        ended: &mut Vec<Ended>,
+    ) -> Result<Option<Result<Message, Refusal>>> {
+        let is_ours = message.reply_to == Some(serial);
+        match message.kind {
+            Kind::Return if is_ours => return Ok(Some(Ok(message))),
+            Kind::Error if is_ours => return Ok(Some(Err(refusal(&message)))),
+            Kind::Error if message.reply_to.is_some_and(|to| self.preliminary.contains(&to)) => {
+                return Err(refusal(&message).into_error().context("the bus"));
+            }
+            Kind::Signal => ended.extend(job_removed(&message)),
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Waits for the answer to a call.
+    fn answer(&mut self, serial: u32) -> Result<Result<Message, Refusal>> {
         loop {
-            let message =
-                self.connection.receive(self.deadline).map_err(|error| self.explain(error))?;
-            let is_ours = message.reply_to == Some(serial);
-            match message.kind {
-                Kind::Return if is_ours => return Ok(Ok(message)),
-                Kind::Error => {
-                    let refusal = refusal(&message);
-                    if is_ours {
-                        return Ok(Err(refusal));
-                    }
-                    if message.reply_to.is_some_and(|to| self.preliminary.contains(&to)) {
-                        return Err(refusal.into_error().context("the bus"));
-                    }
-                }
-                Kind::Signal => ended.extend(job_removed(&message)),
-                _ => {}
+            if let Some(message) = self.message()?
+                && let Some(answer) = self.answer_in(message, serial, &mut Vec::new())?
+            {
+                return Ok(answer);
             }
         }
     }
@@ -324,7 +350,7 @@ impl Talk {
         let arguments = vec![Value::text(UNIT), Value::text(name)];
         let serial = self.call(&path, "org.freedesktop.DBus.Properties", "Get", arguments);
         self.flush()?;
-        match self.answer(serial, &mut Vec::new())? {
+        match self.answer(serial)? {
             Ok(answer) => match answer.body()?.as_slice() {
                 [Value::Variant(value)] => Ok(Ok((**value).clone())),
                 _ => bail!("systemd does not tell {name:?}"),
@@ -333,23 +359,33 @@ impl Talk {
         }
     }
 
-    /// Waits until the job that `serial` has asked for has ended. Returns its result.
-    fn job(&mut self, serial: u32) -> Result<Result<String, Refusal>> {
-        let mut ended = Vec::new();
-        let answer = match self.answer(serial, &mut ended)? {
-            Ok(answer) => answer,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let [Value::Path(job)] = &answer.body()?[..] else { bail!("systemd names no job") };
+    /// Waits until the job that `serial` has asked for has ended. Returns its result. `is_done`
+    /// tells by other means: an answer is lost where systemd starts itself over.
+    fn job(&mut self, serial: u32, is_done: impl Fn() -> bool) -> Result<Result<String, Refusal>> {
+        let (mut ended, mut asked) = (Vec::new(), None);
         loop {
             // A bus stamps who sent it: nobody else can say that the job is done.
-            let done = ended.iter().find(|one| one.job == *job && one.sender == answer.sender);
-            if let Some(done) = done {
+            let is_it =
+                |one: &&Ended| asked.as_ref() == Some(&(one.job.clone(), one.sender.clone()));
+            if let Some(done) = ended.iter().find(is_it) {
                 return Ok(Ok(done.result.clone()));
             }
-            let message =
-                self.connection.receive(self.deadline).map_err(|error| self.explain(error))?;
-            ended.extend(job_removed(&message));
+            let Some(message) = self.message()? else {
+                if is_done() {
+                    return Ok(Ok(DONE.to_owned()));
+                }
+                continue;
+            };
+            match self.answer_in(message, serial, &mut ended)? {
+                Some(Ok(answer)) => {
+                    let [Value::Path(job)] = &answer.body()?[..] else {
+                        bail!("systemd names no job")
+                    };
+                    asked = Some((job.clone(), answer.sender.clone()));
+                }
+                Some(Err(refusal)) => return Ok(Err(refusal)),
+                None => {}
+            }
         }
     }
 }
@@ -425,9 +461,9 @@ impl Starting {
     /// and its group. `planned` is where that should be.
     pub fn wait(mut self, planned: &Directory) -> Result<(Unit, Directory)> {
         let unit = self.plan.unit.clone();
-        self.settle().with_context(|| describe(&unit))?;
+        self.settle(planned).with_context(|| describe(&unit))?;
         let place = place(self.pid, planned).with_context(|| describe(&unit))?;
-        if place.path.file_name().is_none_or(|name| name != unit.name.as_str()) {
+        if !is_of(&place, &unit) {
             bail!("{}: the process is in {:?} all the same", describe(&unit), place.path);
         }
         let invocation = self.invocation().with_context(|| describe(&unit))?;
@@ -453,22 +489,28 @@ impl Starting {
         Ok(text)
     }
 
-    fn settle(&mut self) -> Result<()> {
-        let mut has_reset = false;
+    fn settle(&mut self, planned: &Directory) -> Result<()> {
+        let (unit, pid) = (self.plan.unit.clone(), self.pid);
+        let is_inside = || place(pid, planned).is_ok_and(|place| is_of(&place, &unit));
+        let (mut has_reset, mut has_returned) = (false, false);
         loop {
-            match self.talk.job(self.serial)? {
-                Ok(result) if result == "done" => return Ok(()),
-                Ok(result) => {
+            match self.talk.job(self.serial, is_inside) {
+                Ok(Ok(result)) if result == DONE => return Ok(()),
+                Ok(Ok(result)) => {
                     self.reset_failed()?;
                     bail!("the job of systemd ended as {result:?}");
                 }
+                // It was started before systemd started itself over.
+                Ok(Err(refusal)) if refusal.is(&["UnitExists"]) && has_returned && is_inside() => {
+                    return Ok(());
+                }
                 // A failed one of the name is of no use to anybody; a living one is another's.
-                Err(refusal) if refusal.is(&["UnitExists"]) && !has_reset => {
+                Ok(Err(refusal)) if refusal.is(&["UnitExists"]) && !has_reset => {
                     has_reset = true;
                     self.reset_failed()?;
                     self.ask()?;
                 }
-                Err(refusal) => match self.unknown(&refusal) {
+                Ok(Err(refusal)) => match self.unknown(&refusal) {
                     Some(index) => {
                         let (name, _) = self.plan.properties.remove(index);
                         log::debug(|| {
@@ -476,10 +518,26 @@ impl Starting {
                         });
                         self.ask()?;
                     }
+                    None if refusal.is(&UNANSWERED) && !has_returned => {
+                        has_returned = true;
+                        self.return_to(&unit)?;
+                    }
                     None => return Err(refusal.into_error()),
                 },
+                Err(error) if was_closed(&error) && !has_returned => {
+                    has_returned = true;
+                    self.return_to(&unit)?;
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Asks once more, by a new connection.
+    fn return_to(&mut self, unit: &Unit) -> Result<()> {
+        log::debug(|| format!("{}: systemd starts itself over: asked once more", unit.name));
+        self.talk = Talk::with(unit)?;
+        self.ask()
     }
 
     /// Which property this systemd is too old for.
@@ -496,9 +554,14 @@ impl Starting {
         let serial = self.talk.call(MANAGER_PATH, MANAGER, "ResetFailedUnit", vec![name]);
         self.talk.flush()?;
         // It may not have failed.
-        let _ = self.talk.answer(serial, &mut Vec::new())?;
+        let _ = self.talk.answer(serial)?;
         Ok(())
     }
+}
+
+/// Whether a group is that of the unit, by its name.
+fn is_of(place: &Directory, unit: &Unit) -> bool {
+    place.path.file_name().is_some_and(|name| name == unit.name.as_str())
 }
 
 /// The group of version 2 that a process is in.
@@ -556,7 +619,7 @@ pub fn change(unit: &Unit, properties: &[Property]) -> Result<()> {
             let arguments = vec![Value::Bool(true), array(&properties)];
             let serial = talk.call(&object(invocation), UNIT, "SetProperties", arguments);
             talk.flush()?;
-            match talk.answer(serial, &mut Vec::new())? {
+            match talk.answer(serial)? {
                 Ok(_) => return Ok(()),
                 Err(refusal) => {
                     let unknown = refusal.is(&["PropertyReadOnly"]).then(|| {
@@ -581,14 +644,14 @@ pub fn attach(unit: &Unit, pid: u32) -> Result<()> {
         let arguments = vec![Value::text(unit.name.as_str()), Value::text("/"), pids];
         let serial = talk.call(MANAGER_PATH, MANAGER, "AttachProcessesToUnit", arguments);
         talk.flush()?;
-        talk.answer(serial, &mut Vec::new())?.map(drop).map_err(Refusal::into_error)
+        talk.answer(serial)?.map(drop).map_err(Refusal::into_error)
     };
     twice(attach).with_context(|| format!("put process {pid} into the unit {:?}", unit.name))
 }
 
 /// Ends the unit of the container that is remembered in `directory`. Nothing lives in it any
-/// more: systemd would wait for what does.
-pub fn stop(unit: &Unit, directory: &Path) -> Result<()> {
+/// more: systemd would wait for what does. `is_gone` tells whether its group is.
+pub fn stop(unit: &Unit, directory: &Path, is_gone: impl Fn() -> bool) -> Result<()> {
     let stop = || -> Result<()> {
         let mut talk = Talk::with(unit)?;
         let found = match &unit.invocation {
@@ -599,7 +662,7 @@ pub fn stop(unit: &Unit, directory: &Path) -> Result<()> {
         let mode = vec![Value::text("replace")];
         let serial = talk.call(&object(invocation), UNIT, "Stop", mode);
         talk.flush()?;
-        match talk.job(serial)? {
+        match talk.job(serial, &is_gone)? {
             Ok(_) => Ok(()),
             // It went with its last process.
             Err(refusal)
