@@ -175,6 +175,10 @@ impl Connection {
     }
 
     fn read(&mut self, deadline: Instant) -> Result<(), Error> {
+        // Whoever is never out of words would never be waited for.
+        if Instant::now() >= deadline {
+            return Err(Error::Late);
+        }
         let mut buffer = [0; 4096];
         match recv(&self.socket, &mut buffer, RecvFlags::empty()) {
             Ok((0, _)) => Err(Error::Closed),
@@ -311,6 +315,31 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(50);
         assert!(matches!(connection.receive(deadline), Err(Error::Late)));
         assert!(Instant::now() >= deadline);
+    }
+
+    #[test]
+    fn who_never_stops_talking_has_no_more_time_than_who_is_silent() {
+        let socket = Socket::new("talks");
+        let mut connection = socket.connect();
+        let (mut peer, _) = socket.1.accept().unwrap();
+        let talker = std::thread::spawn(move || {
+            let words = ping().encode(1).repeat(100);
+            let mut sent = peer.write_all(b"DATA\r\nOK 1\r\n");
+            while sent.is_ok() {
+                sent = peer.write_all(&words);
+            }
+        });
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let end = soon();
+        let told = loop {
+            match connection.receive(deadline) {
+                Ok(_) if Instant::now() < end => {}
+                told => break told,
+            }
+        };
+        assert!(matches!(told, Err(Error::Late)), "{told:?}");
+        drop(connection);
+        talker.join().unwrap();
     }
 
     #[test]

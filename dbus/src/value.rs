@@ -227,6 +227,10 @@ impl<'a> Reader<'a> {
             // What is in the brackets.
             b'(' | b'{' => {
                 let mut fields = first.get(1..first.len() - 1).unwrap_or_default();
+                // An array of such would have no end: none of its elements takes a byte.
+                if fields.is_empty() {
+                    return Err(Malformed("a structure of nothing"));
+                }
                 let mut values = Vec::new();
                 while !fields.is_empty() {
                     values.push(self.value(&mut fields, depth + 1)?);
@@ -384,7 +388,7 @@ mod tests {
     fn what_is_wrong_is_an_error() {
         let deep = [b'v'; 200];
         let deep: Vec<u8> = deep.iter().flat_map(|code| [1, *code, 0]).collect();
-        let cases: [(&str, &[u8]); 13] = [
+        let cases: [(&str, &[u8]); 14] = [
             ("u", b"\0\0"),
             ("b", b"\x02\0\0\0"),
             ("s", b"\x05\0\0\0foo\0"),
@@ -395,6 +399,7 @@ mod tests {
             ("au", b"\xff\xff\xff\x7f"),
             ("(u", b"\0\0\0\0"),
             ("u)", b"\0\0\0\0"),
+            ("()", b"\0\0\0\0"),
             ("!", b"\0\0\0\0"),
             ("v", b"\x02uu\0\0\0\0\0\0\0\0\0"),
             ("v", &deep),
