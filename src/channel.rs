@@ -157,16 +157,26 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Channel<Tx, Rx> {
 
     /// Waits for a message and the descriptor it carries. None: the channel has ended.
     pub fn receive(&self) -> Result<Option<(Rx, Option<OwnedFd>)>> {
+        self.receive_after(|| Ok(true))
+    }
+
+    /// The same, where `is_there` waits for each datagram, and may say that none will come.
+    fn receive_after(
+        &self,
+        mut is_there: impl FnMut() -> Result<bool>,
+    ) -> Result<Option<(Rx, Option<OwnedFd>)>> {
         let mut buffer = [0; DATAGRAM];
-        let Some((length, descriptor)) = self.receive_datagram(&mut buffer)? else {
-            return Ok(None);
+        let mut next = |buffer: &mut _| match is_there()? {
+            true => self.receive_datagram(buffer),
+            false => Ok(None),
         };
+        let Some((length, descriptor)) = next(&mut buffer)? else { return Ok(None) };
         if length < DATAGRAM {
             return Ok(Some((serde_json::from_slice(&buffer[..length])?, descriptor)));
         }
         let mut message = buffer.to_vec();
         loop {
-            let Some((length, _)) = self.receive_datagram(&mut buffer)? else { return Ok(None) };
+            let Some((length, _)) = next(&mut buffer)? else { return Ok(None) };
             message.extend_from_slice(&buffer[..length]);
             if length < DATAGRAM {
                 return Ok(Some((serde_json::from_slice(&message)?, descriptor)));
@@ -229,15 +239,17 @@ impl CreatorEnd {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
         let mut wait = |time| rustix::io::retry_on_intr(|| poll(&mut fds, time)).context("poll");
-        loop {
-            if wait(Some(&PAUSE))? > 0 {
-                return self.receive();
+        self.receive_after(|| {
+            loop {
+                if wait(Some(&PAUSE))? > 0 {
+                    return Ok(true);
+                }
+                // Last words may have come just before the end.
+                if !goes_on()? {
+                    return Ok(wait(Some(&NOW))? > 0);
+                }
             }
-            // Last words may have come just before the end.
-            if !goes_on()? {
-                return if wait(Some(&NOW))? > 0 { self.receive() } else { Ok(None) };
-            }
-        }
+        })
     }
 
     /// Closes the copy of this end that a cloned process has: while anybody has it open,
@@ -353,6 +365,9 @@ mod tests {
         let receive = || creator.receive_while(|| Ok(false)).unwrap();
         assert_eq!(receive().unwrap().0, FromInit::Unshared);
         // The end of the channel is still open here.
+        assert!(receive().is_none());
+        // Nor is who stops in the middle of a message.
+        rustix::net::send(&init, &[b' '; DATAGRAM], SendFlags::NOSIGNAL).unwrap();
         assert!(receive().is_none());
     }
 
