@@ -109,7 +109,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
         None => Host::gather(options.rootless)?,
     };
     log::debug(|| host.summary());
-    let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &store.directory(id)?, &host)?;
+    let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &host)?;
     log::debug(|| plan.summary());
     if options.no_pivot && plan.rootfs.entry == Entry::Pivot {
         plan.rootfs.entry = Entry::Move;
@@ -334,7 +334,9 @@ impl Making<'_> {
         }
         // systemd works on it while the new process makes its mounts.
         let unit = self.plan.unit.as_ref();
-        let starting = unit.map(|unit| systemd::start(unit, init.pid.as_raw() as u32)).transpose();
+        let start =
+            |unit| systemd::start(unit, self.container.unit_mark(), init.pid.as_raw() as u32);
+        let starting = unit.map(start).transpose();
         let starting = starting.in_field("linux.cgroupsPath")?;
         self.is_asked_for = starting.is_some();
         self.place(init, channel, devices)?;

@@ -203,7 +203,7 @@ fn stop_unit(container: &Container) -> Result<()> {
     let kept = cgroups::marked(group, &container.directory)?;
     cgroups::kill_all(&kept)?;
     let is_gone = || kept.directories.iter().all(|directory| !directory.path.exists());
-    if let Err(error) = systemd::stop(unit, &container.directory, is_gone) {
+    if let Err(error) = systemd::stop(unit, &container.unit_mark(), is_gone) {
         // It goes with its last process anyhow, only later, and takes its group along. Without
         // that systemd would not notice.
         log::warn(message(&error));

@@ -18,6 +18,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use crate::cgroups;
+use crate::plan::cgroup::unit::{Property, documentation};
 use crate::processes::{boot_id, open_process};
 use crate::record::{self, Found};
 
@@ -328,6 +329,11 @@ impl Container {
     pub fn is_current(&self) -> bool {
         let is_it = |now: &Record| now.created == self.record.created;
         matches!(record::read(&self.directory), Ok(Found::Own(now)) if is_it(&now))
+    }
+
+    /// What a unit of systemd's bears that is the container's.
+    pub fn unit_mark(&self) -> Property {
+        documentation(&self.directory, &self.record.created)
     }
 
     /// Whether another container is remembered under its ID.

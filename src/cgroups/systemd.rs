@@ -16,7 +16,7 @@ use ferrun_dbus::{
 use super::{checked, memberships, read_bytes};
 use crate::log;
 use crate::plan::cgroup::devices::Kind as DeviceKind;
-use crate::plan::cgroup::unit::{Manager, Place, Property, Systemd, Unit, UnitPlan, documentation};
+use crate::plan::cgroup::unit::{Manager, Place, Property, Systemd, Unit, UnitPlan};
 use crate::plan::cgroup::{Directory, Layout, Version};
 
 /// How long systemd may take: a reload of its configuration holds up everything for seconds.
@@ -330,12 +330,11 @@ impl Talk {
         }
     }
 
-    /// The invocation of the unit that has this name now, if it is that of the container that
-    /// is remembered in `directory`.
-    fn invocation_of(&mut self, unit: &str, directory: &Path) -> Result<Option<String>> {
-        let own = Value::texts([documentation(directory)]);
-        match self.property(unit, "Documentation")? {
-            Ok(told) if told == own => {}
+    /// The invocation of the unit that has this name now, if it bears `mark`.
+    fn invocation_of(&mut self, unit: &str, mark: &Property) -> Result<Option<String>> {
+        let (name, own) = mark;
+        match self.property(unit, name)? {
+            Ok(told) if told == *own => {}
             Ok(_) | Err(_) => return Ok(None),
         }
         match self.property(unit, "InvocationID")? {
@@ -426,11 +425,14 @@ pub struct Starting {
     pid: u32,
 }
 
-/// Asks for the unit around the process `pid`, and waits for nothing.
-pub fn start(plan: &UnitPlan, pid: u32) -> Result<Starting> {
+/// Asks for the unit around the process `pid`, and waits for nothing. By `mark` the unit is
+/// known as the container's before its invocation is.
+pub fn start(plan: &UnitPlan, mark: Property, pid: u32) -> Result<Starting> {
     let talk = Talk::with(&plan.unit).with_context(|| describe(&plan.unit))?;
-    let mut starting = Starting { talk, serial: 0, plan: plan.clone(), pid };
-    starting.ask().with_context(|| describe(&plan.unit))?;
+    let mut plan = plan.clone();
+    plan.properties.push(mark);
+    let mut starting = Starting { talk, serial: 0, plan, pid };
+    starting.ask().with_context(|| describe(&starting.plan.unit))?;
     Ok(starting)
 }
 
@@ -463,7 +465,7 @@ impl Starting {
         let unit = self.plan.unit.clone();
         self.settle(planned).with_context(|| describe(&unit))?;
         let place = place(self.pid, planned).with_context(|| describe(&unit))?;
-        if !is_of(&place, &unit) {
+        if !is_of(&place, planned) {
             bail!("{}: the process is in {:?} all the same", describe(&unit), place.path);
         }
         let invocation = self.invocation().with_context(|| describe(&unit))?;
@@ -491,7 +493,7 @@ impl Starting {
 
     fn settle(&mut self, planned: &Directory) -> Result<()> {
         let (unit, pid) = (self.plan.unit.clone(), self.pid);
-        let is_inside = || place(pid, planned).is_ok_and(|place| is_of(&place, &unit));
+        let is_inside = || place(pid, planned).is_ok_and(|place| is_of(&place, planned));
         let (mut has_reset, mut has_returned) = (false, false);
         loop {
             match self.talk.job(self.serial, is_inside) {
@@ -559,9 +561,9 @@ impl Starting {
     }
 }
 
-/// Whether a group is that of the unit, by its name.
-fn is_of(place: &Directory, unit: &Unit) -> bool {
-    place.path.file_name().is_some_and(|name| name == unit.name.as_str())
+/// Whether a group has the name of the one that was planned.
+fn is_of(place: &Directory, planned: &Directory) -> bool {
+    place.path.file_name() == planned.path.file_name()
 }
 
 /// The group of version 2 that a process is in.
@@ -649,14 +651,14 @@ pub fn attach(unit: &Unit, pid: u32) -> Result<()> {
     twice(attach).with_context(|| format!("put process {pid} into the unit {:?}", unit.name))
 }
 
-/// Ends the unit of the container that is remembered in `directory`. Nothing lives in it any
-/// more: systemd would wait for what does. `is_gone` tells whether its group is.
-pub fn stop(unit: &Unit, directory: &Path, is_gone: impl Fn() -> bool) -> Result<()> {
+/// Ends the unit, which bears `mark` if it is the container's. Nothing lives in it any more:
+/// systemd would wait for what does. `is_gone` tells whether its group is.
+pub fn stop(unit: &Unit, mark: &Property, is_gone: impl Fn() -> bool) -> Result<()> {
     let stop = || -> Result<()> {
         let mut talk = Talk::with(unit)?;
         let found = match &unit.invocation {
             Some(invocation) => Some(invocation.clone()),
-            None => talk.invocation_of(&unit.name, directory)?,
+            None => talk.invocation_of(&unit.name, mark)?,
         };
         let Some(invocation) = &found else { return Ok(()) };
         let mode = vec![Value::text("replace")];

@@ -126,7 +126,7 @@ mod tests {
                 }),
                 ..Host::default()
             };
-            Plan::new(&spec, Path::new("/b"), "c", Path::new("/run/c"), &host).unwrap();
+            Plan::new(&spec, Path::new("/b"), "c", &host).unwrap();
         }
     }
 }

@@ -109,20 +109,14 @@ impl Plan {
         )
     }
 
-    /// Plans the container `id`, which will be remembered in `directory`, from its configuration.
-    pub fn new(
-        spec: &Spec,
-        bundle: &Path,
-        id: &str,
-        directory: &Path,
-        host: &Host,
-    ) -> Result<Self> {
+    /// Plans the container `id` from its configuration.
+    pub fn new(spec: &Spec, bundle: &Path, id: &str, host: &Host) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let namespaces = Namespaces::plan(linux)?;
         if host.uid != 0 && !namespaces.has(Kind::User) {
             bail!("linux.namespaces: user: missing, and an ordinary user needs a user namespace");
         }
-        let (cgroup, unit) = plan_cgroup(spec, id, directory, host)?;
+        let (cgroup, unit) = plan_cgroup(spec, id, host)?;
         let around = Surroundings {
             bundle,
             root: bundle.join(spec.root().as_ref().map_or(Path::new(""), |root| root.path())),
@@ -173,12 +167,7 @@ impl Plan {
 }
 
 /// The container's cgroup, and the unit that it is where systemd makes it.
-fn plan_cgroup(
-    spec: &Spec,
-    id: &str,
-    directory: &Path,
-    host: &Host,
-) -> Result<(CgroupPlan, Option<UnitPlan>)> {
+fn plan_cgroup(spec: &Spec, id: &str, host: &Host) -> Result<(CgroupPlan, Option<UnitPlan>)> {
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let resources = linux.and_then(|linux| linux.resources().as_ref());
@@ -192,7 +181,7 @@ fn plan_cgroup(
     let is_root = *access == Access::Root;
     let (cgroup, limits) =
         CgroupPlan::in_unit(&place, resources, layout, is_root, &systemd.majors)?;
-    let mut properties = unit::own_properties(id, directory, &unit);
+    let mut properties = unit::own_properties(id, &unit);
     properties.extend(limits);
     for (name, value) in unit::of_annotations(spec.annotations().iter().flatten())? {
         properties.retain(|(other, _)| *other != name);
@@ -323,13 +312,7 @@ mod tests {
     use super::*;
 
     fn plan(json: &str) -> Result<Plan> {
-        Plan::new(
-            &serde_json::from_str(json).unwrap(),
-            Path::new("/b"),
-            "c",
-            Path::new("/run/c"),
-            &Host::default(),
-        )
+        Plan::new(&serde_json::from_str(json).unwrap(), Path::new("/b"), "c", &Host::default())
     }
 
     #[test]
@@ -428,7 +411,7 @@ mod tests {
             });
             let host = Host { cgroups, ..Host::default() };
             let spec = serde_json::from_str(&json).unwrap();
-            Plan::new(&spec, Path::new("/b"), "c", Path::new("/run/c"), &host).unwrap().cgroup_owner
+            Plan::new(&spec, Path::new("/b"), "c", &host).unwrap().cgroup_owner
         };
         assert_eq!(owner("", r#",{"type":"cgroup"}"#), Some(100_002));
         assert_eq!(owner("", r#",{"type":"cgroup","path":"/c"}"#), None, "a joined one");
@@ -440,7 +423,7 @@ mod tests {
     fn an_ordinary_user_needs_a_user_namespace() {
         let spec = serde_json::from_str(r#"{"root":{"path":"r"}}"#).unwrap();
         let host = Host { uid: 1000, ..Host::default() };
-        let error = Plan::new(&spec, Path::new("/b"), "c", Path::new("/run/c"), &host).unwrap_err();
+        let error = Plan::new(&spec, Path::new("/b"), "c", &host).unwrap_err();
         assert!(error.to_string().starts_with("linux.namespaces: user: missing"), "{error}");
     }
 

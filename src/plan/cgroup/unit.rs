@@ -108,7 +108,7 @@ impl Unit {
 
     /// The group of the unit, below that of all units: `/a.slice/a-b.slice/box.scope`.
     pub fn path(&self) -> Result<PathBuf> {
-        Ok(slice_path(&self.slice)?.join(&self.name))
+        Ok(slice_path(&self.slice)?.join(directory_of(&self.name)))
     }
 }
 
@@ -121,6 +121,13 @@ fn check_name(name: &str) -> Result<()> {
         Some(odd) => bail!("{name:?}: the name of a unit cannot hold {odd:?}"),
         None => Ok(()),
     }
+}
+
+/// What systemd calls the group of a unit: not as the kernel calls a file of a group, which is
+/// why some have a line before their name.
+fn directory_of(unit: &str) -> String {
+    let is_odd = unit.starts_with(['_', '.']) || unit.starts_with("cgroup.");
+    format!("{}{unit}", if is_odd { "_" } else { "" })
 }
 
 /// The group of a slice: each that its name begins with is above it (systemd.slice(5)).
@@ -137,7 +144,7 @@ fn slice_path(slice: &str) -> Result<PathBuf> {
         "{slice:?}: the name of a slice has no part without a letter"
     );
     for (end, _) in name.match_indices('-').chain([(name.len(), "")]) {
-        path.push(format!("{}.slice", name.get(..end).unwrap_or_default()));
+        path.push(directory_of(&format!("{}.slice", name.get(..end).unwrap_or_default())));
     }
     Ok(path)
 }
@@ -154,14 +161,12 @@ pub struct UnitPlan {
 /// A property whose value stands for "no limit".
 const NONE: u64 = u64::MAX;
 
-/// What every container's unit has. `directory` is where the container is remembered: by that
-/// the unit is known as the container's before its invocation is on record.
-pub fn own_properties(id: &str, directory: &Path, unit: &Unit) -> Vec<Property> {
+/// What every container's unit has.
+pub fn own_properties(id: &str, unit: &Unit) -> Vec<Property> {
     let text = |name: &str, value: &str| (name.to_owned(), Value::text(value));
     let yes = |name: &str| (name.to_owned(), Value::Bool(true));
     vec![
         text("Description", &format!("ferrun container {id}")),
-        ("Documentation".to_owned(), Value::texts([documentation(directory)])),
         text("Slice", &unit.slice),
         yes("Delegate"),
         yes("CPUAccounting"),
@@ -175,8 +180,10 @@ pub fn own_properties(id: &str, directory: &Path, unit: &Unit) -> Vec<Property> 
 }
 
 /// Where one can read of the container, as a unit says it (`Documentation=` of
-/// systemd.unit(5)): an URI.
-pub fn documentation(directory: &Path) -> String {
+/// systemd.unit(5)): an URI. By that the unit is known as the container's before its invocation
+/// is on record. The time of the creation tells it from one that is remembered in a directory
+/// of the same name, as in another mount namespace.
+pub fn documentation(directory: &Path, created: &str) -> Property {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
     let escaped: String = directory
         .as_os_str()
@@ -187,7 +194,8 @@ pub fn documentation(directory: &Path) -> String {
             false => format!("%{byte:02x}"),
         })
         .collect();
-    format!("file:{escaped}")
+    let uri = format!("file:{escaped}#{created}");
+    ("Documentation".to_owned(), Value::texts([uri]))
 }
 
 /// What the writes to the group's files are in systemd's words, as far as it has any. Later
@@ -509,11 +517,20 @@ mod tests {
             ("-.slice:x:y", "/x-y.scope"),
             (":x:y", "/system.slice/x-y.scope"),
             ("user.slice::y", "/user.slice/-y.scope"),
+            ("_a-b.slice:.x:y", "/__a.slice/__a-b.slice/_.x-y.scope"),
             ("", "/system.slice/ferrun-box.scope"),
         ] {
             assert_eq!(path_of(cgroups_path, Manager::System).unwrap(), expected, "{cgroups_path}");
         }
         assert_eq!(path_of(":x:y", Manager::User).unwrap(), "/user.slice/x-y.scope");
+    }
+
+    #[test]
+    fn a_unit_says_whose_it_is_and_since_when() {
+        let mark = |created: &str| documentation(Path::new("/run/a b/c1"), created);
+        let uri = Value::texts(["file:/run/a%20b/c1#2026-01-02T03:04:05.000000006Z"]);
+        assert_eq!(mark("2026-01-02T03:04:05.000000006Z"), ("Documentation".into(), uri));
+        assert_ne!(mark("1"), mark("2"));
     }
 
     #[test]
