@@ -39,6 +39,9 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 /// Kills what is left of a container and removes everything of it.
 pub fn destroy(container: &Container) -> Result<()> {
     stop_creator(container)?;
+    // He may have gone on from what was read of the container until he was stopped.
+    let now = container.record.creator.map(|_| container.as_recorded_now());
+    let container = now.as_ref().unwrap_or(container);
     stop_processes(container)?;
     forget(container)
 }

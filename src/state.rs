@@ -336,6 +336,17 @@ impl Container {
         documentation(&self.directory, &self.record.created)
     }
 
+    /// What is written down of it by now. As it was, where that is gone or another one's.
+    pub fn as_recorded_now(&self) -> Self {
+        let Self { directory, record } = self;
+        match record::read(directory) {
+            Ok(Found::Own(now)) if now.created == record.created => {
+                Self { directory: directory.clone(), record: now }
+            }
+            _ => Self { directory: directory.clone(), record: record.clone() },
+        }
+    }
+
     /// Whether another container is remembered under its ID.
     pub fn is_replaced(&self) -> bool {
         let is_another = |now: &Record| now.created != self.record.created;
@@ -438,5 +449,29 @@ mod tests {
         let error = store.load("a").unwrap_err();
         assert!(error.to_string().starts_with(r#"container "a" does not exist: "#), "{error}");
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_a_creator_has_written_since_is_known_and_another_ones_record_is_not() {
+        let root = std::env::temp_dir().join(format!("ferrun-since-{}", std::process::id()));
+        let store = Store::new(root.clone());
+        let directory = store.reserve("a").unwrap();
+        let remembered = |created: &str, owner| Container {
+            directory: directory.clone(),
+            record: Record {
+                version: VERSION,
+                id: "a".into(),
+                created: created.into(),
+                owner,
+                ..Record::default()
+            },
+        };
+        let read_before = remembered("monday", 1);
+        remembered("monday", 2).save().unwrap();
+        assert_eq!(read_before.as_recorded_now().record.owner, 2);
+        remembered("tuesday", 3).save().unwrap();
+        assert_eq!(read_before.as_recorded_now().record.owner, 1);
+        fs::remove_dir_all(root).unwrap();
+        assert_eq!(read_before.as_recorded_now().record.owner, 1);
     }
 }
