@@ -42,7 +42,7 @@ use crate::resolve;
 use crate::sd_notify;
 use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
-use crate::spawn::{self, Spawned};
+use crate::spawn::{self, KilledAtBirth, Spawned};
 use crate::state::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
 use crate::sys::process as kernel;
 use crate::time;
@@ -153,6 +153,10 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
                 let is_deleted = !made.directory.exists() || made.is_replaced();
                 if !making.is_asked_for {
                     making.container.record.unit = None;
+                }
+                if entering == Entering::AtBirth && error.is::<KilledAtBirth>() {
+                    // It is made again: no container has stopped.
+                    making.container.record.poststop.clear();
                 }
                 destroy::undo_create(making.container, making.cgroup);
                 let gone = || format!("container {id:?} does not exist: it was deleted meanwhile");

@@ -371,14 +371,26 @@ fn a_caller_whose_group_was_killed_once_has_containers() {
             let seen = if is_root { "0::/".to_owned() } else { place(&bundle) };
             assert_eq!(bed.run_call(&bundle).in_cgroup(&group).output().success(), seen);
         }
-        let bundle = bed.bundle().sh("sleep 100");
+        let hooks = bed.write("hooks", "");
+        let hook = |name: &str| {
+            let script = format!("echo {name} >> {}", hooks.display());
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+        };
+        let bundle = bed
+            .bundle()
+            .with("/hooks/createRuntime", hook("made"))
+            .with("/hooks/poststop", hook("gone"))
+            .sh("sleep 100");
         let id = bed.id();
         let container =
             Container::create(bed, &id, bed.create_call(&bundle, &id).in_cgroup(&group));
+        let called = || fs::read_to_string(&hooks).unwrap();
+        assert_eq!(called(), "made\n", "what was made again has not stopped");
         container.start();
         let call = bed.call().args(["exec", &id, "/bin/grep", "0::", "/proc/self/cgroup"]);
         assert_eq!(call.in_cgroup(&group).output().success(), place(&bundle));
         container.delete();
+        assert_eq!(called(), "made\ngone\n");
         fs::remove_dir(group).unwrap();
     });
 }
