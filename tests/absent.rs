@@ -128,8 +128,7 @@ fn linux(ids: &Value) -> Value {
 fn outcome(configuration: &Value) -> Result<String, String> {
     let (spec, warnings) =
         parse_spec(&configuration.to_string()).map_err(|error| message(&error))?;
-    let plan = Plan::new(&spec, Path::new("/b"), "c", Path::new("/run/c"), &host())
-        .map_err(|error| message(&error))?;
+    let plan = Plan::new(&spec, Path::new("/b"), "c", &host()).map_err(|error| message(&error))?;
     Ok(format!("{plan:?} {warnings:?}"))
 }
 

@@ -48,9 +48,7 @@ fn plan(name: &str, text: &str) -> Option<String> {
             .map(drop)
     } else {
         parse_spec(text)
-            .and_then(|(spec, _)| {
-                Plan::new(&spec, Path::new("/bundle"), "c", Path::new("/run/c"), &host(name))
-            })
+            .and_then(|(spec, _)| Plan::new(&spec, Path::new("/bundle"), "c", &host(name)))
             .map(drop)
     };
     planned.err().map(|error| message(&error))

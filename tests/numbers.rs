@@ -268,9 +268,7 @@ fn host(version_2: bool) -> Host {
 /// The error, if there is one.
 fn refusal(configuration: &Value, version_2: bool) -> Option<String> {
     parse_spec(&configuration.to_string())
-        .and_then(|(spec, _)| {
-            Plan::new(&spec, Path::new("/b"), "c", Path::new("/run/c"), &host(version_2))
-        })
+        .and_then(|(spec, _)| Plan::new(&spec, Path::new("/b"), "c", &host(version_2)))
         .err()
         .map(|error| message(&error))
 }
