@@ -103,6 +103,9 @@ fn prepare(bed: &Bed) -> HostsMount {
     HostsMount(place)
 }
 
+/// How often the rounds are repeated until enough processes were seen.
+const BATCHES: usize = 5;
+
 /// Runs `call` again and again beside hostile processes in the container, and asserts that
 /// they find nothing, though they have seen the processes that came.
 #[track_caller]
@@ -112,18 +115,26 @@ fn assert_unseen(bed: &Bed, container: &Container<'_>, rounds: usize, what: &str
             // There is no such id in a user namespace of one id.
             continue;
         }
-        let poller = Poller::start(bed, container.pid(), hostile);
-        for _ in 0..rounds {
-            call();
+        let mut seen = 0;
+        // On a busy machine the hostile one has no processor for most of the time.
+        for _ in 0..BATCHES {
+            let poller = Poller::start(bed, container.pid(), hostile);
+            for _ in 0..rounds {
+                call();
+            }
+            let (found, more) = poller.end();
+            assert!(
+                found.is_empty(),
+                "{what}, seen by uid {} with {:x}: {found:#?}",
+                hostile.0,
+                hostile.1
+            );
+            seen += more;
+            if seen > rounds / 4 {
+                break;
+            }
         }
-        let (found, seen) = poller.end();
-        assert!(
-            found.is_empty(),
-            "{what}, seen by uid {} with {:x}: {found:#?}",
-            hostile.0,
-            hostile.1
-        );
-        assert!(seen > rounds / 4, "{what}: of {rounds} processes {seen} were seen");
+        assert!(seen > rounds / 4, "{what}: {seen} processes were seen, by {rounds} in a batch");
     }
 }
 
