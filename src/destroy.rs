@@ -272,28 +272,32 @@ fn kill_init(init: &OwnedFd, group: &Group) -> Result<()> {
     kill(init, thaw).context("the init process")
 }
 
-/// Sends SIGKILL and waits for the end; does this every now and then.
+/// Sends SIGKILL and waits for the end, with `meanwhile` every now and then.
 fn kill(process: &OwnedFd, meanwhile: impl Fn()) -> Result<()> {
     match pidfd_send_signal(process, Signal::KILL) {
         Ok(()) => {}
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         Err(errno) => return Err(errno).context("kill"),
     }
-    let mut fds = [PollFd::new(process, PollFlags::IN)];
-    let mut ended = 0;
-    for _ in 0..ATTEMPTS {
-        meanwhile();
-        ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE))).context("poll")?;
-        if ended > 0 {
-            break;
-        }
-    }
-    if ended == 0 {
+    if !becomes_readable(process, meanwhile)? {
         bail!("does not end although it was killed");
     }
     // If it is our own child; else whoever is its parent does it.
     let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     Ok(())
+}
+
+/// Waits until a handle can be read, which that of a process can at its end. Says whether it
+/// came to that.
+fn becomes_readable(handle: &OwnedFd, meanwhile: impl Fn()) -> Result<bool> {
+    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+    for _ in 0..ATTEMPTS {
+        meanwhile();
+        if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE))).context("poll")? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Takes away the mounts of a container without a mount namespace of its own.
@@ -312,4 +316,24 @@ fn unmount(container: &Container) -> Result<()> {
             .with_context(|| format!("{:?} in {rootfs:?}", mount.target))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn what_is_done_meanwhile_is_done_again_until_the_end() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let times = Cell::new(0);
+        let thaw = || {
+            times.set(times.get() + 1);
+            if times.get() == 3 {
+                rustix::io::write(&write, b"x").unwrap();
+            }
+        };
+        assert!(becomes_readable(&read, thaw).unwrap());
+        assert_eq!(times.get(), 3);
+    }
 }

@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 
+use crate::sys::CAPABILITIES;
 use crate::{Bed, Bundle, Call, Caller, Container, Output, bed, config, copy_program, runtime};
 
 /// Of packages systemd, dbus, dbus-user-session and libpam-systemd.
@@ -206,54 +207,9 @@ fn capabilities() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").expect("/proc/self/status");
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("CapBnd");
     let set = u64::from_str_radix(line.trim(), 16).expect("a set");
-    let named = NAMES.iter().enumerate().filter(|(number, _)| set & (1 << number) != 0);
+    let named = CAPABILITIES.iter().enumerate().filter(|(number, _)| set & (1 << number) != 0);
     named.map(|(_, name)| format!("CAP_{name}")).collect()
 }
-
-/// By their numbers.
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 impl SystemdHost<'_> {
     /// Waits until it is up.

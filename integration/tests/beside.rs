@@ -238,6 +238,12 @@ fn a_container_that_is_begun_or_removed_does_not_exist() {
             }
         }
         eventually("nothing is left", || bed.is_clear());
+        // As a create has it before its first word is written down.
+        let (id, root) = (bed.id(), bed.root());
+        fs::create_dir_all(root.join(&id)).unwrap();
+        let output = bed.runtime(["state", &id]);
+        assert!(output.failure(1).contains("does not exist"), "{output}");
+        fs::remove_dir(root.join(&id)).unwrap();
     });
 }
 

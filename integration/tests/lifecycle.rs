@@ -271,7 +271,7 @@ fn an_id_is_used_once() {
     as_root(|bed| {
         let container = bed.create(&bed.bundle());
         let output = bed.create_call(&bed.bundle(), &container.id).output();
-        assert!(output.failure(1).contains("exists"), "{output}");
+        assert!(output.failure(1).contains("already exists"), "{output}");
         assert_eq!(container.status(), "created", "the first one is untouched");
     });
 }

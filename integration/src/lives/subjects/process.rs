@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::choice::{Asks, Choice, Need, Way};
 use super::super::place::Place;
 use super::super::random::Random;
+use crate::sys::CAPABILITIES;
 
 /// Which processors it may use.
 pub(super) const PROCESSORS: &str = "status Cpus_allowed_list";
@@ -92,50 +93,6 @@ fn after_execve(sets: Sets, is_root: bool, no_new_privileges: bool) -> [(&'stati
         ("CapAmb", ambient),
     ]
 }
-
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 fn user(random: &mut Random, place: &Place) -> Choice {
     let uid = if place.is_rootless || random.once_in(3) { 0 } else { random.between(1, 60_000) };
