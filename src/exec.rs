@@ -34,7 +34,7 @@ use crate::refused_program;
 use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
 use crate::spawn::{self, Spawned};
-use crate::state::{Container, Status};
+use crate::state::{Container, Operation, Status};
 use crate::sys::process as kernel;
 
 /// What to run, and how.
@@ -78,6 +78,7 @@ pub struct Options {
 
 /// Runs the process. Returns it, and the terminal that the caller serves.
 pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option<OwnedFd>)> {
+    let target = container.hold_init_for(Operation::Exec)?;
     let spec = container.config()?;
     let (mut process, field) = choose(&spec, options)?;
     keep_confined(&mut process, spec.process().as_ref());
@@ -99,7 +100,6 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         (Some(path), true) => Some(console::connect_to(path)?),
         (None, _) => None,
     };
-    let target = container.open_init()?.context("container not running")?;
     let init = container.record.init.context("container not running")?;
     let flags = namespaces_to_join(container, init.pid)?;
     log::debug(|| format!("container {:?}: init {}", container.record.id, init.pid));

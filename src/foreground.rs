@@ -49,14 +49,8 @@ impl Watch {
     pub fn serve(&self, process: &Spawned, master: Option<OwnedFd>) -> Result<i32> {
         let mut terminal = master.map(ServedTerminal::new).transpose()?;
         loop {
-            if let Some(code) = self.handle_signals(process, terminal.as_ref())? {
-                if let Some(terminal) = &mut terminal {
-                    terminal.drain();
-                }
-                return Ok(code);
-            }
             let interests = terminal.as_ref().map(ServedTerminal::interests).unwrap_or_default();
-            let ready: Vec<(End, PollFlags)> = {
+            let (has_signal, ready): (bool, Vec<(End, PollFlags)>) = {
                 let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
                 for (end, flags) in &interests {
                     if let Some(file) = terminal.as_ref().and_then(|terminal| terminal.file(*end)) {
@@ -67,9 +61,16 @@ impl Watch {
                     Ok(_) | Err(Errno::INTR) => {}
                     Err(errno) => return Err(errno).context("poll"),
                 }
-                let events = fds.iter().skip(1).map(PollFd::revents);
-                interests.iter().map(|(end, _)| *end).zip(events).collect()
+                let mut events = fds.iter().map(PollFd::revents);
+                let has_signal = events.next().is_some_and(|events| !events.is_empty());
+                (has_signal, interests.iter().map(|(end, _)| *end).zip(events).collect())
             };
+            if has_signal && let Some(code) = self.handle_signal(process, terminal.as_ref())? {
+                if let Some(terminal) = &mut terminal {
+                    terminal.drain();
+                }
+                return Ok(code);
+            }
             if let Some(terminal) = &mut terminal {
                 for (end, _) in ready.into_iter().filter(|(_, events)| !events.is_empty()) {
                     terminal.copy(end);
@@ -78,47 +79,44 @@ impl Watch {
         }
     }
 
-    fn handle_signals(
+    /// Takes one signal. Where there are more, poll(2) says so again.
+    fn handle_signal(
         &self,
         process: &Spawned,
         terminal: Option<&ServedTerminal>,
     ) -> Result<Option<i32>> {
-        let mut ended = None;
-        while let Some(info) = self.signals.read_signal().context("signalfd")? {
-            match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGCHLD) => ended = reap(process.pid)?.or(ended),
-                Ok(Signal::SIGPIPE) => {}
-                Ok(Signal::SIGWINCH) if terminal.is_some() => {
-                    if let Some(master) = terminal.and_then(|terminal| terminal.master.as_ref()) {
-                        take_size(master);
-                    }
-                }
-                _ => {
-                    // It may have ended by now.
-                    log::debug(|| {
-                        format!("signal {}: passed on to {}", info.ssi_signo, process.pid)
-                    });
-                    let _ = sys::process::pidfd_send_signal(&process.pidfd, info.ssi_signo as i32);
+        let Some(info) = self.signals.read_signal().context("signalfd")? else { return Ok(None) };
+        match Signal::try_from(info.ssi_signo as i32) {
+            Ok(Signal::SIGCHLD) => return reap(process.pid),
+            Ok(Signal::SIGPIPE) => {}
+            Ok(Signal::SIGWINCH) if terminal.is_some() => {
+                if let Some(master) = terminal.and_then(|terminal| terminal.master.as_ref()) {
+                    take_size(master);
                 }
             }
+            _ => {
+                log::debug(|| format!("signal {}: passed on to {}", info.ssi_signo, process.pid));
+                // It may have ended by now.
+                let _ = sys::process::pidfd_send_signal(&process.pidfd, info.ssi_signo as i32);
+            }
         }
-        Ok(ended)
+        Ok(None)
     }
 }
 
-/// Reaps every child that has ended. Returns the exit code of the one that is
-/// waited for. By rustix, since nix has no name for a real-time signal.
+/// Reaps the children that have ended, until it is the one that is waited for, whose exit
+/// code it returns. By rustix, since nix has no name for a real-time signal.
 fn reap(process: Pid) -> Result<Option<i32>> {
-    let mut ended = None;
     loop {
         let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some(reaped)) => reaped,
-            Ok(None) | Err(Errno::CHILD) => return Ok(ended),
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno).context("wait"),
         };
         if pid.as_raw_nonzero().get() == process.as_raw() {
-            ended = status.exit_status().or(status.terminating_signal().map(|number| 128 + number));
+            let killed = status.terminating_signal().map(|number| 128 + number);
+            return Ok(status.exit_status().or(killed));
         }
     }
 }

@@ -160,12 +160,7 @@ pub fn additional(
         set_policies(given.policies)?;
         let mut confined = process::confine(
             plan,
-            &Confinement {
-                new_user_namespace: false,
-                preserved: given.preserved,
-                attributes: given.attributes,
-                is_between,
-            },
+            &Confinement { new_user_namespace: false, attributes: given.attributes, is_between },
         )?;
         leave_the_host(given.preserved, &creator, None)?;
         confined.give_up(&creator)?;
@@ -316,12 +311,8 @@ fn prepare_container<'plan>(
     rootfs::enter(root, &plan.rootfs, around.creator_root)?;
 
     set_policies(&plan.policies)?;
-    let confinement = Confinement {
-        new_user_namespace: new_user,
-        preserved: around.preserved,
-        attributes: around.attributes,
-        is_between,
-    };
+    let confinement =
+        Confinement { new_user_namespace: new_user, attributes: around.attributes, is_between };
     let confined =
         plan.process.as_ref().map(|process| process::confine(process, &confinement)).transpose()?;
     Ok(Prepared { confined, is_placed })
@@ -428,7 +419,6 @@ fn join(remaining: Remaining<'_>) -> Result<()> {
     }
     if let Some((process, flags)) = &remaining.join_process {
         setns(process, *flags).context("setns")?;
-        sys::close_inherited(process);
         log::debug(|| format!("setns: joined those of the container: {flags:?}"));
     }
     namespaces::enter(remaining.join, &remaining.new, remaining.offsets)

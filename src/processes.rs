@@ -117,13 +117,18 @@ impl ProcessFacts {
 
 /// A handle on a process: None if it has ended, or its pid is nobody's or another one's.
 pub fn open_process(process: ProcessId) -> Result<Option<OwnedFd>> {
+    Ok(hold(process)?.map(|(handle, _)| handle))
+}
+
+/// As [`open_process`], with what the kernel said of the process after the handle was there.
+pub fn hold(process: ProcessId) -> Result<Option<(OwnedFd, ProcessFacts)>> {
     let Some(handle) = handle(process.pid)? else { return Ok(None) };
     // Looked at after the handle is taken: it is of this process or of none.
     let Some(facts) = ProcessFacts::read(process.pid)? else { return Ok(None) };
     if !facts.is(process)? || (facts.leader_has_ended && has_ended(&handle)?) {
         return Ok(None);
     }
-    Ok(Some(handle))
+    Ok(Some((handle, facts)))
 }
 
 fn handle(pid: i32) -> Result<Option<OwnedFd>> {

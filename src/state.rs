@@ -19,7 +19,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use crate::cgroups;
 use crate::plan::cgroup::unit::{Property, documentation};
-use crate::processes::{boot_id, open_process};
+use crate::processes::{boot_id, hold, open_process};
 use crate::record::{self, Found};
 
 pub use crate::processes::{ProcessFacts, ProcessId};
@@ -282,8 +282,9 @@ impl Container {
     /// The configuration as it was at create.
     pub fn config(&self) -> Result<Box<oci_spec::runtime::Spec>> {
         let path = self.directory.join(CONFIG);
-        let text = crate::bundle::read(&path).with_context(|| format!("{path:?}"))?;
-        crate::bundle::parse_stored(&text).with_context(|| format!("{path:?}"))
+        let text = record::read_file(&path).with_context(|| format!("{path:?}"))?;
+        let text = std::str::from_utf8(&text).with_context(|| format!("{path:?}"))?;
+        crate::bundle::parse_stored(text).with_context(|| format!("{path:?}"))
     }
 
     /// The limits in force: those of the configuration, or of the last update.
@@ -355,15 +356,35 @@ impl Container {
 
     /// The status, as the kernel tells it now.
     pub fn status(&self) -> Result<Status> {
-        if self.record.creator.is_some() {
-            return Ok(Status::Creating);
+        match self.record.creator {
+            Some(_) => Ok(Status::Creating),
+            None => self.status_with(self.running_init()?),
         }
-        let Some(init) = self.running_init()? else { return Ok(Status::Stopped) };
+    }
+
+    /// The status once it is created, where its init process is looked at already; None: it
+    /// has ended.
+    fn status_with(&self, init: Option<ProcessFacts>) -> Result<Status> {
+        let Some(init) = init else { return Ok(Status::Stopped) };
         // A frozen created container is paused too, as under runc.
         if cgroups::is_frozen(&self.record.group)? {
             return Ok(Status::Paused);
         }
         Ok(if init.has_executed { Status::Running } else { Status::Created })
+    }
+
+    /// A handle on the init process, or an error where the status does not allow the operation.
+    pub fn hold_init_for(&self, operation: Operation) -> Result<OwnedFd> {
+        let held = match self.record.creator {
+            Some(_) => None,
+            None => self.hold_init()?,
+        };
+        let Some((handle, facts)) = held else {
+            self.check(operation)?;
+            bail!("container not running");
+        };
+        self.status_with(Some(facts))?.check(operation)?;
+        Ok(handle)
     }
 
     /// The status with an error for an operation that it does not allow.
@@ -394,8 +415,12 @@ impl Container {
 
     /// A handle on the init process: None if it has ended.
     pub fn open_init(&self) -> Result<Option<OwnedFd>> {
+        Ok(self.hold_init()?.map(|(handle, _)| handle))
+    }
+
+    fn hold_init(&self) -> Result<Option<(OwnedFd, ProcessFacts)>> {
         match self.record.init {
-            Some(init) if self.is_of_this_boot()? => open_process(init),
+            Some(init) if self.is_of_this_boot()? => hold(init),
             _ => Ok(None),
         }
     }

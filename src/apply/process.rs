@@ -67,8 +67,6 @@ pub struct Confined<'plan> {
 pub struct Confinement<'a> {
     /// Whether its user namespace is new.
     pub new_user_namespace: bool,
-    /// Descriptors after stdio that are kept open.
-    pub preserved: u32,
     /// The way to its labels, where it has any.
     pub attributes: Option<&'a Attributes>,
     /// Whether it is in between, and its clone becomes the program.
@@ -208,7 +206,6 @@ pub fn confine<'plan>(
         Err(_) if confinement.is_between && looks_below_proc(plan) => None,
         found => Some(found?),
     };
-    sys::close_range_cloexec(3 + confinement.preserved).context("close_range")?;
     let mut env = plan.env.clone();
     if plan.variable("HOME").is_none() {
         let mut home = b"HOME=".to_vec();

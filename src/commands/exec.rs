@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
 
-use super::{Global, while_allowed};
+use super::{Global, unless_forbidden_now};
 use crate::cgroups;
 use crate::cli::{id_of, path_of, text_of};
 use crate::exec::{self, Options};
@@ -51,8 +51,8 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
             .context("--ignore-paused: the process runs when the container is resumed")?;
     }
     let watch = if detach { None } else { Some(Watch::new(false)?) };
-    let (process, master) =
-        while_allowed(global, &container, Operation::Exec, || exec::exec(&container, &options))?;
+    let (process, master) = exec::exec(&container, &options)
+        .map_err(|error| unless_forbidden_now(global, &container, Operation::Exec, error))?;
     match watch {
         Some(watch) => watch.serve(&process, master),
         None => Ok(0),

@@ -134,16 +134,24 @@ fn while_allowed<T>(
     act: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     container.check(operation)?;
-    act().map_err(|error| {
-        let now = global.store.load(&container.record.id).and_then(|now| {
-            now.check(operation)?;
-            match now.running_init()? {
-                Some(init) if !init.is_exiting => Ok(()),
-                _ => Status::Stopped.check(operation),
-            }
-        });
-        now.err().unwrap_or(error)
-    })
+    act().map_err(|error| unless_forbidden_now(global, container, operation, error))
+}
+
+/// The error, or that the container does not allow the operation any more.
+fn unless_forbidden_now(
+    global: &Global,
+    container: &Container,
+    operation: Operation,
+    error: anyhow::Error,
+) -> anyhow::Error {
+    let now = global.store.load(&container.record.id).and_then(|now| {
+        now.check(operation)?;
+        match now.running_init()? {
+            Some(init) if !init.is_exiting => Ok(()),
+            _ => Status::Stopped.check(operation),
+        }
+    });
+    now.err().unwrap_or(error)
 }
 
 /// JSON with this indentation and a line end.

@@ -133,7 +133,7 @@ pub fn read(directory: &Path) -> Result<Found> {
 
 /// A small regular file, in as few calls as can be: less than was asked for is its end.
 /// One that is empty is not there yet.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = vec![0; 2048];
     let mut length = 0;

@@ -15,15 +15,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-/// Marks every descriptor from `first` on close-on-exec (close_range(2)).
-pub fn close_range_cloexec(first: u32) -> nix::Result<()> {
-    // SAFETY: CLOSE_RANGE_CLOEXEC only sets a flag; no descriptor is closed, so no
-    // owner is left with a number that belongs to somebody else.
-    let ret =
-        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    Errno::result(ret).map(drop)
-}
-
 /// The descriptor with this number, for stdio and the inherited range.
 pub fn borrow_descriptor<'a>(number: RawFd) -> BorrowedFd<'a> {
     // SAFETY: used for 0, 1, 2 and numbers from --preserve-fds, which nothing in
