@@ -2,7 +2,7 @@
 //! master side to whoever will serve it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FileType, OFlags, ResolveFlags, fstat};
@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::apply::mounts::{attach, clone_for_itself};
-use crate::plan::process::Terminal;
+use crate::plan::process::{ProcessPlan, Terminal};
 use crate::resolve::{self, Target};
 use crate::sys;
 use crate::unix_socket::{dial, send_descriptor};
@@ -26,7 +26,7 @@ pub struct Pair {
 
 /// Opens a pair in the devpts below `root`. The slave comes from the master
 /// itself: a name could be exchanged.
-pub fn open(root: impl AsFd, terminal: Terminal) -> Result<Pair> {
+pub fn open(root: impl AsFd, terminal: &Terminal) -> Result<Pair> {
     let path = Path::new("/dev/pts/ptmx");
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     let master = resolve::in_root(root, path, flags, ResolveFlags::NO_SYMLINKS)
@@ -70,10 +70,13 @@ pub fn take(slave: impl AsFd) -> Result<()> {
     rustix::stdio::dup2_stderr(&slave).context("dup2")
 }
 
-/// Connects to the socket that is to get the master side, before anything is
+/// Connects to the socket that is to get the master side, if one is, before anything is
 /// made that a dead socket would leave behind.
-pub fn connect_to(path: &Path) -> Result<OwnedFd> {
-    dial(path).with_context(|| format!("--console-socket: {path:?}"))
+pub fn connect(process: Option<&ProcessPlan>) -> Result<Option<OwnedFd>> {
+    let socket = process.and_then(|process| process.terminal.as_ref()?.socket.as_ref());
+    let connect =
+        |path: &PathBuf| dial(path).with_context(|| format!("--console-socket: {path:?}"));
+    socket.map(connect).transpose()
 }
 
 /// Sends the master side, with the name that receivers expect beside it.

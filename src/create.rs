@@ -6,6 +6,7 @@
 //! names (delete.rs).
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::mem::take;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -13,7 +14,6 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::apply::net_devices::{Destination, Found};
 use crate::apply::sysctls::Parameters;
@@ -27,19 +27,20 @@ use crate::destroy;
 use crate::error::{InField as _, message};
 use crate::foreground;
 use crate::gate::{self, Verdict};
+use crate::handover::Handover;
 use crate::hook_state::HookState;
-use crate::host::Host;
+use crate::host;
 use crate::init;
 use crate::log;
-use crate::pid_file;
-use crate::plan::Plan;
 use crate::plan::cgroup::{CgroupPlan, Group, Stage};
+use crate::plan::host::Host;
 use crate::plan::intel_rdt::Group as ClassGroup;
 use crate::plan::mounts::{MappedIds, MountKind};
 use crate::plan::namespaces::Namespaces;
-use crate::plan::rootfs::{Entry, Rootfs};
+use crate::plan::request::{Cgroups, Request, Streams};
+use crate::plan::rootfs::Rootfs;
+use crate::plan::{Plan, notify};
 use crate::resolve;
-use crate::sd_notify;
 use crate::seccomp_agent;
 use crate::security_module::{self, Attributes};
 use crate::spawn::{self, KilledAtBirth, Spawned};
@@ -54,30 +55,22 @@ pub struct Options {
     pub bundle: PathBuf,
     /// Another file than config.json in it.
     pub config: Option<PathBuf>,
-    /// Who gets the terminal.
-    pub console_socket: Option<PathBuf>,
-    /// Who gets a pidfd of the init process.
-    pub pidfd_socket: Option<PathBuf>,
-    /// Where to write the pid of the init process.
-    pub pid_file: Option<PathBuf>,
-    /// Descriptors after stdio that the program gets.
-    pub preserved: u32,
-    /// Whether the program gets a session keyring of its own.
-    pub new_keyring: bool,
-    /// chroot instead of pivot_root.
+    /// What is said of cgroups.
+    pub cgroups: Cgroups,
+    /// Where systemd is looked for.
+    pub buses: Buses,
+    /// What the program's descriptors are to be.
+    pub streams: Streams,
+    /// Whether the program stays in the caller's session keyring.
+    pub keeps_keyring: bool,
+    /// Whether pivot_root(2) is not to be used.
     pub no_pivot: bool,
-    /// What `--rootless` says.
-    pub rootless: Option<bool>,
-    /// Whether the container gets no cgroup.
-    pub without_cgroups: bool,
-    /// Where systemd is looked for, if it is to make the cgroup.
-    pub systemd: Option<Buses>,
-    /// Sockets that follow stdio and belong to the program (sd_listen_fds(3)).
-    pub listening: u32,
+    /// Whether a service manager wants to know when the program is ready.
+    pub notifies: bool,
+    /// Who is told of the init process.
+    pub handover: Handover,
     /// Whether the caller stays to run the program.
     pub stays: bool,
-    /// Whether the caller serves the terminal himself.
-    pub serves_terminal: bool,
 }
 
 /// A container that waits for its program, as the caller who stays has it.
@@ -100,35 +93,31 @@ pub struct Created {
 /// Creates the container `id`. Where that fails nothing is left of it.
 pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     crate::state::check_id(id)?;
-    let mut bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
+    let bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
     log::debug(|| format!("bundle {:?}: {} bytes of config.json", bundle.path, bundle.text.len()));
-    sd_notify::add_to(&mut bundle.spec, &store.directory(id)?);
-    let host = match &options.systemd {
-        _ if options.without_cgroups => Host::gather_without_cgroups(),
-        Some(buses) => Host::gather_with_systemd(options.rootless, buses)?,
-        None => Host::gather(options.rootless)?,
+    let directory = store.directory(id)?;
+    let wants_terminal =
+        bundle.spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true));
+    let request = Request {
+        cgroups: options.cgroups,
+        streams: foreground::with_size(&options.streams, wants_terminal),
+        keeps_keyring: options.keeps_keyring,
+        no_pivot: options.no_pivot,
+        notify: options.notifies.then(|| directory.join(notify::DIRECTORY)),
+        ..Request::new(&bundle.spec, &bundle.path, id)
     };
+    let host = host::gather(options.cgroups, &options.buses)?;
     log::debug(|| host.summary());
-    let mut plan = Plan::new(&bundle.spec, &bundle.path, id, &host)?;
+    let plan = Plan::new(&request, &host)?;
     log::debug(|| plan.summary());
-    if options.no_pivot && plan.rootfs.entry == Entry::Pivot {
-        plan.rootfs.entry = Entry::Move;
-    }
-    if let Some(process) = &mut plan.process {
-        if options.serves_terminal && process.terminal.is_some() {
-            process.take_size_of_caller(foreground::own_size());
-        }
-        process.announce_sockets(options.listening);
-    }
     security_module::refuse_missing(plan.process.as_ref(), plan.rootfs.label.as_deref())?;
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);
-    let console = connect_console(&plan, options)?;
+    let console = console::connect(plan.process.as_ref())?;
 
     let (making, made) = spawn::born_alive(|entering| {
         let intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::settle).transpose()?;
         let groups = intel_rdt.as_ref().map(|settled| settled.group.clone());
         let record = intent(&bundle, &plan, groups, id, &host)?;
-        let record = Record { callers_keyring: !options.new_keyring, ..record };
         let container = Container { directory: store.reserve(id)?, record };
         log::debug(|| format!("container {id:?}: remembered in {:?}", container.directory));
         let cgroup = cgroups::Created::default();
@@ -169,23 +158,6 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     Ok(Created { container: making.container, init, channel, verdict, master, is_filtered })
 }
 
-/// The socket that gets the terminal, connected before anything is made.
-fn connect_console(plan: &Plan, options: &Options) -> Result<Option<OwnedFd>> {
-    let terminal = plan.process.as_ref().is_some_and(|process| process.terminal.is_some());
-    match (&options.console_socket, terminal) {
-        (Some(_), false) => {
-            bail!("--console-socket: given, but process.terminal is not true")
-        }
-        (None, true) if !options.serves_terminal => {
-            bail!(
-                "process.terminal: true: cannot allocate tty if ferrun will detach without setting console socket"
-            )
-        }
-        (Some(path), true) => Ok(Some(console::connect_to(path)?)),
-        (None, _) => Ok(None),
-    }
-}
-
 /// What will be remembered, before anything of it exists.
 fn intent(
     bundle: &Bundle,
@@ -212,7 +184,7 @@ fn intent(
         group: if plan.unit.is_some() { Group::default() } else { plan.cgroup.group.clone() },
         unit: plan.unit.as_ref().map(|plan| plan.unit.clone()),
         intel_rdt: groups,
-        callers_keyring: false,
+        callers_keyring: !plan.new_keyring,
         mounts: mounts_to_undo(plan)?,
         annotations: bundle
             .spec
@@ -279,7 +251,9 @@ impl Making<'_> {
     fn make(&mut self, bundle: &Bundle, console: Option<&OwnedFd>) -> Result<Made> {
         self.container.save_first()?;
         self.container.keep_config(&bundle.text)?;
-        sd_notify::make_directory(&self.container)?;
+        if let Some(path) = &self.plan.notify {
+            fs::create_dir(path).with_context(|| format!("mkdir {path:?}"))?;
+        }
         if self.plan.unit.is_none() {
             self.cgroup = cgroups::create(&self.plan.cgroup, &self.container.directory)?;
             self.ready_cgroup(&self.plan.cgroup)?;
@@ -313,13 +287,7 @@ impl Making<'_> {
             group.owned &= !plan.outlives_container();
         }
         self.container.save()?;
-        if let Some(path) = &self.options.pidfd_socket {
-            console::send_pidfd(path, &init.pidfd)?;
-        }
-        if let Some(path) = &self.options.pid_file {
-            pid_file::write(path, init.pid.as_raw())?;
-            log::debug(|| format!("--pid-file: {path:?}: written"));
-        }
+        self.options.handover.tell_of(&init)?;
         log::debug(|| format!("container {:?}: created", self.container.record.id));
         Ok((init, channel, verdict, master))
     }
@@ -426,39 +394,26 @@ impl Making<'_> {
             None => init::Start::Gate(gate::make(self.container.open_directory()?)?),
         };
         let attributes = Attributes::open(self.plan.process.as_ref())?;
-        let around = init::Surroundings {
+        let around = init::Given {
             start,
             hook_state: self.hook_state(),
             creator_root,
-            preserved: self.options.preserved + self.options.listening,
-            new_keyring: self.options.new_keyring,
             attributes: attributes.as_ref(),
             net_devices: devices,
             parameters: Parameters::find(&self.plan.sysctls),
         };
         let plan = self.plan;
-        if let (Some(maps), Some(process)) = (&plan.namespaces.id_maps, &plan.process)
-            && let Some(uid) = maps.user_outside(process.user.uid)
-        {
-            process::give_pipes(uid);
-        }
+        plan.process.iter().filter_map(|process| process.pipes_owner).for_each(process::give_pipes);
         let _inherited = process::OomScoreAdj::take(plan.process.as_ref())?;
-        if !self.hides_itself() {
-            hide()?;
+        // Others in the caller's pid namespace see it: it is hidden from its first moment.
+        if !plan.hides_itself {
+            kernel::hide().context("prctl")?;
         }
         let init = spawn::container(&plan.namespaces, &cgroup, &creator, end, |end, remaining| {
             init::container(plan, around, remaining, end)
         })?;
         log::debug(|| init.summary("init"));
         Ok((init, creator, verdict))
-    }
-
-    /// Others in the caller's pid namespace see the new process, so it is hidden from its
-    /// first moment. But the kernel lets root alone, by the caller's user namespace, write the
-    /// id maps of a hidden process: that of an ordinary user hides itself later. It is his
-    /// own until then, and only his own processes have rights over it.
-    fn hides_itself(&self) -> bool {
-        self.plan.namespaces.id_maps.is_some() && self.host.uid != 0
     }
 
     /// Gives the process its ids, its offsets and its network interfaces, and says so.
@@ -499,11 +454,11 @@ impl Making<'_> {
                 MountKind::Bind(bind) => {
                     let tree = mounts::open_source(step, bind)?;
                     if let Some(ids) = &bind.ids {
-                        self.map_ids(&tree, ids, init).in_field(&step.field)?;
+                        self.map_ids(&tree, ids, init).in_field(step.field)?;
                     }
                     tree
                 }
-                _ => self.open_procfs().in_field(&step.field)?,
+                _ => self.open_procfs().in_field(step.field)?,
             };
             if channel.send_with(&ToInit::Tree, &tree).is_err() {
                 // Init has died over something, and that is read next.
@@ -635,10 +590,4 @@ impl Making<'_> {
             _ => anyhow::anyhow!("the init process is gone"),
         }
     }
-}
-
-/// Makes the process, and what it clones, opaque to whoever may trace others:
-/// memory, descriptors and /proc/PID of a non-dumpable process are root's alone.
-pub fn hide() -> Result<()> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("prctl")
 }

@@ -22,9 +22,8 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use crate::apply::{hooks, intel_rdt, mounts};
 use crate::cgroups::{self, systemd};
 use crate::error::{InField as _, message};
-use crate::host::Host;
 use crate::log;
-use crate::plan::cgroup::Group;
+use crate::plan::cgroup::{Access, Group, Layout};
 use crate::processes::open_process;
 use crate::resolve;
 use crate::state::{CONFIG, Container, Foreign, RECORD, Record, Status};
@@ -92,7 +91,12 @@ fn stop_created(container: &Container, cgroup: cgroups::Created) -> Result<()> {
 /// Ends the container that another program has recorded in `directory`, or nobody can
 /// tell who, as far as it is proven to be the container. If anything may be left, an
 /// error says what, and the record stays.
-pub fn destroy_foreign(directory: &Path, foreign: &Foreign, host: &Host) -> Result<()> {
+pub fn destroy_foreign(
+    directory: &Path,
+    foreign: &Foreign,
+    layout: &Layout,
+    access: &Access,
+) -> Result<()> {
     let is_of_ferrun = foreign.maker.is_ferrun();
     let path = directory.join(CONFIG);
     let config = match fs::read_to_string(&path) {
@@ -108,7 +112,7 @@ pub fn destroy_foreign(directory: &Path, foreign: &Foreign, host: &Host) -> Resu
             }
         };
     }
-    let group = foreign.group(config.as_deref(), &host.cgroups, &host.cgroup_access)?;
+    let group = foreign.group(config.as_deref(), layout, access)?;
     let record = Record { group, ..foreign.record.clone() };
     let container = Container { directory: directory.to_owned(), record };
     if foreign.guesses_group() {

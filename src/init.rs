@@ -24,13 +24,14 @@ use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
 use crate::channel::{Failure, FromInit, InitEnd, ToInit};
 use crate::console;
-use crate::create::hide;
 use crate::error::{InField as _, words};
 use crate::gate::{self, Verdict};
 use crate::hook_state::HookState;
 use crate::log;
+use crate::plan::Plan;
+use crate::plan::exec::ExecPlan;
+use crate::plan::policies::Policies;
 use crate::plan::process::ProcessPlan;
-use crate::plan::{Plan, Policies};
 use crate::security_module::Attributes;
 use crate::spawn::{self, Remaining};
 use crate::state::Status;
@@ -57,17 +58,13 @@ impl Start<'_> {
 
 /// What init needs to know besides the plan.
 #[derive(Debug)]
-pub struct Surroundings<'a> {
+pub struct Given<'a> {
     /// Who waits for what comes after `Ready`.
     pub start: Start<'a>,
     /// What hooks get to read.
     pub hook_state: HookState<'a>,
     /// The mount that is the creator's root.
     pub creator_root: u64,
-    /// Descriptors after stdio that the program gets.
-    pub preserved: u32,
-    /// Whether the program gets a session keyring of its own.
-    pub new_keyring: bool,
     /// The way to the program's labels, where it has any.
     pub attributes: Option<&'a Attributes>,
     /// The network interfaces that the creator moves here.
@@ -79,21 +76,21 @@ pub struct Surroundings<'a> {
 /// The init process of a container. Returns only where it has failed and said so.
 pub fn container(
     plan: &Plan,
-    mut around: Surroundings<'_>,
+    mut given: Given<'_>,
     remaining: Remaining<'_>,
     creator: InitEnd,
 ) -> Result<Infallible> {
     let is_between = remaining.is_between;
     // It holds a descriptor of the host.
-    let parameters = take(&mut around.parameters);
-    let settled = prepare_container(plan, &around, parameters, remaining, &creator)
-        .and_then(|prepared| settle(prepared, plan, &around, is_between, &creator));
+    let parameters = take(&mut given.parameters);
+    let settled = prepare_container(plan, &given, parameters, remaining, &creator)
+        .and_then(|prepared| settle(prepared, plan, &given, is_between, &creator));
     let confined = told(&creator, settled)?;
     let run = |verdict: &Verdict, other: &InitEnd| match confined {
-        Some(confined) => run_container(plan, &around.hook_state, confined, verdict, other),
+        Some(confined) => run_container(plan, &given.hook_state, confined, verdict, other),
         None => bail!("process: missing: there is no program to start"),
     };
-    match around.start {
+    match given.start {
         Start::Gate(gate) => {
             // The creator goes, and init stays.
             drop(creator);
@@ -106,19 +103,13 @@ pub fn container(
     }
 }
 
-/// What a process that `exec` adds gets from the caller.
+/// What a process that `exec` adds needs to know besides the plan.
 #[derive(Debug)]
 pub struct Additional<'a> {
-    /// How many descriptors after stderr it keeps.
-    pub preserved: u32,
     /// Where its labels are written.
     pub attributes: Option<&'a Attributes>,
     /// The root to enter, where there is no mount namespace to join.
     pub root: Option<&'a OwnedFd>,
-    /// The ID of the container whose session keyring it gets.
-    pub keyring: Option<&'a str>,
-    /// What the container is given besides its process.
-    pub policies: &'a Policies,
     /// Where the result of execve(2) goes.
     pub verdict: &'a Verdict,
     /// Whether systemd puts it into its group.
@@ -127,11 +118,12 @@ pub struct Additional<'a> {
 
 /// A process that `exec` adds to a container.
 pub fn additional(
-    plan: &ProcessPlan,
+    plan: &ExecPlan,
     given: &Additional<'_>,
     remaining: Remaining<'_>,
     creator: InitEnd,
 ) -> Result<Infallible> {
+    let ExecPlan { process: plan, policies, keyring, .. } = plan;
     let is_between = remaining.is_between;
     let ran = (|| {
         stay_with(&creator)?;
@@ -149,7 +141,7 @@ pub fn additional(
         // What it makes is to have nothing of the caller's terminal and process group either.
         nix::unistd::setsid().context("setsid")?;
         // After the user namespace, in which its name was given.
-        if let Some(id) = given.keyring {
+        if let Some(id) = keyring {
             let join = || _ = join_keyring(id);
             match given.attributes {
                 Some(attributes) => attributes.label_keys(plan, join)?,
@@ -157,12 +149,12 @@ pub fn additional(
             }
         }
         take_terminal(plan, &creator, None)?;
-        set_policies(given.policies)?;
+        set_policies(policies)?;
         let mut confined = process::confine(
             plan,
             &Confinement { new_user_namespace: false, attributes: given.attributes, is_between },
         )?;
-        leave_the_host(given.preserved, &creator, None)?;
+        leave_the_host(plan.descriptors, &creator, None)?;
         confined.give_up(&creator)?;
         if is_between {
             spawn::emerge(&creator)?;
@@ -225,7 +217,7 @@ impl<'a> Grouping<'a> {
 /// the program.
 fn prepare_container<'plan>(
     plan: &'plan Plan,
-    around: &Surroundings<'_>,
+    given: &Given<'_>,
     parameters: Parameters,
     remaining: Remaining<'_>,
     creator: &InitEnd,
@@ -245,7 +237,7 @@ fn prepare_container<'plan>(
         || needs_creator
         || plan.unit.is_some()
         || plan.namespaces.announces()
-        || !around.net_devices.is_empty()
+        || !given.net_devices.is_empty()
     {
         creator.expect(&ToInit::Placed)?;
         is_placed = true;
@@ -255,7 +247,7 @@ fn prepare_container<'plan>(
         namespaces::enter_own_time()?;
     }
     namespaces::become_root_inside(in_user_namespace)?;
-    hide()?;
+    kernel::hide().context("prctl")?;
     if needs_creator {
         // It comes before the trees.
         grouping.wait()?;
@@ -264,9 +256,9 @@ fn prepare_container<'plan>(
     nix::unistd::setsid().context("setsid")?;
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if around.new_keyring {
-        let make = || make_keyring(around.hook_state.id);
-        match (around.attributes, &plan.process) {
+    if plan.new_keyring {
+        let make = || make_keyring(given.hook_state.id);
+        match (given.attributes, &plan.process) {
             (Some(attributes), Some(process)) => attributes.label_keys(process, make)?,
             _ => make(),
         }
@@ -275,12 +267,12 @@ fn prepare_container<'plan>(
     if plan.namespaces.is_new(Kind::Network) {
         raise_loopback()?;
     }
-    net_devices::set_up(around.net_devices)?;
+    net_devices::set_up(given.net_devices)?;
 
     let root = rootfs::prepare(&plan.rootfs)?;
     let root = root.as_fd();
     let trees = || creator.expect_tree();
-    let unclosed = rootfs::fill(root, &plan.rootfs, trees, || grouping.wait())?;
+    let writable = rootfs::fill(root, &plan.rootfs, trees, || grouping.wait())?;
     grouping.wait()?;
     if let Some(process) = &plan.process {
         take_terminal(process, creator, Some(root))?;
@@ -301,18 +293,18 @@ fn prepare_container<'plan>(
         // As runc's, in the root file system.
         rustix::process::fchdir(root).context("fchdir").in_field("root.path")?;
         let pid = std::process::id() as i32;
-        let state = around.hook_state.json(Status::Created, pid);
+        let state = given.hook_state.json(Status::Created, pid);
         hooks::run(hooks, &state, Path::new("."))?;
     }
     // After the hooks: they may have made the interfaces that a parameter is about.
     parameters.write(&plan.sysctls)?;
-    rootfs::protect(root, &plan.rootfs, &unclosed)?;
-    drop(unclosed);
-    rootfs::enter(root, &plan.rootfs, around.creator_root)?;
+    rootfs::protect(root, &plan.rootfs, &writable)?;
+    drop(writable);
+    rootfs::enter(root, &plan.rootfs, given.creator_root)?;
 
     set_policies(&plan.policies)?;
     let confinement =
-        Confinement { new_user_namespace: new_user, attributes: around.attributes, is_between };
+        Confinement { new_user_namespace: new_user, attributes: given.attributes, is_between };
     let confined =
         plan.process.as_ref().map(|process| process::confine(process, &confinement)).transpose()?;
     Ok(Prepared { confined, is_placed })
@@ -323,7 +315,7 @@ fn prepare_container<'plan>(
 fn settle<'plan>(
     prepared: Prepared<'plan>,
     plan: &Plan,
-    around: &Surroundings<'_>,
+    given: &Given<'_>,
     is_between: bool,
     creator: &InitEnd,
 ) -> Result<Option<Confined<'plan>>> {
@@ -331,8 +323,9 @@ fn settle<'plan>(
     if !is_placed {
         creator.expect(&ToInit::Placed)?;
     }
-    leave_the_host(around.preserved, creator, around.start.gate())?;
-    if around.start.gate().is_some() {
+    let descriptors = plan.process.as_ref().map_or(0, |process| process.descriptors);
+    leave_the_host(descriptors, creator, given.start.gate())?;
+    if given.start.gate().is_some() {
         kernel::end_by_signals().context("sigaction")?;
     }
     if let Some(confined) = &mut confined {
@@ -357,19 +350,19 @@ fn settle<'plan>(
 
 /// Closes what is the host's, and forgets how this program was called. What was opened here
 /// is closed by its owners already.
-fn leave_the_host(preserved: u32, creator: &InitEnd, gate: Option<&OwnedFd>) -> Result<()> {
+fn leave_the_host(descriptors: u32, creator: &InitEnd, gate: Option<&OwnedFd>) -> Result<()> {
     // A change of ids may have made it visible again (fs.suid_dumpable in proc_sys_fs(5)).
-    hide()?;
+    kernel::hide().context("prctl")?;
     log::leave_file();
     let kept: Vec<_> = gate.map(OwnedFd::as_fd).into_iter().chain([creator.as_fd()]).collect();
-    sys::close_others(3, preserved, &kept).context("close_range")?;
+    sys::close_others(3, descriptors, &kept).context("close_range")?;
     sys::start::forget();
     Ok(())
 }
 
 /// Gives the session that this process leads its terminal, where there is one.
 fn control_terminal(process: Option<&ProcessPlan>) -> Result<()> {
-    match process.and_then(|process| process.terminal) {
+    match process.and_then(|process| process.terminal.as_ref()) {
         Some(_) => console::control(),
         None => Ok(()),
     }
@@ -480,7 +473,7 @@ fn take_terminal(
     creator: &InitEnd,
     root: Option<BorrowedFd<'_>>,
 ) -> Result<()> {
-    let Some(terminal) = process.terminal else { return Ok(()) };
+    let Some(terminal) = &process.terminal else { return Ok(()) };
     let pair = match root {
         Some(root) => {
             let pair = console::open(root, terminal)?;

@@ -4,6 +4,7 @@
 //! decides and is pure data, `apply` does and decides nothing. ARCHITECTURE.md
 //! draws the conversation between the two processes of `create`.
 
+pub mod abi;
 pub mod apply;
 pub mod bundle;
 pub mod cgroups;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod exec;
 pub mod foreground;
 pub mod gate;
+pub mod handover;
 pub mod hook_state;
 pub mod host;
 pub mod init;

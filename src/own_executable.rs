@@ -20,8 +20,9 @@ use rustix::fs::{
 };
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::abi::MountAttributes;
 use crate::plan::options::MOUNT_ATTR_RDONLY;
-use crate::sys::mount::{MountAttributes, mount_setattr};
+use crate::sys::mount::mount_setattr;
 use crate::sys::start::Arguments;
 
 const EXECUTABLE: &str = "/proc/self/exe";

@@ -6,8 +6,7 @@
 //! container which process it is. The socket exists as long as somebody listens, so it is
 //! made by `start` or `run`, in a directory that `create` has mounted.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,57 +14,17 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use oci_spec::runtime::{Mount, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, chmodat, flock};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::gate::ALREADY_OPEN;
+use crate::plan::notify::{DIRECTORY, NAME, VARIABLE};
 use crate::state::Container;
 use crate::unix_socket::{address, send_descriptor};
 
-const VARIABLE: &str = "NOTIFY_SOCKET";
-/// The directory of the socket in that of the container, and its name there.
-const DIRECTORY: &str = "notify";
-const NAME: &str = "notify.sock";
-/// Where the directory is in the container, as under runc.
-const INSIDE: &str = "/run/notify";
 /// How long the manager may take over what it was told.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
-
-/// The manager's socket, if there is one that wants to know.
-fn manager() -> Option<OsString> {
-    std::env::var_os(VARIABLE).filter(|path| !path.is_empty())
-}
-
-/// Adds what the program needs to speak to the manager, if there is one. `directory` is
-/// that of the container.
-pub fn add_to(spec: &mut Spec, directory: &Path) {
-    if manager().is_none() {
-        return;
-    }
-    let options = ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).to_vec();
-    let mut mount = Mount::default();
-    mount
-        .set_destination(INSIDE.into())
-        .set_typ(Some("bind".to_owned()))
-        .set_source(Some(directory.join(DIRECTORY)))
-        .set_options(Some(options));
-    spec.mounts_mut().get_or_insert_default().push(mount);
-    if let Some(process) = spec.process_mut() {
-        let variable = format!("{VARIABLE}={INSIDE}/{NAME}");
-        process.env_mut().get_or_insert_default().push(variable);
-    }
-}
-
-/// Makes the directory that [`add_to`] speaks of.
-pub fn make_directory(container: &Container) -> Result<()> {
-    if manager().is_none() {
-        return Ok(());
-    }
-    let path = container.directory.join(DIRECTORY);
-    fs::create_dir(&path).with_context(|| format!("mkdir {path:?}"))
-}
 
 /// What stands between the program and the manager.
 #[derive(Debug)]
@@ -76,15 +35,15 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens to the program, which has not started yet. None: there is no manager, or
-    /// the container was created without one.
-    pub fn listen(container: &Container) -> Result<Option<Self>> {
-        let Some(path) = manager() else { return Ok(None) };
+    /// Listens to the program, which has not started yet, for the manager at the socket
+    /// `manager`. None: there is none, or the container was created without one.
+    pub fn listen(container: &Container, manager: Option<&OsStr>) -> Result<Option<Self>> {
+        let Some(path) = manager else { return Ok(None) };
         let directory = match open_directory(&container.directory.join(DIRECTORY)) {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             directory => directory.context(DIRECTORY)?,
         };
-        let manager = connect(&path).with_context(|| format!("{VARIABLE}: {path:?}"))?;
+        let manager = connect(path).with_context(|| format!("{VARIABLE}: {path:?}"))?;
         // Held until this process ends: another `start` must not take the socket away.
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => bail!(ALREADY_OPEN),

@@ -1,5 +1,7 @@
 //! From a created container to a running one.
 
+use std::ffi::OsStr;
+
 use anyhow::{Context as _, Error, Result, bail};
 use nix::errno::Errno;
 
@@ -13,6 +15,7 @@ use crate::gate::{self, Verdict};
 use crate::log;
 use crate::plan::hooks::Hooks;
 use crate::plan::process::{Field, ProcessPlan};
+use crate::plan::request::Streams;
 use crate::refused_program;
 use crate::resolve;
 use crate::sd_notify::Relay;
@@ -20,12 +23,13 @@ use crate::seccomp_agent;
 use crate::state::{Container, Operation, ProcessFacts, Status};
 
 /// Runs the program of a container that another process created.
-pub fn start(container: &Container) -> Result<()> {
+/// `manager` is the socket of a service manager that wants to know when it is ready.
+pub fn start(container: &Container, manager: Option<&OsStr>) -> Result<()> {
     container.check(Operation::Start)?;
     if !container.record.has_process {
         bail!("process: missing: there is no program to start");
     }
-    let relay = Relay::listen(container)?;
+    let relay = Relay::listen(container, manager)?;
     let (channel, verdict) = gate::open(container.open_directory()?)?;
     log::debug(|| format!("container {:?}: the gate is open", container.record.id));
     announce_hooks(container);
@@ -106,7 +110,7 @@ fn explain_refusal(container: &Container, errno: Errno) -> Error {
     let plan = || -> Result<ProcessPlan> {
         let spec = container.config()?;
         let process = spec.process().as_ref().context("process: missing")?;
-        ProcessPlan::plan(process, None, Field::CONFIG)
+        ProcessPlan::plan(process, None, Field::CONFIG, &Streams::default())
     };
     let root = resolve::root(&container.record.rootfs).ok();
     match plan() {

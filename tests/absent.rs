@@ -6,9 +6,10 @@ use std::path::Path;
 
 use ferrun::bundle::parse_spec;
 use ferrun::error::message;
-use ferrun::host::Host;
 use ferrun::plan::Plan;
 use ferrun::plan::cgroup::{Hierarchy, Layout};
+use ferrun::plan::host::Host;
+use ferrun::plan::request::Request;
 use serde_json::{Value, json};
 
 /// The specification's name for it is read only when the first reading has failed.
@@ -128,7 +129,8 @@ fn linux(ids: &Value) -> Value {
 fn outcome(configuration: &Value) -> Result<String, String> {
     let (spec, warnings) =
         parse_spec(&configuration.to_string()).map_err(|error| message(&error))?;
-    let plan = Plan::new(&spec, Path::new("/b"), "c", &host()).map_err(|error| message(&error))?;
+    let plan = Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &host())
+        .map_err(|error| message(&error))?;
     Ok(format!("{plan:?} {warnings:?}"))
 }
 

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use ferrun::bundle::{parse_process, parse_spec};
 use ferrun::error::message;
-use ferrun::host::Host;
 use ferrun::plan::Plan;
-use ferrun::plan::cgroup::{Access, Hierarchy, Layout, Unified};
+use ferrun::plan::cgroup::{Hierarchy, Layout, Unified};
+use ferrun::plan::host::Host;
 use ferrun::plan::process::{Field, ProcessPlan};
+use ferrun::plan::request::{Request, Streams};
 
 /// A hostname without a namespace for it.
 const REFUSED: &str = "containerd-2.4-cri-sandbox-hostname-without-uts.json";
@@ -34,8 +35,7 @@ fn host(name: &str) -> Host {
         // The engine has made a user namespace, in which its user is root, and on v2 systemd
         // has delegated a group.
         host.in_user_namespace = true;
-        let own = name.contains("v2").then(|| "/user.slice/engine.scope".to_owned());
-        host.cgroup_access = Access::Rootless { own };
+        host.own_group = name.contains("v2").then(|| "/user.slice/engine.scope".to_owned());
     }
     host
 }
@@ -44,11 +44,15 @@ fn host(name: &str) -> Host {
 fn plan(name: &str, text: &str) -> Option<String> {
     let planned = if name.contains("exec-process") {
         parse_process(text)
-            .and_then(|(process, _)| ProcessPlan::plan(&process, None, Field::OWN))
+            .and_then(|(process, _)| {
+                ProcessPlan::plan(&process, None, Field::OWN, &Streams::default())
+            })
             .map(drop)
     } else {
         parse_spec(text)
-            .and_then(|(spec, _)| Plan::new(&spec, Path::new("/bundle"), "c", &host(name)))
+            .and_then(|(spec, _)| {
+                Plan::new(&Request::new(&spec, Path::new("/bundle"), "c"), &host(name))
+            })
             .map(drop)
     };
     planned.err().map(|error| message(&error))

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use ferrun::bundle::parse_spec;
 use ferrun::error::message;
-use ferrun::host::Host;
 use ferrun::plan::Plan;
 use ferrun::plan::cgroup::{Hierarchy, Layout, Unified};
+use ferrun::plan::host::Host;
+use ferrun::plan::request::Request;
 use serde_json::{Value, json};
 
 const VALUES: [i128; 7] = [-1, 0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1];
@@ -268,7 +269,9 @@ fn host(version_2: bool) -> Host {
 /// The error, if there is one.
 fn refusal(configuration: &Value, version_2: bool) -> Option<String> {
     parse_spec(&configuration.to_string())
-        .and_then(|(spec, _)| Plan::new(&spec, Path::new("/b"), "c", &host(version_2)))
+        .and_then(|(spec, _)| {
+            Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &host(version_2))
+        })
         .err()
         .map(|error| message(&error))
 }

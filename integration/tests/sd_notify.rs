@@ -129,3 +129,20 @@ fn a_manager_that_is_not_there_is_named_and_nothing_is_left() {
         bed.assert_nothing_left();
     });
 }
+
+/// The mount of the socket's directory is no entry of config.json, and is not named as one.
+#[test]
+fn what_is_in_the_way_of_the_socket_is_not_blamed_on_the_configuration() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 has another place, runc 1.1 names neither") {
+            return;
+        }
+        let manager = Manager::listen(bed);
+        let bundle = bed.bundle().sh("exit 0");
+        bundle.write("run/notify", "a file");
+        let output = bed.run_call(&bundle).env("NOTIFY_SOCKET", &manager.path).output();
+        let message = output.failure(1);
+        assert!(message.contains("NOTIFY_SOCKET: ") && !message.contains("mounts["), "{output}");
+        bed.assert_nothing_left();
+    });
+}

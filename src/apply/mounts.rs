@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, fstatfs,
+    AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, fstatfs,
     fstatvfs, openat, statat, statx, symlinkat,
 };
 use rustix::io::Errno;
@@ -17,17 +17,22 @@ use rustix::mount::{
 };
 
 use super::old_mount;
+use crate::abi::MountAttributes;
 use crate::error::{InField as _, errno, message};
 use crate::log;
-use crate::plan::mounts::{Bind, FileSystem, MountKind, MountStep, Opener};
+use crate::plan::mounts::{Bind, FileSystem, Instead, MountKind, MountStep, Opener};
 use crate::plan::options::{
     MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, PAIRED,
 };
 use crate::resolve::{self, Parents, Target};
-use crate::sys::mount::{MountAttributes, context_message, mount_setattr};
+use crate::sys::mount::{context_message, mount_setattr};
 
 /// The mount shows other ids than its files have (mount_setattr(2)).
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
+/// PROC_SUPER_MAGIC and SYSFS_MAGIC of linux/magic.h.
+const PROC_MAGIC: FsWord = 0x9fa0;
+const SYSFS_MAGIC: FsWord = 0x6265_6572;
 
 /// A flag by its bit for mount_setattr(2), as statvfs(3) tells it, and by name.
 type Flag = (u64, StatVfsMountFlags, &'static str);
@@ -43,7 +48,7 @@ const FLAGS: [Flag; 4] = [
 #[derive(Debug)]
 pub enum Done {
     /// A mount that is to be made read-only at the end.
-    Unclosed(OwnedFd),
+    Writable(OwnedFd),
     /// The identity of a bind's mount: what is made in it is made on the host.
     Bound(u64),
     /// Nothing.
@@ -62,7 +67,7 @@ pub fn apply(
     match &step.kind {
         MountKind::New(file_system) => {
             let mount = attach_new(root, step, file_system, opened)?;
-            return Ok(if step.closes { Done::Unclosed(mount) } else { Done::Other });
+            return Ok(if step.ends_read_only { Done::Writable(mount) } else { Done::Other });
         }
         MountKind::Bind(bind) => {
             let tree = match bind.opener {
@@ -74,15 +79,15 @@ pub fn apply(
         MountKind::Existing => {
             let target = resolve::handle(root, &step.target)
                 .with_context(|| format!("{:?}", step.target))
-                .in_field(format_args!("{}.destination", step.field))?;
-            change(&target, step).in_field(&step.field)?;
+                .in_field(step.field.of("destination"))?;
+            change(&target, step).in_field(step.field)?;
         }
         MountKind::Link(text) => {
             let mut parents = Parents::new(root);
-            let (parent, name) = parents.of(&step.target).in_field(&step.field)?;
+            let (parent, name) = parents.of(&step.target).in_field(step.field)?;
             match symlinkat(text, parent, name) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno).context("symlink").in_field(&step.field),
+                Err(errno) => return Err(errno).context("symlink").in_field(step.field),
             }
         }
     }
@@ -100,20 +105,20 @@ fn attach_new(
     if file_system.has_long_parameter() {
         log::debug(|| format!("{}: a parameter too long for fsconfig: mount(2)", step.field));
         let mount = old_mount::mount(root, &place.handle, step, file_system)?;
-        change(&mount, step).in_field(&step.field)?;
+        change(&mount, step).in_field(step.field)?;
         return Ok(mount);
     }
     let mount = match new_mount(&place, step, file_system, opened) {
         Err(error) if matches!(errno(&error), Some(libc::EPERM | libc::EBUSY)) => {
             log::debug(|| format!("{}: refused, so another is bound", message(&error)));
             let tree = instead(file_system, step).ok_or(error)?;
-            set_attributes(&tree, step).in_field(&step.field)?;
+            set_attributes(&tree, step).in_field(step.field)?;
             tree
         }
         mount => mount?,
     };
-    propagate(&mount, step).in_field(&step.field)?;
-    attach(&mount, &place.handle).in_field(&step.field)?;
+    propagate(&mount, step).in_field(step.field)?;
+    attach(&mount, &place.handle).in_field(step.field)?;
     if let Some(label) = &file_system.root_label {
         label_root(&mount, label).in_field("linux.mountLabel")?;
     }
@@ -124,8 +129,8 @@ fn attach_new(
 pub fn open_source(step: &MountStep, bind: &Bind) -> Result<OwnedFd> {
     let source = resolve::host(&bind.source)
         .with_context(|| format!("{:?}", bind.source))
-        .in_field(format_args!("{}.source", step.field))?;
-    clone_tree(&source, bind.recursive).in_field(&step.field)
+        .in_field(step.field.of("source"))?;
+    clone_tree(&source, bind.recursive).in_field(step.field)
 }
 
 /// Gives a detached tree the ids of a user namespace.
@@ -147,15 +152,15 @@ fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<u64>
         FileType::Directory => Target::Directory,
         _ => Target::File,
     };
-    let destination = format!("{}.destination", step.field);
+    let destination = step.field.of("destination");
     let place = resolve::make(root, &step.target, target).in_field(&destination)?;
     // Found out here: a move that fails costs a wait for every processor.
     if target == Target::File && file_type(&place)? == FileType::Directory {
         // Docker gives its hint, and its exit code, by "not a directory".
         bail!("{destination}: {:?} is one, but the source is not a directory", step.target);
     }
-    change(tree, step).in_field(&step.field)?;
-    attach(tree, &place).in_field(&step.field)?;
+    change(tree, step).in_field(step.field)?;
+    attach(tree, &place).in_field(step.field)?;
     Ok(stat.stx_mnt_id)
 }
 
@@ -251,7 +256,7 @@ struct Place {
 }
 
 fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Result<Place> {
-    let destination = format!("{}.destination", step.field);
+    let destination = step.field.of("destination");
     // Behind a link the masks and read-only paths of the configuration would name other
     // files than these file systems'.
     let real = matches!(file_system.fstype.as_str(), "proc" | "sysfs");
@@ -293,7 +298,7 @@ fn new_mount(
     opened: &impl Fn() -> Result<OwnedFd>,
 ) -> Result<OwnedFd> {
     let FileSystem { fstype, .. } = file_system;
-    let field = |property: &str| format!("{}.{property}", step.field);
+    let field = |property: &str| step.field.of(property);
     let context = match file_system.opener {
         Opener::Creator => opened()?,
         Opener::Init => match fsopen(fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC) {
@@ -323,7 +328,7 @@ fn new_mount(
             statat(&place.handle, "", AtFlags::EMPTY_PATH).context("fstat")?.st_mode & 0o7777;
         fsconfig_set_string(&context, "mode", format!("{mode:o}"))
             .map_err(|errno| explain(errno, "mode".to_owned()))
-            .in_field(&step.field)?;
+            .in_field(step.field)?;
     }
     if let Some(label) = &file_system.label {
         fsconfig_set_string(&context, "context", label.as_str())
@@ -342,34 +347,34 @@ fn new_mount(
     }
     fsconfig_create(&context)
         .map_err(|errno| explain(errno, format!("mount {fstype:?}")))
-        .in_field(&step.field)?;
+        .in_field(step.field)?;
     let at_once = step.recursive.is_empty();
     let attributes = if at_once { step.attributes.set as u32 } else { 0 };
     let attributes = MountAttrFlags::from_bits_retain(attributes);
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .context("fsmount")
-        .in_field(&step.field)?;
+        .in_field(step.field)?;
     if file_system.opener == Opener::Creator {
-        refuse_other_than_procfs(&mount).in_field(&step.field)?;
+        refuse_other_than_procfs(&mount).in_field(step.field)?;
     }
     if file_system.copies_up {
         let from = openat(&place.handle, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         from.context("open")
             .and_then(|from| copy_up(&from, &mount))
             .context("tmpcopyup")
-            .in_field(&step.field)?;
+            .in_field(step.field)?;
     }
     if !at_once {
-        set_attributes(&mount, step).in_field(&step.field)?;
+        set_attributes(&mount, step).in_field(step.field)?;
     }
     Ok(mount)
 }
 
-/// What is shown where the kernel refuses a new file system, attached nowhere.
+/// What the plan has in place of a file system that the kernel refuses, attached nowhere.
 fn instead(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
-    let tree = match &file_system.instead {
-        Some(path) => clone_tree(resolve::host(path).ok()?, false).ok()?,
-        None => callers(file_system, step)?,
+    let tree = match file_system.instead.as_ref()? {
+        Instead::Directory(path) => clone_tree(resolve::host(path).ok()?, false).ok()?,
+        Instead::Callers(place) => callers(file_system, place, step)?,
     };
     // It may be a peer of the caller's, and what covers a part of it is the container's.
     let slave = MountAttributes { propagation: libc::MS_SLAVE, ..Default::default() };
@@ -380,26 +385,23 @@ fn instead(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
 /// Whoever may trace processes in a joined pid namespace could have given the context of another
 /// file system.
 fn refuse_other_than_procfs(mount: &OwnedFd) -> Result<()> {
-    /// PROC_SUPER_MAGIC of linux/magic.h.
-    const MAGIC: rustix::fs::FsWord = 0x9fa0;
-    if fstatfs(mount).context("fstatfs")?.f_type != MAGIC {
+    if fstatfs(mount).context("fstatfs")?.f_type != PROC_MAGIC {
         bail!("what came from the joined pid namespace is no procfs");
     }
     Ok(())
 }
 
-/// The caller's own proc or sysfs with what is mounted on it. In a container that hides
-/// a part of its own the kernel lets nobody mount a whole one (mount_too_revealing of
-/// fs/namespace.c), nor where the namespace that it would show belongs to others.
-fn callers(file_system: &FileSystem, step: &MountStep) -> Option<OwnedFd> {
-    /// PROC_SUPER_MAGIC and SYSFS_MAGIC of linux/magic.h.
-    const PLACES: [(&str, &str, rustix::fs::FsWord); 2] =
-        [("proc", "/proc", 0x9fa0), ("sysfs", "/sys", 0x6265_6572)];
-    /// The inode of the root of both.
+/// The caller's own file system at `place` with what is mounted on it, if it is whole and of the
+/// type.
+fn callers(file_system: &FileSystem, place: &str, step: &MountStep) -> Option<OwnedFd> {
+    /// The inode of the root of a proc and of a sysfs.
     const ROOT: u64 = 1;
-    let (_, place, magic) = PLACES.iter().find(|(fstype, ..)| file_system.fstype == *fstype)?;
+    let magic = match file_system.fstype.as_str() {
+        "proc" => PROC_MAGIC,
+        _ => SYSFS_MAGIC,
+    };
     let found = resolve::host(place.as_ref()).ok()?;
-    let is_whole = fstatfs(&found).is_ok_and(|stat| stat.f_type == *magic)
+    let is_whole = fstatfs(&found).is_ok_and(|stat| stat.f_type == magic)
         && statat(&found, "", AtFlags::EMPTY_PATH).is_ok_and(|stat| stat.st_ino == ROOT);
     let tree = is_whole.then(|| clone_tree(&found, true))?.ok()?;
     log::warn(format!(

@@ -24,17 +24,17 @@ pub fn mount(
     file_system: &FileSystem,
 ) -> Result<OwnedFd> {
     let FileSystem { fstype, source, .. } = file_system;
-    let data = CString::new(data(file_system)).in_field(format_args!("{}.options", step.field))?;
+    let data = CString::new(data(file_system)).in_field(step.field.of("options"))?;
     let flags = flags(step, file_system);
     rustix::mount::mount(source.as_str(), own_path(place), fstype.as_str(), flags, data.as_c_str())
         .with_context(|| format!("mount {fstype:?}"))
-        .in_field(&step.field)?;
+        .in_field(step.field)?;
     // The old handle is on what is covered now.
     let mount = resolve::handle(root, &step.target)
         .with_context(|| format!("{:?}", step.target))
-        .in_field(format_args!("{}.destination", step.field))?;
+        .in_field(step.field.of("destination"))?;
     if !is_new(&mount, place)? {
-        bail!("{}.destination: {:?}: somebody has exchanged it", step.field, step.target);
+        bail!("{}: {:?}: somebody has exchanged it", step.field.of("destination"), step.target);
     }
     Ok(mount)
 }

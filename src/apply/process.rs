@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use ferrun_seccomp::Filter;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
+use oci_spec::runtime::PosixRlimitType;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, open, statat};
 use rustix::process::chdir;
 use rustix::thread::{
@@ -32,7 +33,8 @@ use crate::channel::{FromInit, InitEnd, ToInit};
 use crate::error::{InField as _, words};
 use crate::gate::Verdict;
 use crate::log;
-use crate::plan::process::{CapabilitySets, ProcessPlan, Rlimit, User};
+use crate::plan::capabilities::CapabilitySets;
+use crate::plan::process::{ProcessPlan, Rlimit, User};
 use crate::security_module::Attributes;
 use crate::sys;
 use crate::sys::process as kernel;
@@ -196,14 +198,14 @@ pub fn confine<'plan>(
         entered => entered,
     };
     // It may be in /proc/self, which this process is not in, and then so may the program.
-    let is_late = confinement.is_between && is_below_proc(plan.cwd.as_os_str().as_bytes());
+    let is_late = confinement.is_between && plan.cwd_may_be_in_proc();
     let is_in_place = !(is_late && entered == Err(rustix::io::Errno::NOENT));
     if is_in_place {
         stay_in(plan, entered)?;
     }
     rustix::process::umask(Mode::from_raw_mode(plan.user.umask & 0o777));
     let program = match find_program(plan) {
-        Err(_) if confinement.is_between && looks_below_proc(plan) => None,
+        Err(_) if confinement.is_between && plan.may_be_in_proc() => None,
         found => Some(found?),
     };
     let mut env = plan.env.clone();
@@ -417,9 +419,9 @@ fn set_rlimits(limits: &[Rlimit], clones: bool) -> Result<Vec<&Rlimit>> {
     use rustix::process::Resource as Kind;
     let mut later = Vec::new();
     for limit in limits {
-        let kind = match limit.resource {
-            Resource::RLIMIT_NOFILE => Some(Kind::Nofile),
-            Resource::RLIMIT_NPROC if clones => Some(Kind::Nproc),
+        let kind = match limit.kind {
+            PosixRlimitType::RlimitNofile => Some(Kind::Nofile),
+            PosixRlimitType::RlimitNproc if clones => Some(Kind::Nproc),
             _ => None,
         };
         let Some(kind) = kind else {
@@ -436,9 +438,31 @@ fn set_rlimits(limits: &[Rlimit], clones: bool) -> Result<Vec<&Rlimit>> {
 }
 
 fn set_rlimit(limit: &Rlimit) -> Result<()> {
-    setrlimit(limit.resource, limit.soft, limit.hard)
+    setrlimit(resource(limit.kind), limit.soft, limit.hard)
         .with_context(|| format!("setrlimit: soft {}, hard {}", limit.soft, limit.hard))
         .in_field(&limit.field)
+}
+
+fn resource(kind: PosixRlimitType) -> Resource {
+    use PosixRlimitType::*;
+    match kind {
+        RlimitCpu => Resource::RLIMIT_CPU,
+        RlimitFsize => Resource::RLIMIT_FSIZE,
+        RlimitData => Resource::RLIMIT_DATA,
+        RlimitStack => Resource::RLIMIT_STACK,
+        RlimitCore => Resource::RLIMIT_CORE,
+        RlimitRss => Resource::RLIMIT_RSS,
+        RlimitNproc => Resource::RLIMIT_NPROC,
+        RlimitNofile => Resource::RLIMIT_NOFILE,
+        RlimitMemlock => Resource::RLIMIT_MEMLOCK,
+        RlimitAs => Resource::RLIMIT_AS,
+        RlimitLocks => Resource::RLIMIT_LOCKS,
+        RlimitSigpending => Resource::RLIMIT_SIGPENDING,
+        RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
+        RlimitNice => Resource::RLIMIT_NICE,
+        RlimitRtprio => Resource::RLIMIT_RTPRIO,
+        RlimitRttime => Resource::RLIMIT_RTTIME,
+    }
 }
 
 /// Lets the user of the program open its stdio again through /proc/self/fd. A device is the
@@ -480,7 +504,9 @@ impl Granted {
     fn of(plan: &ProcessPlan) -> Result<Self> {
         let field = plan.field.of("capabilities");
         let held = capabilities(None).context("capget").in_field(&field)?.permitted.bits();
-        Ok(Self { held, wanted: grantable(&plan.capabilities, held, &field) })
+        let granted = plan.capabilities.of_what_is(held, &field);
+        granted.warnings.iter().for_each(log::warn);
+        Ok(Self { held, wanted: granted.sets })
     }
 }
 
@@ -492,8 +518,7 @@ fn set_user(plan: &ProcessPlan, granted: &Granted) -> Result<ThreadSets> {
     drop_bounding(plan.capabilities.bounding, held).in_field(format!("{field}.bounding"))?;
     set_keep_capabilities(true).context("prctl")?;
     set_ids(plan)?;
-    let needs_admin = plan.filter.is_some() && !plan.no_new_privileges;
-    let extra = if needs_admin { SYS_ADMIN & held } else { 0 };
+    let extra = if plan.filter_needs_admin() { SYS_ADMIN & held } else { 0 };
     let sets = |extra: u64| ThreadSets {
         effective: CapabilitySet::from_bits_retain(wanted.effective | extra),
         permitted: CapabilitySet::from_bits_retain(wanted.permitted | extra),
@@ -507,41 +532,6 @@ fn set_user(plan: &ProcessPlan, granted: &Granted) -> Result<ThreadSets> {
             .in_field(format!("{field}.ambient"))?;
     }
     Ok(sets(0))
-}
-
-/// What of the wanted sets can be had. The rest is a warning
-/// (config.md#linux-process).
-fn grantable(wanted: &CapabilitySets, held: u64, field: &str) -> CapabilitySets {
-    let names = |missing: u64| {
-        let mut names: Vec<String> = caps::all()
-            .into_iter()
-            .filter(|capability| capability.bitmask() & missing != 0)
-            .map(|capability| capability.to_string())
-            .collect();
-        names.sort();
-        names
-    };
-    let all = wanted.effective | wanted.permitted | wanted.inheritable | wanted.bounding;
-    let unheld = names(all & !held);
-    if !unheld.is_empty() {
-        let unheld = unheld.join(", ");
-        log::warn(format!("{field}.bounding: {unheld} cannot be granted and left out"));
-    }
-    let permitted = wanted.permitted & held;
-    let inheritable = wanted.inheritable & held;
-    let not_ambient = wanted.ambient & !(permitted & inheritable);
-    // The words that callers look for, with one name each.
-    for name in names(not_ambient) {
-        let refused = format!("can't raise ambient capability {name}: not both permitted and");
-        log::warn(format!("{field}.ambient: {refused} inheritable"));
-    }
-    CapabilitySets {
-        permitted,
-        effective: wanted.effective & permitted,
-        inheritable,
-        bounding: wanted.bounding & held,
-        ambient: wanted.ambient & permitted & inheritable,
-    }
 }
 
 /// Drops from the bounding set what is not `wanted`. Who may not drop is left
@@ -602,19 +592,6 @@ fn refuse_outside(plan: &ProcessPlan) -> Result<()> {
 /// into exit codes 126 and 127.
 fn find_program(plan: &ProcessPlan) -> Result<CString> {
     look_up(plan).in_field(plan.field.of("args[0]"))
-}
-
-/// Whether the program is looked for by a path that may lead through /proc, by its name alone:
-/// /dev/fd and its like are links to there.
-fn looks_below_proc(plan: &ProcessPlan) -> bool {
-    let name = plan.args.first().map(|name| name.as_bytes()).unwrap_or_default();
-    let path = plan.variable("PATH").unwrap_or_default();
-    let places = if name.contains(&b'/') { name } else { path };
-    places.split(|byte| *byte == b':').chain([plan.cwd.as_os_str().as_bytes()]).any(is_below_proc)
-}
-
-fn is_below_proc(place: &[u8]) -> bool {
-    place.starts_with(b"/proc") || place.starts_with(b"/dev")
 }
 
 fn look_up(plan: &ProcessPlan) -> Result<CString> {

@@ -22,12 +22,11 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::namespaces::{Opened, become_root_inside, join_all, make_new};
 use crate::channel::{self, Failure, FromInit, InitEnd};
-use crate::create::hide;
 use crate::error::message;
 use crate::log;
 use crate::spawn::{Cgroup, spawn};
 use crate::sys;
-use crate::sys::process::{Clone3, Cloned, clone3, exit_now, set_parent_death_signal};
+use crate::sys::process::{Clone3, Cloned, clone3, exit_now, hide, set_parent_death_signal};
 
 /// How long the context may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,7 +85,7 @@ fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
     sys::close_others(0, 0, &[end.as_fd()]).context("close_range")?;
     log::leave_file();
     sys::start::forget();
-    hide()?;
+    hide().context("prctl")?;
     let child = match clone3(&Clone3::default()).context("clone3")? {
         Cloned::Parent(pid, _) => pid,
         Cloned::Child => {

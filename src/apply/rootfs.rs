@@ -23,14 +23,16 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::mounts::{self, Done, attach, clone_for_itself, clone_tree};
+use crate::abi::MountAttributes;
 use crate::error::{InField as _, message};
 use crate::log;
 use crate::mountinfo;
 use crate::plan::devices::{Device, Node};
+use crate::plan::mounts::Origin;
 use crate::plan::options::MOUNT_ATTR_RDONLY;
 use crate::plan::rootfs::{Entry, Rootfs};
 use crate::resolve::{self, Parents, Target};
-use crate::sys::mount::{MountAttributes, change_propagation, mount_setattr};
+use crate::sys::mount::{change_propagation, mount_setattr};
 
 const READ_ONLY: MountAttributes =
     MountAttributes { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, user_namespace: 0 };
@@ -75,24 +77,24 @@ fn make_parent_private(path: &Path) -> Result<()> {
 
 /// A mount that is made read-only when everything is in its place, with the entry that
 /// asked for it.
-pub type Unclosed<'a> = (&'a str, OwnedFd);
+pub type Writable = (Origin, OwnedFd);
 
 /// Fills the root: mounts, devices, links, the working directory. `opened` brings
 /// the trees that are the creator's to open, in their order; `grouped` waits until the
 /// process is in its cgroup, as often as it is called.
-pub fn fill<'a>(
+pub fn fill(
     root: BorrowedFd<'_>,
-    rootfs: &'a Rootfs,
+    rootfs: &Rootfs,
     opened: impl Fn() -> Result<OwnedFd>,
     grouped: impl Fn() -> Result<()>,
-) -> Result<Vec<Unclosed<'a>>> {
-    let (mut unclosed, mut bound) = (Vec::new(), Vec::new());
+) -> Result<Vec<Writable>> {
+    let (mut writable, mut bound) = (Vec::new(), Vec::new());
     for step in &rootfs.mounts {
         if step.shows_cgroups() {
             grouped()?;
         }
         match mounts::apply(root, step, &opened)? {
-            Done::Unclosed(mount) => unclosed.push((step.field.as_str(), mount)),
+            Done::Writable(mount) => writable.push((step.field, mount)),
             Done::Bound(mount) => bound.push(mount),
             Done::Other => {}
         }
@@ -113,7 +115,7 @@ pub fn fill<'a>(
         // In a root that cannot be written the program says itself that it is missing.
         log::debug(|| format!("process.cwd: not made: {}", message(&error)));
     }
-    Ok(unclosed)
+    Ok(writable)
 }
 
 /// Makes the devices, and the links beside them.
@@ -225,18 +227,18 @@ fn link(root: BorrowedFd<'_>, parents: &mut Parents<'_>, path: &Path, text: &Pat
     }
 }
 
-/// Hides and closes what the configuration wants hidden and closed.
-pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs, unclosed: &[Unclosed<'_>]) -> Result<()> {
-    for (field, mount) in unclosed {
+/// Hides what the configuration wants hidden, and makes read-only what it wants so.
+pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs, writable: &[Writable]) -> Result<()> {
+    for (field, mount) in writable {
         mount_setattr(mount, false, &READ_ONLY).context("mount_setattr").in_field(field)?;
         log::debug(|| format!("{field}: made read-only, now that all is in it"));
     }
-    for (field, path) in &rootfs.closed {
-        close(root, path).with_context(|| format!("{path:?}")).in_field(field)?;
+    for (field, path) in &rootfs.readonly_paths {
+        make_readonly(root, path).with_context(|| format!("{path:?}")).in_field(field)?;
     }
     let label = rootfs.label.as_deref();
     let mut covers = Covers { label, ..Covers::default() };
-    for (field, path) in &rootfs.masked {
+    for (field, path) in &rootfs.masked_paths {
         mask(root, path, &mut covers).with_context(|| format!("{path:?}")).in_field(field)?;
     }
     if rootfs.read_only {
@@ -247,7 +249,7 @@ pub fn protect(root: BorrowedFd<'_>, rootfs: &Rootfs, unclosed: &[Unclosed<'_>])
     Ok(())
 }
 
-fn close(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
     log::debug(|| format!("linux.readonlyPaths: {path:?}: made read-only"));
     let tree = clone_tree(&target, true)?;

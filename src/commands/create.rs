@@ -3,13 +3,14 @@
 use anyhow::Result;
 use clap::ArgMatches;
 
-use super::Global;
+use super::{Global, handover, service_manager, streams};
 use crate::cli::{MOST_DESCRIPTORS, id_of, path_of};
 use crate::create::{self, Options};
+use crate::plan::request::Streams;
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    create::create(&global.store, id_of(matches), &options(matches, global)).map(drop)
+    create::create(&global.store, id_of(matches), &options(matches, global, false)).map(drop)
 }
 
 /// How many sockets systemd has passed to this very process (sd_listen_fds(3)).
@@ -21,22 +22,19 @@ fn listening() -> u32 {
     }
 }
 
-/// The options that `create` and `run` share.
-pub fn options(matches: &ArgMatches, global: &Global) -> Options {
+/// The options that `create` and `run` share. `in_foreground`: the caller stays until the
+/// program ends.
+pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Options {
     Options {
         bundle: path_of(matches, "bundle").unwrap_or_else(|| ".".into()),
         config: path_of(matches, "config"),
-        console_socket: path_of(matches, "console-socket"),
-        pidfd_socket: path_of(matches, "pidfd-socket"),
-        pid_file: path_of(matches, "pid-file"),
-        preserved: matches.get_one("preserve-fds").copied().unwrap_or(0),
-        new_keyring: !matches.get_flag("no-new-keyring"),
+        cgroups: global.cgroups,
+        buses: global.buses.clone(),
+        streams: Streams { listening: listening(), ..streams(matches, in_foreground) },
+        keeps_keyring: matches.get_flag("no-new-keyring"),
         no_pivot: matches.get_flag("no-pivot"),
-        rootless: global.rootless,
-        without_cgroups: global.without_cgroups,
-        systemd: global.systemd.clone(),
-        listening: listening(),
+        notifies: service_manager().is_some(),
+        handover: handover(matches),
         stays: false,
-        serves_terminal: false,
     }
 }

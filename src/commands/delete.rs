@@ -7,7 +7,8 @@ use super::Global;
 use crate::cli::id_of;
 use crate::destroy;
 use crate::error::errno;
-use crate::host::Host;
+use crate::host;
+use crate::plan::request::{CgroupMaker, Cgroups};
 use crate::state::{Entry, Operation, Status};
 
 /// The switch for the rule of the spec that no caller can live with: `delete` of a
@@ -22,8 +23,11 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         true => match global.store.find(id)? {
             Entry::Own(container) => container,
             Entry::Foreign(directory, foreign) => {
-                let host = Host::gather(global.rootless)?;
-                return destroy::destroy_foreign(&directory, &foreign, &host)
+                // Its group is that of a file system, whoever makes new ones.
+                let cgroups = Cgroups { maker: CgroupMaker::Runtime, ..global.cgroups };
+                let host = host::gather(cgroups, &global.buses)?;
+                let (layout, access) = (&host.cgroups, &cgroups.access(&host));
+                return destroy::destroy_foreign(&directory, &foreign, layout, access)
                     .with_context(|| format!("container {id:?} {}", foreign.maker));
             }
             // Cut short before it was written down, and so before anything was made.

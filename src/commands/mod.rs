@@ -17,6 +17,7 @@ mod start;
 mod state;
 pub mod update;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -27,7 +28,10 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 
 use crate::cgroups::systemd::Buses;
 use crate::cli::path_of;
-use crate::host::Host;
+use crate::handover::Handover;
+use crate::host;
+use crate::plan::notify;
+use crate::plan::request::{CgroupMaker, Cgroups, Console, Streams};
 use crate::state::{Container, Operation, Status, Store};
 
 /// What holds for every verb.
@@ -37,21 +41,21 @@ pub struct Global {
     pub store: Store,
     /// Whether `--root` was given, so that the place must exist.
     pub root_given: bool,
-    /// What `--rootless` says, None for auto.
-    pub rootless: Option<bool>,
-    /// Whether containers get no cgroup.
-    pub without_cgroups: bool,
-    /// Where systemd is looked for, if it is to make the cgroups of new containers.
-    pub systemd: Option<Buses>,
+    /// What is said of the cgroups of new containers.
+    pub cgroups: Cgroups,
+    /// Where systemd is looked for.
+    pub buses: Buses,
 }
 
 impl Global {
     /// The settings of a command line.
     pub fn new(matches: &ArgMatches) -> Result<Self> {
         let manager = matches.get_one::<String>("cgroup-manager").map(String::as_str);
-        let by_systemd = match manager {
-            Some(manager) => manager == "systemd",
-            None => matches.get_flag("systemd-cgroup"),
+        let maker = match manager {
+            Some("disabled") => CgroupMaker::Nobody,
+            Some("systemd") => CgroupMaker::Systemd,
+            None if matches.get_flag("systemd-cgroup") => CgroupMaker::Systemd,
+            _ => CgroupMaker::Runtime,
         };
         let given = path_of(matches, "root");
         let rootless = match matches.get_one::<String>("global-rootless").map(String::as_str) {
@@ -71,9 +75,8 @@ impl Global {
             }
             None => default_root(),
         };
-        let without_cgroups = manager == Some("disabled");
-        let systemd = by_systemd.then(buses);
-        Ok(Self { store: Store::new(root), root_given, rootless, without_cgroups, systemd })
+        let cgroups = Cgroups { maker, rootless };
+        Ok(Self { store: Store::new(root), root_given, cgroups, buses: buses() })
     }
 }
 
@@ -88,11 +91,36 @@ fn buses() -> Buses {
     }
 }
 
+/// The socket of a service manager that wants to know when the program is ready, if there is one
+/// (sd_notify(3)).
+fn service_manager() -> Option<OsString> {
+    std::env::var_os(notify::VARIABLE).filter(|path| !path.is_empty())
+}
+
+/// What is said of the descriptors of a program. `in_foreground`: the caller stays until it ends.
+fn streams(matches: &ArgMatches, in_foreground: bool) -> Streams {
+    let console = match path_of(matches, "console-socket") {
+        Some(path) => Console::Socket(path),
+        None if in_foreground => Console::Caller,
+        None => Console::Nobody,
+    };
+    let preserved = matches.get_one("preserve-fds").copied().unwrap_or(0);
+    Streams { console, preserved, ..Streams::default() }
+}
+
+/// Who is told of the process that was made.
+fn handover(matches: &ArgMatches) -> Handover {
+    Handover {
+        pidfd_socket: path_of(matches, "pidfd-socket"),
+        pid_file: path_of(matches, "pid-file"),
+    }
+}
+
 /// /run/ferrun, or below the runtime directory of an ordinary user. He may be root in a
 /// user namespace of his own, as under Podman; root who has entered one calls himself so.
 fn default_root() -> PathBuf {
     let ordinary = || {
-        let caller = Host::gather_without_cgroups();
+        let caller = host::caller();
         let is_called_root = std::env::var_os("USER").is_some_and(|user| user == "root");
         caller.uid != 0 || (caller.in_user_namespace && !is_called_root)
     };

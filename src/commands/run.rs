@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::ArgMatches;
 
-use super::{Global, create::options};
+use super::{Global, create::options, service_manager};
 use crate::cli::id_of;
 use crate::create::{self, Options};
 use crate::foreground::Watch;
@@ -14,12 +14,10 @@ use crate::{destroy, start};
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let detach = matches.get_flag("detach");
     let keep = matches.get_flag("keep");
-    let given = options(matches, global);
-    let serves_terminal = !detach && given.console_socket.is_none();
-    let options = Options { stays: true, serves_terminal, ..given };
+    let options = Options { stays: true, ..options(matches, global, !detach) };
     let watch = if detach { None } else { Some(Watch::new(!matches.get_flag("no-subreaper"))?) };
     let mut created = create::create(&global.store, id_of(matches), &options)?;
-    let relay = match Relay::listen(&created.container) {
+    let relay = match Relay::listen(&created.container, service_manager().as_deref()) {
         Ok(relay) => relay,
         Err(error) => {
             destroy::after_failure(&created.container);

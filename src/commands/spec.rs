@@ -112,8 +112,9 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_planned() {
-        use crate::host::Host;
         use crate::plan::Plan;
+        use crate::plan::host::Host;
+        use crate::plan::request::Request;
         for (rootless, cgroup2) in [(None, false), (None, true), (Some((1000, 1000)), true)] {
             let text = config(rootless, cgroup2).to_string();
             let (spec, warnings) = crate::bundle::parse_spec(&text).unwrap();
@@ -126,7 +127,7 @@ mod tests {
                 }),
                 ..Host::default()
             };
-            Plan::new(&spec, Path::new("/b"), "c", &host).unwrap();
+            Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &host).unwrap();
         }
     }
 }

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use clap::ArgMatches;
 
-use super::Global;
+use super::{Global, service_manager};
 use crate::cli::id_of;
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    crate::start::start(&global.store.load(id_of(matches))?)
+    let container = global.store.load(id_of(matches))?;
+    crate::start::start(&container, service_manager().as_deref())
 }

@@ -8,7 +8,7 @@
 
 use ferrun_seccomp::{Arch, Filter, KnownCall};
 
-use crate::sys::process::SIBLING;
+use crate::abi::SIBLING;
 
 /// The calls from the filter to execve(2): of init, at the gate and past it, and of a process
 /// that makes the one that stays.

@@ -6,37 +6,45 @@
 
 #![deny(clippy::disallowed_methods)]
 
+pub mod capabilities;
 pub mod cgroup;
 pub mod devices;
+pub mod exec;
 pub mod hooks;
+pub mod host;
 pub mod intel_rdt;
 pub mod last_calls;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;
+pub mod notify;
 pub mod numbers;
 pub mod options;
+pub mod policies;
 pub mod process;
+pub mod request;
 pub mod rootfs;
 pub mod sysctls;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::LinuxNamespaceType as Kind;
 
 use self::cgroup::unit::{self, Unit, UnitPlan};
 use self::cgroup::{Access, CgroupPlan};
 use self::hooks::Hooks;
+use self::host::Host;
 use self::intel_rdt::IntelRdt;
 use self::mounts::{MountKind, Surroundings};
 use self::namespaces::Namespaces;
 use self::net_devices::{NetDevice, plan_net_devices};
+use self::policies::Policies;
 use self::process::{Field, ProcessPlan};
+use self::request::{CgroupMaker, Console, Request};
 use self::rootfs::{Rootfs, plan_rootfs};
 use self::sysctls::{Sysctl, plan_sysctls};
 use crate::error::InField as _;
-use crate::host::Host;
 
 /// A container, as a program of kernel calls to make.
 #[derive(Debug, Clone)]
@@ -68,24 +76,17 @@ pub struct Plan {
     pub process: Option<ProcessPlan>,
     /// What every process of the container has besides.
     pub policies: Policies,
+    /// Whether the program gets a session keyring of its own.
+    pub new_keyring: bool,
+    /// Whether init hides itself once its ids are in force, and is not hidden from its first
+    /// moment: the kernel lets root alone, by the caller's user namespace, write the id maps of
+    /// a hidden process. Until then it is the user's own, and only his own processes have
+    /// rights over it.
+    pub hides_itself: bool,
+    /// The directory that the program's notifications go through, to be made before its mount.
+    pub notify: Option<PathBuf>,
     /// What is passed over, for the log.
     pub warnings: Vec<String>,
-}
-
-/// What every process of a container has, those that `exec` adds too.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Policies {
-    /// The execution domain (personality(2)).
-    pub personality: Option<u64>,
-    /// The NUMA policy: mode with its flags, and the mask of nodes.
-    pub memory_policy: Option<(u32, Vec<u64>)>,
-}
-
-impl Policies {
-    /// Plans those of a configuration.
-    pub fn plan(spec: &Spec) -> Result<Self> {
-        Ok(Self { personality: personality(spec)?, memory_policy: memory_policy(spec)? })
-    }
 }
 
 impl Plan {
@@ -103,20 +104,22 @@ impl Plan {
             cgroup.settings.len(),
             rootfs.mounts.len(),
             rootfs.devices.len(),
-            rootfs.masked.len(),
-            rootfs.closed.len(),
+            rootfs.masked_paths.len(),
+            rootfs.readonly_paths.len(),
             hooks.summary(),
         )
     }
 
-    /// Plans the container `id` from its configuration.
-    pub fn new(spec: &Spec, bundle: &Path, id: &str, host: &Host) -> Result<Self> {
+    /// Decides everything about a container to create.
+    pub fn new(request: &Request<'_>, host: &Host) -> Result<Self> {
+        let Request { spec, bundle, id, .. } = *request;
         let linux = spec.linux().as_ref();
         let namespaces = Namespaces::plan(linux)?;
         if host.uid != 0 && !namespaces.has(Kind::User) {
             bail!("linux.namespaces: user: missing, and an ordinary user needs a user namespace");
         }
-        let (cgroup, unit) = plan_cgroup(spec, id, host)?;
+        let access = request.cgroups.access(host);
+        let (cgroup, unit) = plan_cgroup(request, host, &access)?;
         let around = Surroundings {
             bundle,
             root: bundle.join(spec.root().as_ref().map_or(Path::new(""), |root| root.path())),
@@ -124,14 +127,16 @@ impl Plan {
             group: &cgroup.group,
             cgroup_namespace: namespaces.has(Kind::Cgroup),
             user_namespace: namespaces.has(Kind::User),
+            mount_namespace: namespaces.is_new(Kind::Mount),
             creator_opens: namespaces.has(Kind::User)
                 && namespaces.is_new(Kind::Mount)
                 && host.uid == 0,
             joined_pids: namespaces.is_prepared_outside(),
+            may_make_devices: !host.in_user_namespace && !namespaces.has(Kind::User),
+            no_pivot: request.no_pivot,
+            notify: request.notify.as_deref(),
         };
-        let may_make_devices = !host.in_user_namespace && !namespaces.has(Kind::User);
-        let (rootfs, mut warnings) =
-            plan_rootfs(spec, namespaces.is_new(Kind::Mount), may_make_devices, &around)?;
+        let (rootfs, mut warnings) = plan_rootfs(spec, &around)?;
         warnings.extend(cgroup.warnings.iter().cloned());
         let (intel_rdt, more) = IntelRdt::plan(linux, id)?;
         warnings.extend(more);
@@ -143,13 +148,18 @@ impl Plan {
             }
         }
         let hooks = Hooks::plan(spec.hooks().as_ref())?;
-        let (process, warning) = plan_process(spec, &namespaces, &hooks)?;
+        let (process, warning) = plan_process(request, &namespaces, &hooks)?;
         warnings.extend(warning);
-        let cgroup_owner = cgroup_owner(&namespaces, &rootfs, process.as_ref(), host);
+        let may_delegate = access == Access::Root && namespaces.is_new(Kind::Cgroup);
+        let cgroup_owner = process
+            .as_ref()
+            .filter(|_| may_delegate && may_write_cgroups(&rootfs))
+            .and_then(|process| owner_outside(&namespaces, process.user.uid));
         let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         Ok(Self {
             sysctls: plan_sysctls(linux, &namespaces)?,
             net_devices: plan_net_devices(linux, &namespaces, host.uid == 0)?,
+            hides_itself: namespaces.id_maps.is_some() && host.uid != 0,
             namespaces,
             cgroup,
             unit,
@@ -161,20 +171,28 @@ impl Plan {
             hooks,
             process,
             policies: Policies::plan(spec)?,
+            new_keyring: !request.keeps_keyring,
+            notify: request.notify.clone(),
             warnings,
         })
     }
 }
 
 /// The container's cgroup, and the unit that it is where systemd makes it.
-fn plan_cgroup(spec: &Spec, id: &str, host: &Host) -> Result<(CgroupPlan, Option<UnitPlan>)> {
+fn plan_cgroup(
+    request: &Request<'_>,
+    host: &Host,
+    access: &Access,
+) -> Result<(CgroupPlan, Option<UnitPlan>)> {
+    let Request { spec, id, .. } = *request;
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let resources = linux.and_then(|linux| linux.resources().as_ref());
-    let (layout, access) = (&host.cgroups, &host.cgroup_access);
-    let Some(systemd) = &host.systemd else {
+    let layout = &host.cgroups;
+    if request.cgroups.maker != CgroupMaker::Systemd {
         return Ok((CgroupPlan::new(path, resources, id, layout, access)?, None));
-    };
+    }
+    let systemd = host.systemd.as_ref().context("systemd cannot be asked for a cgroup")?;
     let unit = Unit::new(path, id, systemd).in_field("linux.cgroupsPath")?;
     let below = unit.path()?;
     let place = systemd.group.join(below.strip_prefix("/").unwrap_or(&below));
@@ -192,13 +210,23 @@ fn plan_cgroup(spec: &Spec, id: &str, host: &Host) -> Result<(CgroupPlan, Option
 
 /// The program, and when its filter is loaded. Also says what is passed over.
 fn plan_process(
-    spec: &Spec,
+    request: &Request<'_>,
     namespaces: &Namespaces,
     hooks: &Hooks,
 ) -> Result<(Option<ProcessPlan>, Option<String>)> {
+    let Request { spec, streams, .. } = request;
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let Some(process) = spec.process() else { return Ok((None, None)) };
-    let mut process = ProcessPlan::plan(process, seccomp, Field::CONFIG)?;
+    let Some(process) = spec.process() else {
+        if matches!(streams.console, Console::Socket(_)) {
+            bail!("--console-socket: given, but process.terminal is not true");
+        }
+        return Ok((None, None));
+    };
+    let mut process = ProcessPlan::plan(process, seccomp, Field::CONFIG, streams)?;
+    if request.notify.is_some() {
+        process.set_variable(notify::VARIABLE, &notify::value())?;
+    }
+    process.pipes_owner = namespaces.user_outside(process.user.uid);
     // To call a hook and wait for it takes far more than `last_calls` knows of.
     process.filter_comes_first &= hooks.start_container.is_empty();
     if !process.filter.as_ref().is_some_and(|filter| filter.notifies) {
@@ -217,94 +245,23 @@ fn plan_process(
     Ok((Some(process), Some(warning)))
 }
 
-/// The user of the program gets the group where it has a cgroup namespace of its own
-/// and the tree is mounted for it to write.
-fn cgroup_owner(
-    namespaces: &Namespaces,
-    rootfs: &Rootfs,
-    process: Option<&ProcessPlan>,
-    host: &Host,
-) -> Option<u32> {
-    let may_write = rootfs.mounts.iter().any(|step| {
+/// Whether the tree of cgroups is mounted for the container to write.
+fn may_write_cgroups(rootfs: &Rootfs) -> bool {
+    rootfs.mounts.iter().any(|step| {
         step.target == Path::new("/sys/fs/cgroup")
             && step.attributes.set & options::MOUNT_ATTR_RDONLY == 0
             && matches!(&step.kind, MountKind::New(new) if new.fstype == "cgroup2")
-    });
-    if host.cgroup_access != Access::Root || !namespaces.is_new(Kind::Cgroup) || !may_write {
-        return None;
-    }
-    let uid = process?.user.uid;
-    match &namespaces.id_maps {
-        Some(maps) => maps.user_outside(uid),
+    })
+}
+
+/// Whom the group is given to that the user `uid` of the container may write: nobody where
+/// that is root already, or where nobody can tell.
+fn owner_outside(namespaces: &Namespaces, uid: u32) -> Option<u32> {
+    match namespaces.id_maps {
+        Some(_) => namespaces.user_outside(uid),
         None if namespaces.has(Kind::User) => None,
         None => (uid != 0).then_some(uid),
     }
-}
-
-fn personality(spec: &Spec) -> Result<Option<u64>> {
-    let Some(given) = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) else {
-        return Ok(None);
-    };
-    if let Some(flag) = given.flags().iter().flatten().next() {
-        bail!("linux.personality.flags: {flag:?}: unknown");
-    }
-    Ok(Some(match given.domain() {
-        LinuxPersonalityDomain::PerLinux => 0,
-        LinuxPersonalityDomain::PerLinux32 => 8,
-    }))
-}
-
-fn memory_policy(spec: &Spec) -> Result<Option<(u32, Vec<u64>)>> {
-    use oci_spec::runtime::MemoryPolicyFlagType::*;
-    use oci_spec::runtime::MemoryPolicyModeType::*;
-    let Some(given) = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref()) else {
-        return Ok(None);
-    };
-    // linux/mempolicy.h
-    let mode = match given.mode() {
-        MpolDefault => 0,
-        MpolPreferred => 1,
-        MpolBind => 2,
-        MpolInterleave => 3,
-        MpolLocal => 4,
-        MpolPreferredMany => 5,
-        MpolWeightedInterleave => 6,
-    };
-    let flags = given.flags().iter().flatten().fold(0, |flags, flag| {
-        flags
-            | match flag {
-                MpolFStaticNodes => 1 << 15,
-                MpolFRelativeNodes => 1 << 14,
-                MpolFNumaBalancing => 1 << 13,
-            }
-    });
-    let nodes = given.nodes().as_deref().unwrap_or_default();
-    let nodes = bit_mask(nodes).context("invalid memory policy");
-    Ok(Some((mode | flags, nodes.in_field("linux.memoryPolicy.nodes")?)))
-}
-
-/// A list of numbers such as `0-3,7` as a bit mask, lowest first.
-pub(crate) fn bit_mask(list: &str) -> Result<Vec<u64>> {
-    const HIGHEST: usize = 1023;
-    let mut mask: Vec<u64> = Vec::new();
-    for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
-            bail!("{range:?}: not a number or a range");
-        };
-        if first > last || last > HIGHEST {
-            bail!("{range:?}: not a range up to {HIGHEST}");
-        }
-        for number in first..=last {
-            if mask.len() <= number / 64 {
-                mask.resize(number / 64 + 1, 0);
-            }
-            if let Some(word) = mask.get_mut(number / 64) {
-                *word |= 1 << (number % 64);
-            }
-        }
-    }
-    Ok(mask)
 }
 
 #[cfg(test)]
@@ -312,7 +269,8 @@ mod tests {
     use super::*;
 
     fn plan(json: &str) -> Result<Plan> {
-        Plan::new(&serde_json::from_str(json).unwrap(), Path::new("/b"), "c", &Host::default())
+        let spec = serde_json::from_str(json).unwrap();
+        Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &Host::default())
     }
 
     #[test]
@@ -321,78 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_numbers_become_masks() {
-        assert!(bit_mask("").unwrap().is_empty());
-        assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111_u64]);
-        assert_eq!(bit_mask("64").unwrap(), [0_u64, 1]);
-        assert_eq!(bit_mask("63").unwrap(), [1_u64 << 63]);
-        assert_eq!(bit_mask(" 3 , 1-1,").unwrap(), [0b1010_u64]);
-        assert_eq!(bit_mask("1023").unwrap().len(), 16);
-        for wrong in ["a", "3-1", "-1", "1024", "0-1024"] {
-            assert!(bit_mask(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_memory_policy_is_the_kernels_mode_flags_and_nodes() {
-        // linux/mempolicy.h
-        for (policy, expected) in [
-            (r#""mode":"MPOL_DEFAULT""#, (0, vec![])),
-            (r#""mode":"MPOL_PREFERRED","nodes":"1""#, (1, vec![2])),
-            (r#""mode":"MPOL_BIND","nodes":"0-1""#, (2, vec![3])),
-            (r#""mode":"MPOL_INTERLEAVE","nodes":"64""#, (3, vec![0, 1])),
-            (r#""mode":"MPOL_LOCAL""#, (4, vec![])),
-            (r#""mode":"MPOL_PREFERRED_MANY""#, (5, vec![])),
-            (r#""mode":"MPOL_WEIGHTED_INTERLEAVE""#, (6, vec![])),
-            (r#""mode":"MPOL_BIND","flags":["MPOL_F_STATIC_NODES"]"#, (0x8002, vec![])),
-            (r#""mode":"MPOL_BIND","flags":["MPOL_F_RELATIVE_NODES"]"#, (0x4002, vec![])),
-            (
-                r#""mode":"MPOL_BIND","flags":["MPOL_F_NUMA_BALANCING","MPOL_F_STATIC_NODES"]"#,
-                (0xa002, vec![]),
-            ),
-        ] {
-            let json =
-                format!(r#"{{"root":{{"path":"r"}},"linux":{{"memoryPolicy":{{{policy}}}}}}}"#);
-            assert_eq!(plan(&json).unwrap().policies.memory_policy, Some(expected), "{policy}");
-        }
-        assert_eq!(
-            plan(r#"{"root":{"path":"r"},"linux":{}}"#).unwrap().policies.memory_policy,
-            None
-        );
-    }
-
-    #[test]
-    fn a_personality_is_the_kernels_number() {
-        let personality = |domain: &str| {
-            let json = format!(
-                r#"{{"root":{{"path":"r"}},"linux":{{"personality":{{"domain":"{domain}"}}}}}}"#
-            );
-            plan(&json).unwrap().policies.personality
-        };
-        // sys/personality.h
-        assert_eq!((personality("LINUX"), personality("LINUX32")), (Some(0), Some(8)));
-        assert_eq!(plan(r#"{"root":{"path":"r"}}"#).unwrap().policies.personality, None);
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_by_its_field() {
-        for (linux, reason) in [
-            (
-                r#""intelRdt":{"closID":"a/b"}"#,
-                r#"linux.intelRdt.closID: "a/b": not the name of a class"#,
-            ),
-            (
-                r#""personality":{"domain":"LINUX","flags":["X"]}"#,
-                r#"linux.personality.flags: "X": unknown"#,
-            ),
-            (
-                r#""memoryPolicy":{"mode":"MPOL_BIND","nodes":"x"}"#,
-                r#"linux.memoryPolicy.nodes: invalid memory policy: "x": not a number or a range"#,
-            ),
-        ] {
-            let json = format!(r#"{{"root":{{"path":"r"}},"linux":{{{linux}}}}}"#);
-            assert_eq!(format!("{:#}", plan(&json).unwrap_err()), reason);
-        }
+    fn a_class_of_service_is_planned_too() {
+        let json = r#"{"root":{"path":"r"},"linux":{"intelRdt":{"closID":"a/b"}}}"#;
+        let reason = r#"linux.intelRdt.closID: "a/b": not the name of a class"#;
+        assert_eq!(format!("{:#}", plan(json).unwrap_err()), reason);
     }
 
     #[test]
@@ -411,7 +301,7 @@ mod tests {
             });
             let host = Host { cgroups, ..Host::default() };
             let spec = serde_json::from_str(&json).unwrap();
-            Plan::new(&spec, Path::new("/b"), "c", &host).unwrap().cgroup_owner
+            Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &host).unwrap().cgroup_owner
         };
         assert_eq!(owner("", r#",{"type":"cgroup"}"#), Some(100_002));
         assert_eq!(owner("", r#",{"type":"cgroup","path":"/c"}"#), None, "a joined one");
@@ -423,7 +313,7 @@ mod tests {
     fn an_ordinary_user_needs_a_user_namespace() {
         let spec = serde_json::from_str(r#"{"root":{"path":"r"}}"#).unwrap();
         let host = Host { uid: 1000, ..Host::default() };
-        let error = Plan::new(&spec, Path::new("/b"), "c", &host).unwrap_err();
+        let error = Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &host).unwrap_err();
         assert!(error.to_string().starts_with("linux.namespaces: user: missing"), "{error}");
     }
 
@@ -434,5 +324,25 @@ mod tests {
             error.to_string(),
             r#"hostname: "h": unable to set it without a private UTS namespace"#
         );
+    }
+
+    #[test]
+    fn a_service_manager_adds_a_mount_and_a_variable_that_are_no_entries_of_the_configuration() {
+        let json = r#"{"root":{"path":"r"},"mounts":[{"destination":"/t","type":"tmpfs"}],
+            "process":{"args":["a"],"cwd":"/","user":{"uid":0,"gid":0},
+                "env":["NOTIFY_SOCKET=/of/the/image"]}}"#;
+        let spec = serde_json::from_str(json).unwrap();
+        let notify = Some(PathBuf::from("/run/c/notify"));
+        let request =
+            Request { notify: notify.clone(), ..Request::new(&spec, Path::new("/b"), "c") };
+        let plan = Plan::new(&request, &Host::default()).unwrap();
+        let step = plan.rootfs.mounts.last().unwrap();
+        assert_eq!(step.target, Path::new("/run/notify"));
+        assert_eq!(step.field.of("destination"), "NOTIFY_SOCKET");
+        let process = plan.process.unwrap();
+        assert_eq!(process.variable("NOTIFY_SOCKET"), Some(&b"/run/notify/notify.sock"[..]));
+        assert_eq!((process.env.len(), plan.notify), (1, notify));
+        let plan = Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &Host::default()).unwrap();
+        assert_eq!((plan.rootfs.mounts.len(), plan.notify), (1, None));
     }
 }

@@ -1,5 +1,6 @@
 //! `mounts` as steps: what to mount where, with which attributes.
 
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -7,15 +8,44 @@ use oci_spec::runtime::Mount;
 
 use super::cgroup::{Group, Layout, Version};
 use super::namespaces::{IdMaps, id_ranges};
+use super::notify;
 use super::options::{MOUNT_ATTR_RDONLY, Options};
+use crate::abi::MountAttributes;
 use crate::error::InField as _;
-use crate::sys::mount::MountAttributes;
+
+/// Who asked for a mount, as errors name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// An entry of `mounts`.
+    Entry(usize),
+    /// A service manager that wants to know when the program is ready.
+    NotifySocket,
+}
+
+impl Origin {
+    /// The name of a property of the entry. What nobody has written has none.
+    pub fn of(self, property: &str) -> String {
+        match self {
+            Self::Entry(_) => format!("{self}.{property}"),
+            Self::NotifySocket => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry(at) => write!(f, "mounts[{at}]"),
+            Self::NotifySocket => f.write_str(notify::VARIABLE),
+        }
+    }
+}
 
 /// One change of the container's tree of mounts, done in the order of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountStep {
-    /// The entry that asked for it, as in `mounts[3]`.
-    pub field: String,
+    /// Who asked for it.
+    pub field: Origin,
     /// Where in the container, an absolute path.
     pub target: PathBuf,
     /// What is mounted there.
@@ -31,7 +61,7 @@ pub struct MountStep {
     /// Propagation types in their order, and whether for the mounts below too.
     pub propagation: Vec<(u64, bool)>,
     /// Made read-only when everything is in its place: more may have to be made in it.
-    pub closes: bool,
+    pub ends_read_only: bool,
 }
 
 impl MountStep {
@@ -153,9 +183,31 @@ pub struct FileSystem {
     pub label: Option<String>,
     /// The SELinux label of its root, where it takes none as a whole.
     pub root_label: Option<String>,
-    /// The directory of the host that is bound where the kernel refuses a new one: a
-    /// cgroup namespace that was joined may belong to another user namespace.
-    pub instead: Option<PathBuf>,
+    /// What is shown where the kernel refuses a new one (EPERM, EBUSY).
+    pub instead: Option<Instead>,
+}
+
+/// What stands in for a file system that the kernel refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instead {
+    /// This directory of the host: a cgroup namespace that was joined may belong to another
+    /// user namespace.
+    Directory(PathBuf),
+    /// The caller's own file system of the type, which has to be whole at this place, with what
+    /// is mounted on it. In a container that hides a part of its own the kernel lets nobody
+    /// mount a whole one (mount_too_revealing of fs/namespace.c), nor where the namespace that
+    /// it would show belongs to others.
+    Callers(&'static str),
+}
+
+impl Instead {
+    fn of(fstype: &str) -> Option<Self> {
+        match fstype {
+            "proc" => Some(Self::Callers("/proc")),
+            "sysfs" => Some(Self::Callers("/sys")),
+            _ => None,
+        }
+    }
 }
 
 impl FileSystem {
@@ -184,10 +236,18 @@ pub struct Surroundings<'a> {
     pub cgroup_namespace: bool,
     /// Whether the container has a user namespace, so that mounts can take its mapping.
     pub user_namespace: bool,
+    /// Whether the container has a new mount namespace.
+    pub mount_namespace: bool,
     /// Whether the creator opens the sources of binds.
     pub creator_opens: bool,
     /// Whether the container's pid namespace is a joined one.
     pub joined_pids: bool,
+    /// Whether device nodes can be made.
+    pub may_make_devices: bool,
+    /// Whether pivot_root(2) is not to be used.
+    pub no_pivot: bool,
+    /// The directory that the program's notifications go through.
+    pub notify: Option<&'a Path>,
 }
 
 impl Surroundings<'_> {
@@ -205,19 +265,24 @@ pub fn plan_mounts(
     let mut steps = Vec::new();
     let mut warnings = Vec::new();
     for (at, mount) in mounts.iter().enumerate() {
-        let field = format!("mounts[{at}]");
+        let field = Origin::Entry(at);
         let options = Options::parse(mount.options().as_deref().unwrap_or_default())
             .in_field(format_args!("{field}.options"))?;
         warnings
             .extend(options.warnings.iter().map(|warning| format!("{field}.options: {warning}")));
-        plan_one(&field, mount, options, around, &mut steps)?;
+        plan_one(field, mount, options, around, &mut steps)?;
+    }
+    if let Some(directory) = around.notify {
+        let mount = notify::mount(directory);
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
+        plan_one(Origin::NotifySocket, &mount, options, around, &mut steps)?;
     }
     Ok((steps, warnings))
 }
 
 /// The mapping of an id-mapped mount (config.md#linux-mount-options, idmap).
 fn plan_ids(
-    field: &str,
+    field: Origin,
     mount: &Mount,
     options: &Options,
     around: &Surroundings<'_>,
@@ -243,7 +308,7 @@ fn plan_ids(
 }
 
 fn plan_one(
-    field: &str,
+    field: Origin,
     mount: &Mount,
     options: Options,
     around: &Surroundings<'_>,
@@ -303,9 +368,9 @@ fn plan_one(
     }
 }
 
-fn step(field: &str, target: PathBuf, kind: MountKind, options: &Options) -> MountStep {
+fn step(field: Origin, target: PathBuf, kind: MountKind, options: &Options) -> MountStep {
     let mut step = MountStep {
-        field: field.to_owned(),
+        field,
         target,
         kind,
         attributes: options.attributes,
@@ -313,7 +378,7 @@ fn step(field: &str, target: PathBuf, kind: MountKind, options: &Options) -> Mou
         unnamed: 0,
         is_locked: false,
         propagation: options.propagation.clone(),
-        closes: false,
+        ends_read_only: false,
     };
     if matches!(step.kind, MountKind::Bind(_) | MountKind::Existing) {
         step.attributes = options.of_bind();
@@ -322,7 +387,7 @@ fn step(field: &str, target: PathBuf, kind: MountKind, options: &Options) -> Mou
     }
     if matches!(&step.kind, MountKind::New(new) if new.fstype == "tmpfs") {
         for attributes in [&mut step.attributes, &mut step.recursive] {
-            step.closes |= attributes.set & MOUNT_ATTR_RDONLY != 0;
+            step.ends_read_only |= attributes.set & MOUNT_ATTR_RDONLY != 0;
             attributes.set &= !MOUNT_ATTR_RDONLY;
         }
     }
@@ -377,7 +442,7 @@ fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSy
         copies_up,
         label: None,
         root_label: None,
-        instead: None,
+        instead: Instead::of(fstype),
     }
 }
 
@@ -393,7 +458,7 @@ fn outside_of_quotes(word: &str) -> impl Iterator<Item = &str> {
 /// `type: cgroup` shows the container its own group, on every version in the
 /// shape that programs expect there.
 fn plan_cgroup_mount(
-    field: &str,
+    field: Origin,
     target: PathBuf,
     options: &Options,
     around: &Surroundings<'_>,
@@ -409,7 +474,7 @@ fn plan_cgroup_mount(
         let kind = match own {
             Some(path) if !around.cgroup_namespace => MountKind::Bind(own_group(path, around)),
             own => MountKind::New(FileSystem {
-                instead: own.cloned(),
+                instead: own.cloned().map(Instead::Directory),
                 ..file_system("cgroup2", Some(Path::new("cgroup")), options)
             }),
         };
@@ -432,7 +497,7 @@ fn plan_cgroup_mount(
             };
             own.superblock.clear();
             MountKind::New(FileSystem {
-                instead: Some(group.path.clone()),
+                instead: Some(Instead::Directory(group.path.clone())),
                 ..file_system("cgroup", Some(Path::new("cgroup")), &own)
             })
         } else {
@@ -510,6 +575,10 @@ mod tests {
             user_namespace: false,
             creator_opens: false,
             joined_pids: false,
+            mount_namespace: true,
+            may_make_devices: true,
+            no_pivot: false,
+            notify: None,
         };
         plan_mounts(&mounts, &around).map(|(steps, _)| steps)
     }
@@ -526,7 +595,7 @@ mod tests {
         assert_eq!(
             steps,
             [MountStep {
-                field: "mounts[0]".into(),
+                field: Origin::Entry(0),
                 target: "/data".into(),
                 kind: bind("/bundle/src", true),
                 attributes: MountAttributes { set: 1, ..Default::default() },
@@ -534,7 +603,7 @@ mod tests {
                 unnamed: 0,
                 is_locked: false,
                 propagation: vec![(libc::MS_SLAVE, true)],
-                closes: false,
+                ends_read_only: false,
             }]
         );
     }
@@ -568,6 +637,10 @@ mod tests {
             user_namespace: true,
             creator_opens: true,
             joined_pids: false,
+            mount_namespace: true,
+            may_make_devices: true,
+            no_pivot: false,
+            notify: None,
         };
         let (steps, _) = plan_mounts(&mounts, &around).unwrap();
         let is_from_outside = steps.iter().map(MountStep::is_from_outside);
@@ -618,14 +691,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tmpfs_is_closed_when_all_is_in_its_place() {
+    fn a_tmpfs_is_read_only_when_all_is_in_its_place() {
         for word in ["ro", "rro"] {
             let steps = plan(&format!(
                 r#"[{{"destination":"/t","type":"tmpfs","options":["{word}","nodev"]}},
                     {{"destination":"/b","source":"/b","options":["bind","{word}"]}}]"#
             ))
             .unwrap();
-            assert!(steps[0].closes && !steps[1].closes, "{word}");
+            assert!(steps[0].ends_read_only && !steps[1].ends_read_only, "{word}");
             assert_eq!((steps[0].attributes.set, steps[0].recursive.set), (4, 0), "{word}");
             let MountKind::New(tmpfs) = &steps[0].kind else { panic!() };
             assert!(tmpfs.switches.is_empty(), "{word}");
@@ -648,7 +721,20 @@ mod tests {
         let MountKind::New(new) = &steps[0].kind else { panic!() };
         assert_eq!(new.fstype, "cgroup2");
         // A namespace that was joined may refuse it.
-        assert_eq!(new.instead.as_deref(), Some(Path::new("/sys/fs/cgroup/c")));
+        assert_eq!(new.instead, Some(Instead::Directory("/sys/fs/cgroup/c".into())));
+    }
+
+    #[test]
+    fn of_a_refused_procfs_or_sysfs_the_callers_is_shown_and_of_no_other() {
+        for (fstype, instead) in [
+            ("proc", Some(Instead::Callers("/proc"))),
+            ("sysfs", Some(Instead::Callers("/sys"))),
+            ("tmpfs", None),
+        ] {
+            let json = format!(r#"[{{"destination":"/x","type":"{fstype}"}}]"#);
+            let MountKind::New(new) = &plan(&json).unwrap()[0].kind else { panic!() };
+            assert_eq!(new.instead, instead, "{fstype}");
+        }
     }
 
     #[test]
@@ -666,6 +752,10 @@ mod tests {
                 user_namespace,
                 creator_opens: false,
                 joined_pids: false,
+                mount_namespace: true,
+                may_make_devices: true,
+                no_pivot: false,
+                notify: None,
             };
             plan_mounts(&mounts, &around).unwrap().0.remove(0).kind
         };
@@ -674,7 +764,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroup_mount_is_a_closed_tmpfs_of_hierarchies_on_v1() {
+    fn the_cgroup_mount_is_a_read_only_tmpfs_of_hierarchies_on_v1() {
         let json =
             r#"[{"destination":"/sys/fs/cgroup","type":"cgroup","options":["ro","nosuid"]}]"#;
         let steps = plan_in(json, &v1(), false).unwrap();
@@ -700,7 +790,7 @@ mod tests {
                 ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/systemd/c", 3),
             ]
         );
-        assert!(steps[0].closes);
+        assert!(steps[0].ends_read_only);
         let steps = plan_in(json, &v1(), true).unwrap();
         let MountKind::New(new) = &steps[4].kind else { panic!() };
         assert_eq!(new.data, [("none".into(), None), ("name".into(), Some("systemd".into()))]);

@@ -144,6 +144,11 @@ impl Namespaces {
         Ok(())
     }
 
+    /// What a user id inside of a new user namespace is outside, if it is mapped.
+    pub fn user_outside(&self, inside: u32) -> Option<u32> {
+        self.id_maps.as_ref()?.user_outside(inside)
+    }
+
     /// Whether a namespace of this type is made or joined; else the caller's is kept.
     pub fn has(&self, kind: Kind) -> bool {
         self.is_new(kind) || self.is_joined(kind)

@@ -40,6 +40,30 @@ fn device_number(number: i64, bits: u32) -> Result<u32> {
     }
 }
 
+/// A list of numbers such as `0-3,7` as a bit mask, lowest first.
+pub(crate) fn bit_mask(list: &str) -> Result<Vec<u64>> {
+    const HIGHEST: usize = 1023;
+    let mut mask: Vec<u64> = Vec::new();
+    for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
+            bail!("{range:?}: not a number or a range");
+        };
+        if first > last || last > HIGHEST {
+            bail!("{range:?}: not a range up to {HIGHEST}");
+        }
+        for number in first..=last {
+            if mask.len() <= number / 64 {
+                mask.resize(number / 64 + 1, 0);
+            }
+            if let Some(word) = mask.get_mut(number / 64) {
+                *word |= 1 << (number % 64);
+            }
+        }
+    }
+    Ok(mask)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +83,19 @@ mod tests {
         assert_eq!(major(0x1000).unwrap_err().to_string(), "4096: not a device number");
         for wrong in [-1, 0x10_0000, i64::from(u32::MAX), i64::MAX] {
             assert!(minor(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lists_of_numbers_become_masks() {
+        assert!(bit_mask("").unwrap().is_empty());
+        assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111_u64]);
+        assert_eq!(bit_mask("64").unwrap(), [0_u64, 1]);
+        assert_eq!(bit_mask("63").unwrap(), [1_u64 << 63]);
+        assert_eq!(bit_mask(" 3 , 1-1,").unwrap(), [0b1010_u64]);
+        assert_eq!(bit_mask("1023").unwrap().len(), 16);
+        for wrong in ["a", "3-1", "-1", "1024", "0-1024"] {
+            assert!(bit_mask(wrong).is_err(), "{wrong}");
         }
     }
 }

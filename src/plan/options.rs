@@ -9,7 +9,7 @@
 use anyhow::{Result, bail};
 use libc::{MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE};
 
-use crate::sys::mount::MountAttributes;
+use crate::abi::MountAttributes;
 
 // The attributes of linux/mount.h.
 

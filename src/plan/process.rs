@@ -4,20 +4,22 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use ferrun_seccomp::Filter;
-use nix::sys::resource::Resource;
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp,
-    PosixRlimitType, Process, Scheduler,
+    IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, PosixRlimitType,
+    Process, Scheduler,
 };
 
+use super::capabilities::CapabilitySets;
 use super::last_calls::may_come_first;
-use super::{bit_mask, numbers};
+use super::numbers::{self, bit_mask};
+use super::request::{Console, Streams};
+use crate::abi::SchedulerAttributes;
 use crate::error::InField as _;
-use crate::sys::process::SchedulerAttributes;
 
 /// What the program is and runs with.
 #[derive(Debug, Clone)]
@@ -56,6 +58,11 @@ pub struct ProcessPlan {
     pub selinux_label: Option<String>,
     /// The processors of a process that `exec` adds.
     pub exec_affinity: ExecAffinity,
+    /// How many descriptors after stdio it gets.
+    pub descriptors: u32,
+    /// The caller's name for the user of a new user namespace, who gets the pipes and sockets
+    /// among stdio.
+    pub pipes_owner: Option<u32>,
 }
 
 /// Processors as bit masks, lowest first; None leaves what is
@@ -84,11 +91,13 @@ impl Field {
     }
 }
 
-/// The size of a terminal that is wanted; None leaves it as it comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The terminal of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terminal {
-    /// Rows and columns.
+    /// Rows and columns; None leaves them as they come.
     pub size: Option<(u16, u16)>,
+    /// The socket of whoever serves it; None: the caller does.
+    pub socket: Option<PathBuf>,
 }
 
 /// Whom the program runs as.
@@ -104,28 +113,13 @@ pub struct User {
     pub umask: u32,
 }
 
-/// Capabilities as bit masks, bit n for capability n (capabilities(7)).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CapabilitySets {
-    /// Effective.
-    pub effective: u64,
-    /// Permitted.
-    pub permitted: u64,
-    /// Inheritable.
-    pub inheritable: u64,
-    /// Bounding.
-    pub bounding: u64,
-    /// Ambient.
-    pub ambient: u64,
-}
-
 /// One resource limit (getrlimit(2)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rlimit {
     /// `process.rlimits[n]`.
     pub field: String,
     /// What is limited.
-    pub resource: Resource,
+    pub kind: PosixRlimitType,
     /// Soft limit.
     pub soft: u64,
     /// Hard limit.
@@ -134,7 +128,12 @@ pub struct Rlimit {
 
 impl ProcessPlan {
     /// Plans a process. `field` says where in the configuration it stands.
-    pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, field: Field) -> Result<Self> {
+    pub fn plan(
+        process: &Process,
+        seccomp: Option<&LinuxSeccomp>,
+        field: Field,
+        streams: &Streams,
+    ) -> Result<Self> {
         let strings = |property: &str, texts: &Option<Vec<String>>| {
             texts
                 .iter()
@@ -162,14 +161,14 @@ impl ProcessPlan {
         if filter.as_ref().is_some_and(|filter| filter.notifies) && !listens {
             bail!("linux.seccomp.listenerPath: missing, and SCMP_ACT_NOTIFY needs it");
         }
-        Ok(Self {
+        let mut planned = Self {
             field,
             args,
             env: environment(process, field)?,
             cwd,
-            terminal: process.terminal().unwrap_or(false).then(|| terminal(process)),
+            terminal: terminal(process, field, streams)?,
             user: user(process, field)?,
-            capabilities: capabilities(process),
+            capabilities: CapabilitySets::plan(process),
             rlimits: rlimits(process, field)?,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: oom_score_adj(process, field)?,
@@ -180,7 +179,15 @@ impl ProcessPlan {
             apparmor_profile: label("apparmorProfile", process.apparmor_profile(), field)?,
             selinux_label: label("selinuxLabel", process.selinux_label(), field)?,
             exec_affinity: exec_affinity(process, field)?,
-        })
+            descriptors: streams.preserved + streams.listening,
+            pipes_owner: None,
+        };
+        if streams.listening > 0 {
+            // They follow stdio. The pid is that of a container's init process.
+            planned.set_variable("LISTEN_FDS", &streams.listening.to_string())?;
+            planned.set_variable("LISTEN_PID", "1")?;
+        }
+        Ok(planned)
     }
 
     /// Whether a process in between cannot hand its scheduling policy on: then the creator
@@ -189,23 +196,30 @@ impl ProcessPlan {
         self.scheduler.as_ref().is_some_and(|scheduler| !scheduler.are_inherited())
     }
 
-    /// Gives the terminal the size of the one that will show it, where there is one.
-    pub fn take_size_of_caller(&mut self, size: Option<(u16, u16)>) {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.size = size.or(terminal.size);
-        }
+    /// Gives it a variable, whatever its configuration says of that.
+    pub(super) fn set_variable(&mut self, name: &str, value: &str) -> Result<()> {
+        self.env.retain(|other| name_of(other.as_bytes()) != name.as_bytes());
+        self.env.push(CString::new(format!("{name}={value}")).in_field(name)?);
+        Ok(())
     }
 
-    /// Tells the program of sockets that follow its stdio (sd_listen_fds(3)). Its pid is
-    /// that of a container's init process.
-    pub fn announce_sockets(&mut self, sockets: u32) {
-        if sockets > 0 {
-            let variables = [format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".to_owned()];
-            for variable in variables.into_iter().filter_map(|text| CString::new(text).ok()) {
-                self.env.retain(|other| name_of(other.as_bytes()) != name_of(variable.as_bytes()));
-                self.env.push(variable);
-            }
-        }
+    /// Whether its filter is loaded with a right that the program does not get (seccomp(2)).
+    pub fn filter_needs_admin(&self) -> bool {
+        self.filter.is_some() && !self.no_new_privileges
+    }
+
+    /// Whether the program is looked for by a path that may lead through /proc, by its name
+    /// alone: /dev/fd and its like are links to there.
+    pub fn may_be_in_proc(&self) -> bool {
+        let name = self.args.first().map(|name| name.as_bytes()).unwrap_or_default();
+        let path = self.variable("PATH").unwrap_or_default();
+        let places = if name.contains(&b'/') { name } else { path };
+        places.split(|byte| *byte == b':').any(is_below_proc) || self.cwd_may_be_in_proc()
+    }
+
+    /// The same of its working directory.
+    pub fn cwd_may_be_in_proc(&self) -> bool {
+        is_below_proc(self.cwd.as_os_str().as_bytes())
     }
 
     /// What it runs as, for the log. Of its environment nothing but the number of variables.
@@ -278,6 +292,10 @@ pub fn last_of_each_name(entries: &[String]) -> Vec<String> {
     kept
 }
 
+fn is_below_proc(place: &[u8]) -> bool {
+    place.starts_with(b"/proc") || place.starts_with(b"/dev")
+}
+
 fn name_of(entry: &[u8]) -> &[u8] {
     entry.split(|byte| *byte == b'=').next().unwrap_or_default()
 }
@@ -306,13 +324,28 @@ fn exec_affinity(process: &Process, field: Field) -> Result<ExecAffinity> {
     })
 }
 
-fn terminal(process: &Process) -> Terminal {
-    let size = process.console_size().and_then(|size| {
+fn terminal(process: &Process, field: Field, streams: &Streams) -> Result<Option<Terminal>> {
+    let field = field.of("terminal");
+    if !process.terminal().unwrap_or(false) {
+        return match streams.console {
+            Console::Socket(_) => bail!("--console-socket: given, but {field} is not true"),
+            Console::Caller | Console::Nobody => Ok(None),
+        };
+    }
+    let socket = match &streams.console {
+        Console::Socket(path) => Some(path.clone()),
+        Console::Caller => None,
+        // The words that callers look for.
+        Console::Nobody => bail!(
+            "{field}: true: cannot allocate tty if ferrun will detach without setting console socket"
+        ),
+    };
+    let given = process.console_size().and_then(|size| {
         let rows = u16::try_from(size.height()).ok().filter(|rows| *rows > 0)?;
         let columns = u16::try_from(size.width()).ok().filter(|columns| *columns > 0)?;
         Some((rows, columns))
     });
-    Terminal { size }
+    Ok(Some(Terminal { size: streams.callers_size.or(given), socket }))
 }
 
 /// What runc and crun give. The spec would leave the caller's, but BuildKit's is 0,
@@ -342,64 +375,22 @@ fn user(process: &Process, field: Field) -> Result<User> {
     })
 }
 
-/// Without `capabilities` a process has none, as with an empty object.
-fn capabilities(process: &Process) -> CapabilitySets {
-    let Some(sets) = process.capabilities() else { return CapabilitySets::default() };
-    CapabilitySets {
-        effective: mask(sets.effective()),
-        permitted: mask(sets.permitted()),
-        inheritable: mask(sets.inheritable()),
-        bounding: mask(sets.bounding()),
-        ambient: mask(sets.ambient()),
-    }
-}
-
-/// The bit mask of a set of capabilities.
-fn mask(set: &Option<Capabilities>) -> u64 {
-    set.iter()
-        .flatten()
-        .filter_map(|capability| format!("CAP_{capability}").parse::<caps::Capability>().ok())
-        .fold(0, |mask, capability| mask | capability.bitmask())
-}
-
 fn rlimits(process: &Process, field: Field) -> Result<Vec<Rlimit>> {
     let mut limits: Vec<Rlimit> = Vec::new();
     for (at, limit) in process.rlimits().iter().flatten().enumerate() {
         let name = limit.typ().to_string();
         let field = field.of(&format!("rlimits[{at}]"));
-        let resource = resource(limit.typ());
-        if limits.iter().any(|other| other.resource == resource) {
+        let kind = limit.typ();
+        if limits.iter().any(|other| other.kind == kind) {
             bail!("{field}.type: {name} is given twice");
         }
         let (soft, hard) = (limit.soft(), limit.hard());
         if soft > hard {
             bail!("{field}.soft: {soft}: above the hard limit of {hard}");
         }
-        limits.push(Rlimit { field, resource, soft, hard });
+        limits.push(Rlimit { field, kind, soft, hard });
     }
     Ok(limits)
-}
-
-fn resource(kind: PosixRlimitType) -> Resource {
-    use PosixRlimitType::*;
-    match kind {
-        RlimitCpu => Resource::RLIMIT_CPU,
-        RlimitFsize => Resource::RLIMIT_FSIZE,
-        RlimitData => Resource::RLIMIT_DATA,
-        RlimitStack => Resource::RLIMIT_STACK,
-        RlimitCore => Resource::RLIMIT_CORE,
-        RlimitRss => Resource::RLIMIT_RSS,
-        RlimitNproc => Resource::RLIMIT_NPROC,
-        RlimitNofile => Resource::RLIMIT_NOFILE,
-        RlimitMemlock => Resource::RLIMIT_MEMLOCK,
-        RlimitAs => Resource::RLIMIT_AS,
-        RlimitLocks => Resource::RLIMIT_LOCKS,
-        RlimitSigpending => Resource::RLIMIT_SIGPENDING,
-        RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
-        RlimitNice => Resource::RLIMIT_NICE,
-        RlimitRtprio => Resource::RLIMIT_RTPRIO,
-        RlimitRttime => Resource::RLIMIT_RTTIME,
-    }
 }
 
 fn oom_score_adj(process: &Process, field: Field) -> Result<Option<i32>> {
@@ -478,8 +469,12 @@ mod tests {
     use super::*;
 
     fn plan(rest: &str) -> Result<ProcessPlan> {
+        plan_with(rest, &Streams::default())
+    }
+
+    fn plan_with(rest: &str, streams: &Streams) -> Result<ProcessPlan> {
         let json = format!(r#"{{"cwd":"/","user":{{"uid":1,"gid":2}},"args":["true"]{rest}}}"#);
-        ProcessPlan::plan(&serde_json::from_str(&json).unwrap(), None, Field::CONFIG)
+        ProcessPlan::plan(&serde_json::from_str(&json).unwrap(), None, Field::CONFIG, streams)
     }
 
     #[test]
@@ -518,17 +513,19 @@ mod tests {
             r#"{"cwd":"/","args":["a"],"user":{"uid":0,"gid":0,"additionalGids":[0,10,0]}}"#,
         )
         .unwrap();
-        let planned = ProcessPlan::plan(&process, None, Field::CONFIG).unwrap();
+        let planned =
+            ProcessPlan::plan(&process, None, Field::CONFIG, &Streams::default()).unwrap();
         assert_eq!(planned.user.groups, [0, 10]);
     }
 
     #[test]
     fn a_variable_is_there_once_with_its_last_value() {
-        let mut planned =
-            plan(r#","env":["PATH=/a","PATHS=/c","LISTEN_FDS=9","PATH=/b","E="]"#).unwrap();
+        let given = r#","env":["PATH=/a","PATHS=/c","LISTEN_FDS=9","PATH=/b","E="]"#;
+        let streams = Streams { preserved: 1, listening: 2, ..Streams::default() };
+        let planned = plan_with(given, &streams).unwrap();
         assert_eq!(planned.variable("PATH"), Some(&b"/b"[..]));
         assert_eq!(planned.variable("HOME"), None);
-        planned.announce_sockets(2);
+        assert_eq!(planned.descriptors, 3);
         let env: Vec<_> = planned.env.iter().map(|entry| entry.to_str().unwrap()).collect();
         assert_eq!(env, ["PATHS=/c", "PATH=/b", "E=", "LISTEN_FDS=2", "LISTEN_PID=1"]);
     }
@@ -545,17 +542,41 @@ mod tests {
     fn a_console_size_counts_only_with_a_terminal_and_when_it_is_known() {
         for (json, expected) in [
             (r#","consoleSize":{"height":1,"width":2}"#, None),
-            (r#","terminal":true"#, Some(Terminal { size: None })),
+            (r#","terminal":true"#, Some(None)),
+            (r#","terminal":true,"consoleSize":{"height":0,"width":0}"#, Some(None)),
+            (r#","terminal":true,"consoleSize":{"height":24,"width":80}"#, Some(Some((24, 80)))),
+        ] {
+            let terminal = plan(json).unwrap().terminal;
+            assert_eq!(terminal.map(|terminal| terminal.size), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_served_by_the_caller_or_at_a_socket_and_by_nobody_else() {
+        let own = r#","terminal":true,"consoleSize":{"height":24,"width":80}"#;
+        let planned = |rest: &str, console: Console| {
+            let streams = Streams { console, callers_size: Some((1, 2)), ..Streams::default() };
+            plan_with(rest, &streams).map(|planned| planned.terminal)
+        };
+        let terminal = planned(own, Console::Caller).unwrap().unwrap();
+        assert_eq!((terminal.size, terminal.socket), (Some((1, 2)), None));
+        let terminal = planned(own, Console::Socket("/s".into())).unwrap().unwrap();
+        assert_eq!(terminal.socket, Some("/s".into()));
+        assert_eq!(planned("", Console::Nobody).unwrap(), None);
+        for (rest, console, reason) in [
             (
-                r#","terminal":true,"consoleSize":{"height":0,"width":0}"#,
-                Some(Terminal { size: None }),
+                "",
+                Console::Socket("/s".into()),
+                "--console-socket: given, but process.terminal is not true",
             ),
             (
-                r#","terminal":true,"consoleSize":{"height":24,"width":80}"#,
-                Some(Terminal { size: Some((24, 80)) }),
+                own,
+                Console::Nobody,
+                "process.terminal: true: cannot allocate tty if ferrun will detach without \
+                 setting console socket",
             ),
         ] {
-            assert_eq!(plan(json).unwrap().terminal, expected, "{json}");
+            assert_eq!(planned(rest, console).unwrap_err().to_string(), reason);
         }
     }
 
@@ -581,7 +602,7 @@ mod tests {
                "scheduler":{"policy":"SCHED_BATCH","nice":5,"flags":["SCHED_RESET_ON_FORK"]}"#,
         )
         .unwrap();
-        assert_eq!(planned.rlimits[0].resource, Resource::RLIMIT_NOFILE);
+        assert_eq!(planned.rlimits[0].kind, PosixRlimitType::RlimitNofile);
         assert_eq!(planned.io_priority, Some((3, 7)));
         let expected = SchedulerAttributes { policy: 3, flags: 1, nice: 5, ..Default::default() };
         assert_eq!(planned.scheduler, Some(expected));
@@ -612,11 +633,13 @@ mod tests {
         }
         let relative = r#"{"cwd":"tmp","args":["a"],"user":{"uid":0,"gid":0}}"#;
         let relative: Process = serde_json::from_str(relative).unwrap();
-        let error = ProcessPlan::plan(&relative, None, Field::OWN).unwrap_err();
+        let error =
+            ProcessPlan::plan(&relative, None, Field::OWN, &Streams::default()).unwrap_err();
         assert_eq!(error.to_string(), r#"cwd: "tmp": not absolute"#);
         let empty = r#"{"cwd":"/","args":[],"user":{"uid":0,"gid":0}}"#;
         let empty: Process = serde_json::from_str(empty).unwrap();
-        let error = ProcessPlan::plan(&empty, None, Field::CONFIG).unwrap_err();
+        let error =
+            ProcessPlan::plan(&empty, None, Field::CONFIG, &Streams::default()).unwrap_err();
         assert_eq!(error.to_string(), "process.args: args must not be empty");
     }
 }

@@ -1,5 +1,5 @@
 //! The container's file system as a whole: root, mounts, devices, and what is
-//! hidden or closed in it.
+//! hidden or read-only in it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,9 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::Spec;
 
 use super::devices::{Device, LINKS, Node, plan_devices};
-use super::mounts::{MountKind, MountStep, Opener, Surroundings, dev_is_bound, plan_mounts};
+use super::mounts::{
+    Instead, MountKind, MountStep, Opener, Surroundings, dev_is_bound, plan_mounts,
+};
 
 /// How the file system that the init process sees is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +31,9 @@ pub struct Rootfs {
     /// Symbolic links and their texts.
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Paths that show nothing.
-    pub masked: Vec<(String, PathBuf)>,
+    pub masked_paths: Vec<(String, PathBuf)>,
     /// Paths that cannot be written.
-    pub closed: Vec<(String, PathBuf)>,
+    pub readonly_paths: Vec<(String, PathBuf)>,
     /// The working directory, which is made where it is missing.
     pub cwd: Option<PathBuf>,
 }
@@ -50,7 +52,9 @@ impl Rootfs {
     pub fn shows(&self, path: &Path) -> bool {
         self.mounts.iter().any(|step| match &step.kind {
             MountKind::Bind(bind) => bind.source == path,
-            MountKind::New(new) => new.instead.as_deref() == Some(path),
+            MountKind::New(new) => {
+                matches!(&new.instead, Some(Instead::Directory(shown)) if shown == path)
+            }
             _ => false,
         })
     }
@@ -68,7 +72,8 @@ impl Rootfs {
             .filter(|device| device.node == Node::Bound)
             .map(|device| device.path.clone());
         let console = PathBuf::from("/dev/console");
-        let protected = self.closed.iter().chain(&self.masked).map(|(_, path)| path.clone());
+        let protected =
+            self.readonly_paths.iter().chain(&self.masked_paths).map(|(_, path)| path.clone());
         mounts.chain(devices).chain([console]).chain(protected)
     }
 }
@@ -137,12 +142,7 @@ pub enum Entry {
 }
 
 /// Plans the file system. Also says what is passed over.
-pub fn plan_rootfs(
-    spec: &Spec,
-    mount_namespace: bool,
-    may_make_devices: bool,
-    around: &Surroundings<'_>,
-) -> Result<(Rootfs, Vec<String>)> {
+pub fn plan_rootfs(spec: &Spec, around: &Surroundings<'_>) -> Result<(Rootfs, Vec<String>)> {
     let Some(root) = spec.root() else { bail!("root.path: missing") };
     let (mut mounts, warnings) = plan_mounts(spec.mounts().as_deref().unwrap_or_default(), around)?;
     let linux = spec.linux().as_ref();
@@ -156,9 +156,13 @@ pub fn plan_rootfs(
         (Vec::new(), Vec::new())
     } else {
         let links = LINKS.iter().map(|(path, text)| (path.into(), text.into())).collect();
-        (plan_devices(devices, may_make_devices)?, links)
+        (plan_devices(devices, around.may_make_devices)?, links)
     };
-    let entry = if mount_namespace { Entry::Pivot } else { Entry::Chroot };
+    let entry = match (around.mount_namespace, around.no_pivot) {
+        (true, false) => Entry::Pivot,
+        (true, true) => Entry::Move,
+        (false, _) => Entry::Chroot,
+    };
     let read_only = root.readonly().unwrap_or(false);
     if read_only && entry == Entry::Chroot {
         bail!("root.readonly: true: needs the container to have a mount namespace");
@@ -183,8 +187,14 @@ pub fn plan_rootfs(
         label,
         devices,
         links,
-        masked: paths("maskedPaths", linux.and_then(|linux| linux.masked_paths().as_deref()))?,
-        closed: paths("readonlyPaths", linux.and_then(|linux| linux.readonly_paths().as_deref()))?,
+        masked_paths: paths(
+            "maskedPaths",
+            linux.and_then(|linux| linux.masked_paths().as_deref()),
+        )?,
+        readonly_paths: paths(
+            "readonlyPaths",
+            linux.and_then(|linux| linux.readonly_paths().as_deref()),
+        )?,
         cwd: spec
             .process()
             .as_ref()
@@ -225,13 +235,17 @@ mod tests {
             cgroup_namespace: false,
             user_namespace: false,
             creator_opens: false,
+            mount_namespace: true,
             joined_pids: false,
+            may_make_devices: true,
+            no_pivot: false,
+            notify: None,
         }
     }
 
     fn plan(json: &str) -> Result<Rootfs> {
         let spec = serde_json::from_str(json).unwrap();
-        plan_rootfs(&spec, true, true, &around()).map(|(rootfs, _)| rootfs)
+        plan_rootfs(&spec, &around()).map(|(rootfs, _)| rootfs)
     }
 
     #[test]
@@ -314,7 +328,7 @@ mod tests {
             let spec = serde_json::from_str(&json).unwrap();
             let creator_opens = user_namespace;
             let around = Surroundings { user_namespace, creator_opens, ..around() };
-            let (rootfs, _) = plan_rootfs(&spec, true, true, &around).unwrap();
+            let (rootfs, _) = plan_rootfs(&spec, &around).unwrap();
             assert!(rootfs.mounts[0].propagation.is_empty());
             rootfs.mounts[1].propagation.clone()
         };
@@ -329,16 +343,31 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_listed_twice_is_covered_once() {
-        let planned =
-            plan(r#"{"root":{"path":"r"},"linux":{"maskedPaths":["/a","/b","/a/"]}}"#).unwrap();
-        assert_eq!(planned.masked.len(), 2);
+    fn the_root_is_pivoted_to_unless_it_is_forbidden_or_cannot_be() {
+        let spec = serde_json::from_str(r#"{"root":{"path":"r"}}"#).unwrap();
+        for (mount_namespace, no_pivot, entry) in [
+            (true, false, Entry::Pivot),
+            (true, true, Entry::Move),
+            (false, false, Entry::Chroot),
+            (false, true, Entry::Chroot),
+        ] {
+            let around = Surroundings { mount_namespace, no_pivot, ..around() };
+            assert_eq!(plan_rootfs(&spec, &around).unwrap().0.entry, entry);
+        }
     }
 
     #[test]
-    fn a_root_that_is_the_hosts_mount_cannot_be_closed() {
+    fn a_path_that_is_listed_twice_is_covered_once() {
+        let planned =
+            plan(r#"{"root":{"path":"r"},"linux":{"maskedPaths":["/a","/b","/a/"]}}"#).unwrap();
+        assert_eq!(planned.masked_paths.len(), 2);
+    }
+
+    #[test]
+    fn a_root_that_is_the_hosts_mount_cannot_be_read_only() {
         let spec = serde_json::from_str(r#"{"root":{"path":"r","readonly":true}}"#).unwrap();
-        let error = plan_rootfs(&spec, false, true, &around()).unwrap_err().to_string();
+        let around = Surroundings { mount_namespace: false, ..around() };
+        let error = plan_rootfs(&spec, &around).unwrap_err().to_string();
         assert_eq!(error, "root.readonly: true: needs the container to have a mount namespace");
     }
 

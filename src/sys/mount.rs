@@ -5,21 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
-/// The argument of mount_setattr(2): bits to set and to clear, propagation to
-/// give. The bits are MOUNT_ATTR_* of linux/mount.h, propagation is one of
-/// MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, or 0 to leave it.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MountAttributes {
-    /// Attributes to switch on.
-    pub set: u64,
-    /// Attributes to switch off.
-    pub clear: u64,
-    /// The propagation type to give, 0 for none.
-    pub propagation: u64,
-    /// A user namespace whose mappings the mount takes; only for MOUNT_ATTR_IDMAP.
-    pub user_namespace: u64,
-}
+use crate::abi::MountAttributes;
 
 /// Changes the attributes of the mount that `mount` is the root of, with
 /// `recursive` those of every mount below it too.

@@ -11,6 +11,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use crate::abi::{SIBLING, SchedulerAttributes};
 
 /// How clone3(2) is to make the child.
 #[derive(Debug, Default)]
@@ -79,9 +82,6 @@ pub fn clone3(args: &Clone3<'_>) -> nix::Result<Cloned> {
         }
     }
 }
-
-/// The flags by which [`clone_sibling`] clones. The exit signal is the caller's own.
-pub const SIBLING: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
 
 /// Makes a sibling of this process, a child of its parent, with a copy of its memory.
 /// By clone(2), which filters for containers let through where they refuse clone3(2),
@@ -215,38 +215,6 @@ pub fn set_io_priority(class: u32, priority: u32) -> nix::Result<()> {
     Errno::result(ret).map(drop)
 }
 
-/// The argument of sched_setattr(2); runtime, deadline and period in nanoseconds.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SchedulerAttributes {
-    /// The length of this structure in bytes.
-    pub size: u32,
-    /// SCHED_*.
-    pub policy: u32,
-    /// SCHED_FLAG_*.
-    pub flags: u64,
-    /// For SCHED_OTHER and SCHED_BATCH.
-    pub nice: i32,
-    /// For SCHED_FIFO and SCHED_RR.
-    pub priority: u32,
-    /// For SCHED_DEADLINE, nanoseconds.
-    pub runtime: u64,
-    /// For SCHED_DEADLINE, nanoseconds.
-    pub deadline: u64,
-    /// For SCHED_DEADLINE, nanoseconds.
-    pub period: u64,
-}
-
-impl SchedulerAttributes {
-    /// Whether a child has them too: with SCHED_DEADLINE there cannot be one, and
-    /// SCHED_FLAG_RESET_ON_FORK keeps them from it.
-    pub fn are_inherited(&self) -> bool {
-        const SCHED_DEADLINE: u32 = 6;
-        const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
-        self.policy != SCHED_DEADLINE && self.flags & SCHED_FLAG_RESET_ON_FORK == 0
-    }
-}
-
 /// Sets the scheduling policy of a process with one thread, the calling one for 0
 /// (sched_setattr(2)).
 pub fn set_scheduler(pid: i32, attributes: &SchedulerAttributes) -> nix::Result<()> {
@@ -281,6 +249,12 @@ pub fn set_parent_death_signal(signal: libc::c_int) -> nix::Result<()> {
     // SAFETY: the call takes numbers only.
     let ret = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0, 0, 0) };
     Errno::result(ret).map(drop)
+}
+
+/// Makes this process, and what it clones, opaque to whoever may trace others: memory,
+/// descriptors and /proc/PID of a non-dumpable process are root's alone (PR_SET_DUMPABLE).
+pub fn hide() -> rustix::io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 /// Gives a signal its default action (sigaction(2)).
