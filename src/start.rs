@@ -30,6 +30,8 @@ pub fn start(container: &Container, manager: Option<&OsStr>) -> Result<()> {
         bail!("process: missing: there is no program to start");
     }
     let relay = Relay::listen(container, manager)?;
+    // Before the program runs: it may have ended when it is looked for afterwards.
+    let init = relay.as_ref().map(|_| container.open_init()).transpose()?.flatten();
     let (channel, verdict) = gate::open(container.open_directory()?)?;
     log::debug(|| format!("container {:?}: the gate is open", container.record.id));
     announce_hooks(container);
@@ -43,7 +45,7 @@ pub fn start(container: &Container, manager: Option<&OsStr>) -> Result<()> {
         bail!(gate::ALREADY_OPEN);
     }
     finish(container, started)?;
-    if let (Some(relay), Some(init)) = (relay, container.open_init()?) {
+    if let (Some(relay), Some(init)) = (relay, init) {
         relay.serve(init, container.record.init.map(|init| init.pid))?;
     }
     Ok(())
