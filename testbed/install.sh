@@ -9,6 +9,7 @@
 #     install.sh engines     for the container engines of Debian
 #     install.sh go          for engines newer than the system's
 #     install.sh guest       for tests in a virtual machine
+#     install.sh debian13    for the files of a Debian 13
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
 # version we need, goes to testbed/cache, which the Makefile puts in PATH.
@@ -184,6 +185,11 @@ guest() {
     mv "$cache/guest.new" "$cache/guest"
 }
 
+# debian13.py makes them when they are needed.
+debian13() {
+    packages python3:python3 mmdebstrap:mmdebstrap
+}
+
 build() {
     packages cc:gcc /usr/include/stdlib.h:libc6-dev
     rust
@@ -215,6 +221,7 @@ engines() {
         podman:podman buildah:buildah conmon:conmon containerd:containerd catatonit:catatonit ip:iproute2 \
         slirp4netns:slirp4netns newuidmap:uidmap /usr/lib/podman/netavark:netavark runc:runc \
         /usr/lib/cni/bridge:containernetworking-plugins
+    debian13
     tests
 }
 
@@ -246,6 +253,7 @@ bench) bench ;;
 engines) engines ;;
 go) go ;;
 guest) guest ;;
+debian13) debian13 ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
     exit 2
