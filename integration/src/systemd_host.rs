@@ -1,10 +1,11 @@
 //! A host with systemd, booted in a container by the runtime under test.
 //!
-//! Its files are the machine's own with a tmpfs above, so that nothing of the machine is ever
-//! written to; its cgroups are version 2 alone, below the bed's. A test runs on a thread
-//! inside of its namespaces: files, pids, groups and programs that the test names are the
-//! host's. The bed's directory is where it is outside.
+//! Its files are the machine's own, or another distribution's, with a tmpfs above, so that
+//! they are never written to; its cgroups are version 2 alone, below the bed's. A test runs on
+//! a thread inside of its namespaces: files, pids, groups and programs that the test names are
+//! the host's. The bed's directory is where it is outside.
 
+use std::fmt::Debug;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::panic::resume_unwind;
@@ -44,6 +45,54 @@ const OTHERS: &str = "\
     pgrep --exact --list-full ferrun
     true";
 
+/// What a host is made of.
+pub trait Distribution: Debug + Sync {
+    /// The files below the layer that is in memory.
+    fn files(&self) -> &Path;
+
+    /// Changes that layer, whose top is at `root`, before the host boots.
+    fn settle(&self, bed: &Bed, root: &Path);
+
+    /// Adds to the container's configuration.
+    fn configure(&self, bundle: Bundle) -> Bundle {
+        bundle
+    }
+
+    /// What it boots, with which it is up.
+    fn target(&self) -> &str;
+
+    /// Where the ordinary user's files are.
+    fn home(&self) -> &str;
+
+    /// Why there can be no such host on this machine.
+    fn hindrance(&self) -> Option<String> {
+        let missing = NEEDED.iter().find(|path| !self.files().join(&path[1..]).exists());
+        missing.map(|path| format!("there is no {path}"))
+    }
+}
+
+/// The machine's own files, lean.
+#[derive(Debug)]
+struct Copy;
+
+impl Distribution for Copy {
+    fn files(&self) -> &Path {
+        Path::new("/")
+    }
+
+    fn settle(&self, _: &Bed, root: &Path) {
+        make_lean(&root.join("etc"));
+    }
+
+    fn target(&self) -> &str {
+        "bed.target"
+    }
+
+    fn home(&self) -> &str {
+        "/run/user/12345/home"
+    }
+}
+
 /// A host that is up.
 #[derive(Debug)]
 pub struct SystemdHost<'bed> {
@@ -52,6 +101,7 @@ pub struct SystemdHost<'bed> {
     pub program: PathBuf,
     /// The host's first process, by its pid outside.
     first: i32,
+    distribution: &'bed dyn Distribution,
 }
 
 /// Runs a test on a thread inside of a host with systemd, as root.
@@ -63,17 +113,26 @@ pub fn on_a_systemd_host<F: Fn(&SystemdHost<'_>) + Sync>(test: F) {
 /// Runs a test outside of a host with systemd, as root.
 #[track_caller]
 pub fn beside_a_systemd_host<F: Fn(&SystemdHost<'_>) + Sync>(test: F) {
+    beside_a_host(&Copy, |host| test(host));
+}
+
+/// Runs a test outside of a host of this distribution, as root.
+#[track_caller]
+pub fn beside_a_host<F>(distribution: &dyn Distribution, test: F)
+where
+    F: Fn(&SystemdHost<'_>) + Sync,
+{
     bed::where_version_2_is_alone(|bed| {
         if bed.is_peer("theirs is a driver of another kind") {
             return;
         }
-        if let Some(missing) = NEEDED.iter().find(|path| !Path::new(path).exists()) {
-            return bed.skip(&format!("there is no {missing}"));
+        if let Some(reason) = distribution.hindrance() {
+            return bed.skip(&reason);
         }
-        let files = Files::new(bed);
-        let machine = start(bed, &files);
+        let files = Files::new(bed, distribution);
+        let machine = start(bed, &files, distribution);
         let first = machine.pid();
-        let host = SystemdHost { bed, program: files.program.clone(), first };
+        let host = SystemdHost { bed, program: files.program.clone(), first, distribution };
         host.wait();
         test(&host);
         machine.delete();
@@ -88,7 +147,7 @@ struct Files {
 }
 
 impl Files {
-    fn new(bed: &Bed) -> Self {
+    fn new(bed: &Bed, distribution: &dyn Distribution) -> Self {
         let layer = bed.make_directory("layer", 0o755);
         mount(Some("tmpfs"), &layer, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .expect("a tmpfs");
@@ -96,63 +155,64 @@ impl Files {
         for path in [&upper, &work, &root] {
             fs::DirBuilder::new().mode(0o755).create(path).expect("a directory");
         }
-        let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+        let [lower, upper, work] = [distribution.files(), &upper, &work].map(|path| path.display());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
         let program = bed.directory.join("ferrun");
         let files = Self { layer, root, program };
         mount(Some("overlay"), &files.root, Some("overlay"), MsFlags::empty(), Some(&*options))
             .expect("an overlay");
         copy_program(&runtime().program, &files.program);
-        files.settle(bed);
+        fs::write(files.root.join("etc/systemd/system/callers.service"), CALLERS_SERVICE)
+            .expect("a unit");
+        distribution.settle(bed, &files.root);
+        // Where the bed's directory is bound.
+        let inside = files.root.join(bed.directory.strip_prefix("/").expect("an absolute path"));
+        fs::create_dir_all(inside).expect("the bed's directory");
         files
     }
+}
 
-    /// What makes a lean host of a copy of the machine.
-    fn settle(&self, bed: &Bed) {
-        let etc = self.root.join("etc");
-        let units = etc.join("systemd/system");
-        // Everything that is started by itself but for the journal.
-        let usual = Path::new("/usr/lib/systemd/system");
-        for directory in [usual, &units] {
-            for wants in list(directory).iter().filter(|path| {
-                path.extension().is_some_and(|kind| kind == "wants" || kind == "requires")
-            }) {
-                for unit in list(wants) {
-                    let name = unit.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    let stays = ["journal", "dbus", "logind", "user@", "user-runtime", ".target"];
-                    if !stays.iter().any(|part| name.contains(part)) {
-                        let _ = fs::remove_file(units.join(&name));
-                        symlink("/dev/null", units.join(&name)).expect("a mask");
-                    }
+/// What makes a lean host of a copy of the machine.
+fn make_lean(etc: &Path) {
+    let units = etc.join("systemd/system");
+    // Everything that is started by itself but for the journal.
+    let usual = Path::new("/usr/lib/systemd/system");
+    for directory in [usual, &units] {
+        for wants in list(directory).iter().filter(|path| {
+            path.extension().is_some_and(|kind| kind == "wants" || kind == "requires")
+        }) {
+            for unit in list(wants) {
+                let name = unit.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let stays = ["journal", "dbus", "logind", "user@", "user-runtime", ".target"];
+                if !stays.iter().any(|part| name.contains(part)) {
+                    let _ = fs::remove_file(units.join(&name));
+                    symlink("/dev/null", units.join(&name)).expect("a mask");
                 }
             }
         }
-        for kind in ["system-generators", "system-environment-generators"] {
-            let masks = etc.join("systemd").join(kind);
-            fs::create_dir_all(&masks).expect("a directory");
-            for generator in list(&Path::new("/usr/lib/systemd").join(kind)) {
-                let _ = symlink("/dev/null", masks.join(generator.file_name().unwrap_or_default()));
-            }
+    }
+    for kind in ["system-generators", "system-environment-generators"] {
+        let masks = etc.join("systemd").join(kind);
+        fs::create_dir_all(&masks).expect("a directory");
+        for generator in list(&Path::new("/usr/lib/systemd").join(kind)) {
+            let _ = symlink("/dev/null", masks.join(generator.file_name().unwrap_or_default()));
         }
-        let write = |path: &Path, text: &str| {
-            let _ = fs::remove_file(path);
-            fs::write(path, text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-        };
-        // Without one all units would be set up anew.
-        write(&etc.join("machine-id"), "0123456789abcdef0123456789abcdef\n");
-        write(&etc.join("fstab"), "");
-        write(&units.join("bed.target"), BED_TARGET);
-        write(&units.join("callers.service"), CALLERS_SERVICE);
-        for (file, line) in [
-            ("passwd", format!("tester:x:{USER}:{USER}::/:/bin/sh\n")),
-            ("group", format!("tester:x:{USER}:\n")),
-            ("shadow", "tester:*:19000:0:99999:7:::\n".to_owned()),
-        ] {
-            let text = fs::read_to_string(etc.join(file)).expect("a data base of users");
-            fs::write(etc.join(file), text + &line).expect("a data base of users");
-        }
-        // Where the bed's directory is bound.
-        let inside = self.root.join(bed.directory.strip_prefix("/").expect("an absolute path"));
-        fs::create_dir_all(inside).expect("the bed's directory");
+    }
+    let write = |path: &Path, text: &str| {
+        let _ = fs::remove_file(path);
+        fs::write(path, text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    };
+    // Without one all units would be set up anew.
+    write(&etc.join("machine-id"), "0123456789abcdef0123456789abcdef\n");
+    write(&etc.join("fstab"), "");
+    write(&units.join("bed.target"), BED_TARGET);
+    for (file, line) in [
+        ("passwd", format!("tester:x:{USER}:{USER}::/:/bin/sh\n")),
+        ("group", format!("tester:x:{USER}:\n")),
+        ("shadow", "tester:*:19000:0:99999:7:::\n".to_owned()),
+    ] {
+        let text = fs::read_to_string(etc.join(file)).expect("a data base of users");
+        fs::write(etc.join(file), text + &line).expect("a data base of users");
     }
 }
 
@@ -182,14 +242,14 @@ fn list(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Starts the first process.
-fn start<'bed>(bed: &'bed Bed, files: &Files) -> Container<'bed> {
+fn start<'bed>(bed: &'bed Bed, files: &Files, distribution: &dyn Distribution) -> Container<'bed> {
     let usual = bed.bundle();
     let all = json!(capabilities());
     let directory = bed.directory.to_str().expect("a plain path");
     let host = usual
         .with("/root/path", files.root.to_str().expect("a plain path"))
         .with("/hostname", "bed")
-        .args(["/usr/lib/systemd/systemd", "--unit=bed.target"])
+        .args(["/usr/lib/systemd/systemd", &format!("--unit={}", distribution.target())])
         .with("/process/env", json!(["container=ferrun", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]))
         .with("/process/noNewPrivileges", false)
         .with("/process/capabilities", json!({"bounding": all, "effective": all, "permitted": all}))
@@ -199,7 +259,7 @@ fn start<'bed>(bed: &'bed Bed, files: &Files) -> Container<'bed> {
         .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "rw"])
         .mount("/run", "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=755"])
         .mount(directory, "bind", directory, &["bind"]);
-    bed.start(&host)
+    bed.start(&distribution.configure(host))
 }
 
 /// All that the machine has: its root may do without some.
@@ -216,7 +276,8 @@ impl SystemdHost<'_> {
     fn wait(&self) {
         let began = Instant::now();
         let is_up = || {
-            let call = self.program("/bin/systemctl").args(["is-active", "bed.target"]);
+            let call =
+                self.program("/bin/systemctl").args(["is-active", self.distribution.target()]);
             self.inside(|| call.output().stdout.trim() == "active")
         };
         while !is_up() {
@@ -465,10 +526,14 @@ impl User<'_> {
     /// Runs a shell script as the user, which finds the runtime as `$RUNTIME`.
     #[track_caller]
     pub fn sh(&self, script: &str) -> Output {
-        let call = self.program(Path::new("/bin/sh")).env("RUNTIME", &self.host.program);
-        let call = call.env("HOME", format!("/run/user/{USER}/home"));
-        let call = call.in_cgroup(&Path::new("/sys/fs/cgroup").join(CALLERS_OF_USER));
+        let call = self.service(Path::new("/bin/sh")).env("RUNTIME", &self.host.program);
         call.args(["-c", script]).output()
+    }
+
+    /// A call of a program by a service of the user.
+    pub fn service(&self, path: &Path) -> Call {
+        let call = self.program(path).env("HOME", self.host.distribution.home());
+        call.in_cgroup(&Path::new("/sys/fs/cgroup").join(CALLERS_OF_USER))
     }
 
     /// Runs systemctl for his own units.
