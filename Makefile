@@ -106,10 +106,10 @@ $(ENGINES)/.kubernetes: $(wildcard integration/engines/current/kubernetes/go.*)
 test-engines: ## Docker, Podman, Buildah, containerd, Kubernetes' tests with the runtime, as root
 	@$(TESTBED)/install.sh engines
 	@$(MAKE) --no-print-directory $(BUILT) $(ENGINES)/.containerd
-	@$(TESTBED)/run_tests.py engines engines-v2
+	@$(TESTBED)/run_tests.py engines engines-v2 debian13
 
 ENGINES_TEST := $(CARGO) test --locked --no-fail-fast --package engines
-.PHONY: engines engines-v2
+.PHONY: engines engines-v2 debian13
 engines: $(BUILT) $(ENGINES)/.containerd
 	RUNTIME=$(TESTED) $(ENGINES_TEST) --test debian --test containerd --test systemd
 # A machine of cgroup version 1 has a view of version 2, but without the controllers that limit.
@@ -118,6 +118,10 @@ DOCKER_WITHOUT_LIMITS := compose:: docker::a_daemon docker::privileged docker::t
 	docker::what_cannot docker::what_is_run options::mounts options::s
 engines-v2: $(BUILT)
 	RUNTIME=$(TESTED) VIEWS=V2 $(ENGINES_TEST) --test debian -- $(DOCKER_WITHOUT_LIMITS) buildah:: podman::a_user
+
+# Today's engines as a distribution sets them up, on one that the runtime boots.
+debian13: $(BUILT) $(ENGINES)/.containerd
+	RUNTIME=$(TESTED) $(ENGINES_TEST) --test debian13
 
 .PHONY: test-engines-guest
 test-engines-guest: ## the same engines in a virtual machine with cgroup v2 whole; half an hour

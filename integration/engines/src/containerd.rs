@@ -7,10 +7,31 @@ use std::process::Command;
 
 use integration::runtime;
 
+use crate::place::registry_config;
 use crate::{Answer, Place, own_file, runtime_name};
 
 /// The runtime that every release of containerd knows, to compare with.
 pub const PEER: &str = "/usr/sbin/runc";
+
+/// What a network of pods, images of a registry on 127.0.0.1:5001 and crictl need.
+pub(crate) const FOR_PODS: [(&str, &str); 3] = [
+    ("/etc/cni/net.d/10-pods.conflist", include_str!("pods.conflist")),
+    // For each registry by its name, as 1.6 does not know `_default` without a host.
+    (
+        "/etc/containerd/certs.d/_default/hosts.toml",
+        "[host.'http://127.0.0.1:5001']\ncapabilities = ['pull', 'resolve']\n",
+    ),
+    // In seconds: the two of its own are few for a busy or an emulated machine.
+    ("/etc/crictl.yaml", "runtime-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 60\n"),
+];
+
+/// Where the images of pods are, as those of Kubernetes' registries.
+pub(crate) fn images_of_pods() -> String {
+    let script = own_file("current/images.py");
+    let made = Command::new(script).arg(built().join("stand-in")).output().expect("images.py");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8_lossy(&made.stdout).trim().to_owned()
+}
 
 /// Which containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,29 +133,14 @@ impl<'place> Containerd<'place> {
     pub fn prepare_pods(&self) {
         let place = self.place;
         self.take(&built().join("crictl"));
-        place.write("/etc/cni/net.d/10-pods.conflist", include_str!("pods.conflist"));
-        let script = own_file("current/images.py");
-        let made = Command::new(script).arg(built().join("stand-in")).output().expect("images.py");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let storage = String::from_utf8_lossy(&made.stdout);
-        let config = format!(
-            "version: 0.1\n\
-             log: {{accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {:?}}}, maintenance: {{readonly: {{enabled: true}}}}}}\n\
-             http: {{addr: \"127.0.0.1:5001\"}}\n",
-            storage.trim()
-        );
-        let file = place.bed.write("pods-registry.yml", &config);
+        let file = place.bed.write("pods-registry.yml", &registry_config(&images_of_pods(), 5001));
         place.start("pods-registry", &format!("docker-registry serve {}", file.display()));
         place.eventually("the registry for pods answers", || {
             place.get("127.0.0.1:5001", "/v2/").is_some()
         });
-        // For each registry by its name, as 1.6 does not know `_default` without a host.
-        let mirror = "[host.'http://127.0.0.1:5001']\ncapabilities = ['pull', 'resolve']\n";
-        place.write("/etc/containerd/certs.d/_default/hosts.toml", mirror);
-        // In seconds: the two of its own are few for a busy or an emulated machine.
-        let config = "runtime-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 60\n";
-        place.write("/etc/crictl.yaml", config);
+        for (path, text) in FOR_PODS {
+            place.write(path, text);
+        }
     }
 
     /// A call of `ctr` in a namespace, and so in cgroups, of the bed's name.

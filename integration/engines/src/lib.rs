@@ -18,6 +18,7 @@ mod place;
 mod recorder;
 
 pub mod containerd;
+pub mod debian13;
 pub mod docker;
 pub mod podman;
 
@@ -48,10 +49,15 @@ pub fn cpu_weight(curved: &'static str, straight: &'static str) -> &'static str 
 
 /// The programs among these that are not installed.
 pub fn missing(programs: &[&str]) -> Vec<String> {
+    let missing = programs.iter().filter(|name| found(name).is_none());
+    missing.map(|name| (*name).to_owned()).collect()
+}
+
+/// Where the program of this name is.
+fn found(name: &str) -> Option<PathBuf> {
     let path = path();
-    let found =
-        |name: &str| path.split(':').any(|directory| Path::new(directory).join(name).exists());
-    programs.iter().filter(|name| !found(name)).map(|name| (*name).to_owned()).collect()
+    let mut places = path.split(':').map(|directory| Path::new(directory).join(name));
+    places.find(|program| program.exists())
 }
 
 /// Whether engines are newer than Debian 12's: those of `$ENGINES`.

@@ -23,6 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 
+use crate::answer::count;
 use crate::inventory::{hierarchies, mounts, processes};
 use crate::{Answer, Inventory, Session, missing, own_file, path};
 
@@ -85,11 +86,7 @@ pub fn in_place<F: Fn(&Place<'_>) + Sync>(programs: &[&str], test: F) {
             place.show_logs();
         }
         let left = place.leave();
-        let (steps, seconds) = (place.steps.get(), started.elapsed().as_secs());
-        let total = TOTAL.fetch_add(steps, Ordering::Relaxed) + steps;
-        // Past the harness of cargo, which keeps what a good test prints to itself.
-        let line = format!("{}: {steps} steps in {seconds} s, {total} steps in all\n", bed.test);
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        tell(&bed.test, place.steps.get(), started);
         if let Err(panic) = tested {
             eprintln!("left behind after the failure: {left:#?}");
             resume_unwind(panic);
@@ -103,8 +100,17 @@ pub fn in_place<F: Fn(&Place<'_>) + Sync>(programs: &[&str], test: F) {
     }
 }
 
+/// Tells how many steps a test took, and all so far.
+pub(crate) fn tell(test: &str, steps: u32, started: Instant) {
+    let seconds = started.elapsed().as_secs();
+    let total = TOTAL.fetch_add(steps, Ordering::Relaxed) + steps;
+    // Past the harness of cargo, which keeps what a good test prints to itself.
+    let line = format!("{test}: {steps} steps in {seconds} s, {total} steps in all\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
 /// Where the images are that the registry serves.
-fn images() -> &'static str {
+pub(crate) fn images() -> &'static str {
     static STORAGE: OnceLock<String> = OnceLock::new();
     STORAGE.get_or_init(|| {
         let output = Command::new(own_file("images.py")).output().expect("images.py");
@@ -157,13 +163,7 @@ impl<'bed> Place<'bed> {
 
     /// Starts the registry.
     fn serve(&self, storage: &str) {
-        let config = format!(
-            "version: 0.1\nlog: {{accesslog: {{disabled: true}}}}\n\
-             storage:\n  filesystem: {{rootdirectory: {storage:?}}}\n  \
-             maintenance: {{readonly: {{enabled: true}}}}\n\
-             http: {{addr: \"127.0.0.1:5000\"}}\n"
-        );
-        let file = self.bed.write("registry.yml", &config);
+        let file = self.bed.write("registry.yml", &registry_config(storage, 5000));
         self.start("docker-registry", &format!("docker-registry serve {}", file.display()));
         self.eventually("the registry answers", || self.get("127.0.0.1:5000", "/v2/").is_some());
     }
@@ -190,7 +190,7 @@ impl<'bed> Place<'bed> {
 
     /// Counts one more claim that holds.
     pub fn step(&self) {
-        self.steps.set(self.steps.get() + 1);
+        count(&self.steps);
     }
 
     /// Claims something that is no line's answer.
@@ -228,7 +228,7 @@ impl<'bed> Place<'bed> {
     /// Types a line of shell, and waits for its end.
     #[track_caller]
     pub fn sh(&self, line: &str) -> Answer<'_> {
-        Answer::new(self, self.call(line).output())
+        Answer::new(&self.steps, self.call(line).output())
     }
 
     /// Types a line of shell, and does not wait for its end.
@@ -242,7 +242,7 @@ impl<'bed> Place<'bed> {
     pub fn on_terminal(&self, line: &str) -> Session<'_> {
         let (terminal, other) = Terminal::open();
         terminal.resize(80, 24);
-        Session::new(self, terminal, self.call(line).on_terminal(&other).spawn())
+        Session::new(&self.steps, terminal, self.call(line).on_terminal(&other).spawn())
     }
 
     /// Starts a daemon, which is stopped with the place. Its log is shown if the test fails.
@@ -280,12 +280,7 @@ impl<'bed> Place<'bed> {
 
     /// Gets a page of a web server of the place. None: there is no answer.
     pub fn get(&self, address: &str, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with("HTTP/").then_some(answer)
+        get(address, path)
     }
 
     /// Writes a file of the place, such as one in its /etc, with the directories above it.
@@ -375,6 +370,26 @@ impl<'bed> Place<'bed> {
         }
         left
     }
+}
+
+/// What a registry on 127.0.0.1 is told that serves what is in `storage`.
+pub(crate) fn registry_config(storage: &str, port: u16) -> String {
+    format!(
+        "version: 0.1\nlog: {{accesslog: {{disabled: true}}}}\n\
+         storage:\n  filesystem: {{rootdirectory: {storage:?}}}\n  \
+         maintenance: {{readonly: {{enabled: true}}}}\n\
+         http: {{addr: \"127.0.0.1:{port}\"}}\n"
+    )
+}
+
+/// Gets a page of a web server. None: there is no answer.
+pub(crate) fn get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.starts_with("HTTP/").then_some(answer)
 }
 
 /// The mounts, and the cgroups of engines that are outside of the bed's own.

@@ -1,0 +1,395 @@
+//! A Debian 13 with its own engines, booted by the runtime under test. Each engine is told
+//! where the runtime is, and how to reach the registry on 127.0.0.1:5000; the rest it has from
+//! its package. So it takes systemd's driver for cgroups by itself.
+
+use std::cell::Cell;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use integration::systemd_host::{Distribution, SystemdHost, USER, User, beside_a_host};
+use integration::terminal::Terminal;
+use integration::{Bed, Bundle, Call};
+use serde_json::json;
+
+use crate::answer::count;
+use crate::containerd::{FOR_PODS, built, images_of_pods};
+use crate::place::{get, images, registry_config, tell};
+use crate::{Answer, Session, found, missing, own_file};
+
+/// How long a line may take. The machine may be busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What Podman is told of this machine, which has no controller for a number of pids, and lets
+/// root have fewer files than a Podman of root asks for.
+const PODMAN: &str = "[containers]\npids_limit = 0\n\
+    default_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
+
+/// A network as any machine has it, which leads to nowhere.
+const NETWORK: &str = "
+    ip link set lo up && ip link add eth0 type veth peer name nowhere
+    ip address add 192.0.2.2/24 dev eth0 && ip link set nowhere up && ip link set eth0 up
+    ip route add default via 192.0.2.1";
+
+/// What there is of containers that are gone: units, groups, state, and processes.
+const LEFT: &str = "
+    units() {
+        systemctl $* list-units --all --plain --no-legend |
+            grep -E '^(docker|libpod|ctr|cri-containerd|buildah|ferrun)-|libpod_pod' |
+            grep -v ^libpod-conmon
+    }
+    units; units --user --machine=tester@
+    find /run/ferrun /run/user/*/ferrun /run/docker/runtime-runc/moby /run/containerd/runc/* \
+        -mindepth 1 2>/dev/null
+    pgrep --exact --list-full 'ferrun|runc|crun'
+    true";
+
+/// Takes the limits out of what the CRI asks for, as it always does. All else is left as it is.
+const UNLIMITED: &str = r#"#!/bin/sh
+for word; do
+    if [ "$before" = --bundle ]; then
+        jq 'del(.linux.resources | .cpu, .memory, .pids, .unified, .hugepageLimits)' \
+            "$word/config.json" > "$word/config.new" && mv "$word/config.new" "$word/config.json"
+    fi
+    before=$word
+done
+exec RUNTIME "$@"
+"#;
+
+/// What the host's containers are run by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The runtime under test, which boots the host too.
+    Ferrun,
+    /// The one that the engine takes by itself: Debian's runc, or Podman's crun.
+    Usual,
+}
+
+impl By {
+    /// What Docker calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ferrun => "ferrun",
+            Self::Usual => "runc",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Debian13 {
+    by: By,
+    has_pods: bool,
+}
+
+/// A registry of the host.
+struct Registry {
+    name: &'static str,
+    /// Where its images are in the host.
+    at: &'static str,
+    port: u16,
+    /// Where they are on the machine.
+    storage: String,
+}
+
+/// A host that is up, for somebody who types lines of shell.
+#[derive(Debug, Clone)]
+pub struct Machine<'host> {
+    /// What it is.
+    pub host: &'host SystemdHost<'host>,
+    /// What runs its containers.
+    pub by: By,
+    user: Option<&'host User<'host>>,
+    steps: &'host Cell<u32>,
+}
+
+/// Runs a test as root of a host, and again of one whose containers are run by the runtime
+/// that its engines take by themselves.
+#[track_caller]
+pub fn on_debian_13(test: impl Fn(&Machine<'_>) + Sync) {
+    on_both(false, test);
+}
+
+/// Runs a test with what pods need: `crictl`, a network, and images.
+#[track_caller]
+pub fn with_pods(test: impl Fn(&Machine<'_>) + Sync) {
+    on_both(true, test);
+}
+
+#[track_caller]
+fn on_both(has_pods: bool, test: impl Fn(&Machine<'_>) + Sync) {
+    for by in [By::Ferrun, By::Usual] {
+        beside_a_host(&Debian13 { by, has_pods }, |host| {
+            let started = Instant::now();
+            host.inside(|| {
+                let steps = Cell::default();
+                let machine = Machine { host, by, user: None, steps: &steps };
+                machine.start();
+                test(&machine);
+                machine.eventually("nothing is left of containers", || {
+                    machine.host.sh(LEFT).success().is_empty()
+                });
+                tell(&format!("{} by {by:?}", host.bed().test), steps.get(), started);
+            });
+        });
+    }
+}
+
+/// Where Debian 13's files are.
+fn files() -> &'static str {
+    static FILES: OnceLock<String> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let output =
+            Command::new(own_file("../../testbed/debian13.py")).output().expect("a script");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    })
+}
+
+impl Debian13 {
+    /// What the engines are told.
+    fn configuration(&self, program: &Path) -> [(&'static str, String); 4] {
+        let mirrors = json!(["http://127.0.0.1:5000"]);
+        let docker = match self.by {
+            By::Usual => json!({"registry-mirrors": mirrors}),
+            By::Ferrun => json!({
+                "registry-mirrors": mirrors,
+                "runtimes": {self.by.name(): {"path": self.program(program)}},
+                "default-runtime": self.by.name(),
+            }),
+        };
+        let podman = match self.by {
+            By::Usual => String::new(),
+            By::Ferrun => format!(
+                "[engine]\nruntime = \"ferrun\"\nruntime_supports_json = [\"ferrun\"]\n\
+                 [engine.runtimes]\nferrun = [{program:?}]\n"
+            ),
+        };
+        [
+            ("docker/daemon.json", docker.to_string()),
+            ("containers/containers.conf", podman + PODMAN),
+            (
+                "containers/registries.conf",
+                "unqualified-search-registries = [\"docker.io\"]\n\
+                 [[registry]]\nprefix = \"docker.io\"\nlocation = \"127.0.0.1:5000\"\n\
+                 insecure = true\n"
+                    .to_owned(),
+            ),
+            ("containerd/config.toml", self.of_pods(program)),
+        ]
+    }
+
+    /// What containerd is told. A root that lacks CAP_SYS_RESOURCE cannot lower the score of a pod.
+    fn of_pods(&self, program: &Path) -> String {
+        let program = match self.has_pods {
+            true => program.with_file_name("unlimited"),
+            false => self.program(program),
+        };
+        format!(
+            "version = 2\n\
+             [plugins.'io.containerd.grpc.v1.cri']\n\
+             restrict_oom_score_adj = true\n\
+             sandbox_image = 'registry.k8s.io/pause:3.10'\n\
+             [plugins.'io.containerd.grpc.v1.cri'.cni]\n\
+             bin_dir = '/usr/lib/cni'\n\
+             [plugins.'io.containerd.grpc.v1.cri'.registry]\n\
+             config_path = '/etc/containerd/certs.d'\n\
+             [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]\n\
+             runtime_type = 'io.containerd.runc.v2'\n\
+             [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc.options]\n\
+             BinaryName = {program:?}\n\
+             SystemdCgroup = true\n"
+        )
+    }
+
+    fn registries(&self) -> Vec<Registry> {
+        let storage = images().to_owned();
+        let mut all = vec![Registry { name: "registry", at: "/srv/images", port: 5000, storage }];
+        if self.has_pods {
+            let storage = images_of_pods();
+            all.push(Registry { name: "pods", at: "/srv/pods", port: 5001, storage });
+        }
+        all
+    }
+
+    /// Makes it a host with pods.
+    fn settle_pods(&self, bed: &Bed, root: &Path) {
+        fs::copy(built().join("crictl"), root.join("usr/bin/crictl")).expect("a copy");
+        for (path, text) in FOR_PODS {
+            let path = root.join(&path[1..]);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+            fs::write(path, text).expect("a file");
+        }
+        let program = self.program(&bed.directory.join("ferrun"));
+        let wrapper =
+            bed.write("unlimited", &UNLIMITED.replace("RUNTIME", &program.to_string_lossy()));
+        fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+
+    fn program(&self, ferrun: &Path) -> PathBuf {
+        match self.by {
+            By::Ferrun => ferrun.to_owned(),
+            By::Usual => "/usr/sbin/runc".into(),
+        }
+    }
+}
+
+impl Distribution for Debian13 {
+    fn files(&self) -> &Path {
+        Path::new(files())
+    }
+
+    fn hindrance(&self) -> Option<String> {
+        if self.has_pods && !built().exists() {
+            return Some("make engines-current has not built what this needs".to_owned());
+        }
+        let missing = missing(&["mmdebstrap", "docker-registry"]);
+        (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
+    }
+
+    fn settle(&self, bed: &Bed, root: &Path) {
+        let etc = root.join("etc");
+        for (name, text) in self.configuration(&bed.directory.join("ferrun")) {
+            let path = etc.join(name);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+            fs::write(&path, text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        }
+        let registry = found("docker-registry").expect("docker-registry");
+        fs::copy(registry, bed.directory.join("docker-registry")).expect("a copy");
+        let units = etc.join("systemd/system");
+        let directory = bed.directory.display();
+        for Registry { name, at, port, .. } in self.registries() {
+            let config = bed.write(&format!("{name}.yml"), &registry_config(at, port));
+            let command = format!("{directory}/docker-registry serve {}", config.display());
+            let text = format!("[Service]\nExecStart={command}\n");
+            fs::write(units.join(format!("{name}.service")), text).expect("a unit");
+        }
+        let wanted = self.registries().into_iter().map(|registry| registry.name);
+        for name in wanted.chain(["callers"]) {
+            let unit = format!("{name}.service");
+            let link = units.join("multi-user.target.wants").join(&unit);
+            symlink(format!("../{unit}"), link).expect("a link");
+        }
+        if self.has_pods {
+            self.settle_pods(bed, root);
+        }
+        // Nobody answers there, at once.
+        let resolver = etc.join("resolv.conf");
+        let _ = fs::remove_file(&resolver);
+        fs::write(resolver, "nameserver 127.0.0.1\n").expect("resolv.conf");
+        // The bed's directory may be below.
+        symlink("/dev/null", units.join("tmp.mount")).expect("a mask");
+    }
+
+    fn configure(&self, bundle: Bundle) -> Bundle {
+        // An overlay cannot be the upper layer of another one.
+        let usual = ["/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"];
+        let with_disks = usual
+            .iter()
+            .fold(bundle, |bundle, path| bundle.mount(path, "tmpfs", "tmpfs", &["mode=711"]));
+        let with_images = self.registries().into_iter().fold(with_disks, |bundle, registry| {
+            bundle.mount(registry.at, "bind", &registry.storage, &["bind", "ro"])
+        });
+        with_images
+            .mount(self.home(), "tmpfs", "tmpfs", &["mode=700", &format!("uid={USER},gid={USER}")])
+            .with(
+                "/linux/devices",
+                json!([{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200,
+                        "fileMode": 0o666}]),
+            )
+    }
+
+    fn target(&self) -> &str {
+        "multi-user.target"
+    }
+
+    fn home(&self) -> &str {
+        "/home/tester"
+    }
+}
+
+impl<'host> Machine<'host> {
+    fn start(&self) {
+        self.sh(NETWORK).output.success();
+        self.sh("mount --make-rshared /").output.success();
+    }
+
+    /// The same machine for its ordinary user.
+    pub fn as_user(&self, user: &'host User<'host>) -> Self {
+        Self { user: Some(user), ..*self }
+    }
+
+    /// One of the two: what is so with the runtime under test, and what is with another one.
+    pub fn by_runtime<T>(&self, ferrun: T, other: T) -> T {
+        if self.by == By::Ferrun { ferrun } else { other }
+    }
+
+    /// What an engine says of a container.
+    #[track_caller]
+    pub fn inspect(&self, engine: &str, container: &str, template: &str) -> String {
+        let line = format!("{engine} inspect --format '{{{{{template}}}}}' {container}");
+        self.sh(&line).output.success().to_owned()
+    }
+
+    /// An engine comes to say so of a container.
+    #[track_caller]
+    pub fn becomes(&self, engine: &str, container: &str, template: &str, value: &str) {
+        let what = format!("{template} of {container} is {value}");
+        self.eventually(&what, || self.inspect(engine, container, template) == value);
+    }
+
+    /// A web server answers at this address, as that of image `web` does.
+    #[track_caller]
+    pub fn serves(&self, address: &str) {
+        self.eventually("the published port answers", || {
+            get(address, "/").is_some_and(|page| page.contains("served from a container"))
+        });
+    }
+
+    fn call(&self, line: &str) -> Call {
+        let shell = Path::new("/bin/sh");
+        let call = match self.user {
+            None => self.host.service(shell).env("HOME", "/root"),
+            Some(user) => user.service(shell),
+        };
+        let call = call.env("TERM", "xterm").env("LC_ALL", "C.UTF-8");
+        call.env("RUNTIME", &self.host.program).args(["-c", line]).patience(PATIENCE)
+    }
+
+    /// Types a line of shell, and waits for its end.
+    #[track_caller]
+    pub fn sh(&self, line: &str) -> Answer<'host> {
+        Answer::new(self.steps, self.call(line).output())
+    }
+
+    /// Types a line of shell on a terminal of 80 columns and 24 rows.
+    #[track_caller]
+    pub fn on_terminal(&self, line: &str) -> Session<'host> {
+        let (terminal, other) = Terminal::open();
+        terminal.resize(80, 24);
+        Session::new(self.steps, terminal, self.call(line).on_terminal(&other).spawn())
+    }
+
+    /// Writes a file of the host, with the directories above it.
+    pub fn write(&self, path: &str, text: &str) {
+        let path = Path::new(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    }
+
+    /// Claims something that is no line's answer.
+    #[track_caller]
+    pub fn claim(&self, what: &str, holds: bool) {
+        assert!(holds, "it should be so: {what}");
+        count(self.steps);
+    }
+
+    /// Asks again and again until the answer is yes, which is a step.
+    #[track_caller]
+    pub fn eventually(&self, what: &str, happened: impl FnMut() -> bool) {
+        integration::within(PATIENCE / 2, what, happened);
+        count(self.steps);
+    }
+}
