@@ -16,7 +16,8 @@ BUILT = $(if $(RUNTIME),,bin/ferrun)
 export FERRUN_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
 WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
-SOURCES := $(shell find src seccomp/src -type f) $(WORKSPACE) seccomp/Cargo.toml
+SOURCES := $(shell find src seccomp/src dbus/src -type f) $(WORKSPACE) seccomp/Cargo.toml dbus/Cargo.toml build.rs \
+	text-order.ld
 IMAGE_TOOL_SOURCES := $(shell find image-tool/src -type f) $(WORKSPACE) image-tool/Cargo.toml
 
 .PHONY: build
@@ -175,6 +176,12 @@ bench: ## measure ferrun beside other runtimes, alone and under engines, as root
 	@# An engine that fails is cleaned up and left out, which takes unwinding.
 	CARGO_PROFILE_RELEASE_PANIC=unwind $(CARGO) run --locked --release --package bench -- \
 		--ferrun bin/ferrun --image-tool bin/image-tool --output docs
+
+.PHONY: text-order
+text-order: ## put the functions of ferrun in the order in which commands use them, as root
+	CARGO_PROFILE_RELEASE_STRIP=none $(CARGO) build --locked --release --package ferrun --target $(MUSL) \
+		--target-dir target/text-order
+	$(TESTBED)/text_order.py target/text-order/$(MUSL)/release/ferrun
 
 .PHONY: man
 man: ## man pages and shell completions, from the command lines' own definitions

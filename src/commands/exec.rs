@@ -33,10 +33,11 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let watch = if in_foreground { Some(Watch::new(false)?) } else { None };
     let (process, master) = exec::exec(&container, &options)
         .map_err(|error| unless_forbidden_now(global, &container, Operation::Exec, error))?;
-    match watch {
-        Some(watch) => watch.serve(&process, master),
-        None => Ok(0),
-    }
+    let Some(watch) = watch else { return Ok(0) };
+    let code = watch.serve(&process, master)?;
+    // This process ends now, which gives all of them back at once.
+    std::mem::forget((watch, process, container));
+    Ok(code)
 }
 
 /// The process by the command line.

@@ -40,5 +40,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     if !keep {
         destroy::destroy(&created.container)?;
     }
+    // This process ends now, which gives all of them back at once.
+    std::mem::forget((watch, created));
     Ok(code)
 }

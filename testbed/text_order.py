@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Writes text-order.ld: the functions of ferrun in the order of their first use.
+
+    text_order.py FERRUN
+
+The linker lays the functions that the everyday commands use side by side, so that a start
+touches few pages. FERRUN is built with its symbols (`make text-order` does that); it is
+traced through the life of a container, as root. A name that
+no function has any more is passed over by the linker: an old order costs speed only.
+"""
+
+import ctypes
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ORDER = ROOT / "text-order.ld"
+PROFILE = ROOT / "seccomp" / "tests" / "data" / "docker-29.json"
+SCRIPT = """\
+/* The functions that everyday commands use, in the order of their first use, so that a start
+   touches few pages. Written by `make text-order` (testbed/text_order.py); a name that no
+   function has any more is passed over. */
+SECTIONS
+{{
+  .text.ordered :
+  {{
+{}
+  }}
+}}
+INSERT BEFORE .text;
+"""
+
+# ptrace(2), on x86_64.
+TRACEME, PEEKUSER, POKEUSER, CONT, DETACH, SETOPTIONS = 0, 3, 6, 7, 17, 0x4200
+BREAKPOINT = b"\xcc"
+RIP = 16 * 8
+FORK, VFORK, CLONE, EXEC = 1, 2, 3, 4
+OPTIONS = sum(1 << event for event in (FORK, VFORK, CLONE, EXEC)) | 1 << 20  # and EXITKILL
+WALL = 0x40000000
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype = ctypes.c_long
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+
+def main():
+    binary = pathlib.Path(sys.argv[1]).resolve()
+    functions = functions_of(binary)
+    tracer = Tracer(functions)
+    with tempfile.TemporaryDirectory() as directory:
+        for command in lives(pathlib.Path(directory), binary):
+            tracer.run(command)
+    names = (name for address in tracer.order for name in functions[address])
+    lines = dict.fromkeys(f"    *(.text.{pattern(name)})" for name in names)
+    ORDER.write_text(SCRIPT.format("\n".join(lines)))
+    print(f"{ORDER.relative_to(ROOT)}: {len(lines)} functions")
+
+
+def functions_of(binary):
+    """The names of a program's functions, by address. Some have several."""
+    listed = subprocess.run(["nm", binary], check=True, capture_output=True, text=True).stdout
+    functions = {}
+    for address, name in re.findall(r"(?m)^([0-9a-f]+) [tTwW] (\S+)$", listed):
+        functions.setdefault(int(address, 16), []).append(name)
+    return functions
+
+
+def pattern(name):
+    """A name as the linker's pattern. What changes with versions of crates and compilers, the
+    hashes of crates and of instances, may be anything."""
+    name = re.sub(r"(?<=Cs)[0-9A-Za-z]+_", "*_", name)
+    name = re.sub(r"17h[0-9a-f]{16}E", "17h*E", name)
+    return re.sub(r"\.llvm\.\d+$", "*", name)
+
+
+def lives(directory, binary):
+    """The commands of a container's life, the most frequent first."""
+    bundle = directory / "bundle"
+    (bundle / "rootfs" / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", bundle / "rootfs" / "bin" / "busybox")
+    ferrun = [str(binary), "--root", str(directory / "state")]
+
+    def configure(args, **linux):
+        (bundle / "config.json").unlink(missing_ok=True)
+        subprocess.run([*ferrun, "spec", "--bundle", bundle], check=True)
+        config = json.loads((bundle / "config.json").read_text())
+        config["process"].update(terminal=False, args=args)
+        config["linux"].update(linux)
+        (bundle / "config.json").write_text(json.dumps(config))
+
+    for linux in ({}, {"seccomp": json.loads(PROFILE.read_text())}):
+        configure(["/bin/busybox", "true"], **linux)
+        yield [*ferrun, "run", "--bundle", str(bundle), "order"]
+        configure(["/bin/busybox", "sleep", "100"], **linux)
+        yield [*ferrun, "create", "--bundle", str(bundle), "order"]
+        yield [*ferrun, "start", "order"]
+        yield [*ferrun, "exec", "order", "/bin/busybox", "true"]
+        yield [*ferrun, "state", "order"]
+        yield [*ferrun, "list"]
+        yield [*ferrun, "kill", "order", "KILL"]
+        # Not before it is a zombie, or gone.
+        while json.loads(subprocess.check_output([*ferrun, "state", "order"]))["status"] != "stopped":
+            pass
+        yield [*ferrun, "delete", "order"]
+
+
+class Tracer:
+    """Runs commands with a breakpoint on each function that none has entered yet, in them and in
+    the processes that they leave behind."""
+
+    def __init__(self, functions):
+        self.functions = functions
+        self.order = {}  # the addresses of those that were entered
+        self.seen = set()  # processes
+        self.bytes = {}  # what the breakpoints lie upon
+
+    def run(self, command):
+        """Runs a command to its end."""
+        child = os.fork()
+        if child == 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):
+                os.dup2(null, number)
+            libc.ptrace(TRACEME, 0, None, None)
+            os.execv(command[0], command)
+        while True:
+            pid, status = os.waitpid(-1, WALL)
+            if os.WIFSTOPPED(status):
+                self.handle(pid, os.WSTOPSIG(status), status >> 16, command[0])
+            elif pid == child:
+                break
+        if status:
+            sys.exit(f"{' '.join(command)}: wait status {status:#x}")
+
+    def handle(self, pid, number, event, binary):
+        """Lets a process go on that has stopped."""
+        is_executed = event == EXEC
+        if pid not in self.seen:
+            self.seen.add(pid)
+            libc.ptrace(SETOPTIONS, pid, None, OPTIONS)
+            is_executed |= number == signal.SIGTRAP
+        if is_executed and not os.path.samefile(f"/proc/{pid}/exe", binary):
+            # It goes on as another program, which is not looked at.
+            libc.ptrace(DETACH, pid, None, None)
+            return
+        if is_executed:
+            self.plant(pid)
+        elif number == signal.SIGTRAP and not event:
+            address = libc.ptrace(PEEKUSER, pid, RIP, None) - 1
+            self.order.setdefault(address)
+            with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+                os.pwrite(memory.fileno(), self.bytes[address], address)
+            libc.ptrace(POKEUSER, pid, RIP, address)
+        is_own = number in (signal.SIGTRAP, signal.SIGSTOP)
+        libc.ptrace(CONT, pid, None, 0 if is_own else number)
+
+    def plant(self, pid):
+        """Sets the breakpoints in a program that begins."""
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            for address in self.functions.keys() - self.order.keys():
+                self.bytes[address] = os.pread(memory.fileno(), 1, address)
+                os.pwrite(memory.fileno(), BREAKPOINT, address)
+
+
+if __name__ == "__main__":
+    main()
