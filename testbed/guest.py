@@ -8,14 +8,16 @@ A TEST is a file of integration/tests; without any all are run. A kernel enforce
 AppArmor or SELinux: the tests of the latter have a second boot, with the policy that is
 in selinux/. The machine is QEMU under software emulation, so it needs neither root nor
 KVM. Its kernel is Debian's, which install.sh has unpacked; its disk holds busybox, the
-test programs, RUNTIME and the few programs that tests call, with their libraries. No
+test programs, RUNTIME and the few programs that tests call, with their libraries.
+$KERNEL is another one, unpacked from its packages: boot/vmlinuz-* and lib/modules. No
 processor that QEMU knows has anything for resctrl to control, so its resctrl is the
-stand-in that is in resctrl/. It lives for this run alone.
+stand-in that is in resctrl/, but not with another kernel, whose headers it would need. It lives for this run alone.
 What its console says goes to stdout. The exit status is 1 if a test has failed, or the
 machine has not come to its end.
 """
 
 import json
+import lzma
 import os
 import pathlib
 import re
@@ -28,6 +30,7 @@ import threading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / "testbed" / "cache" / "guest"
+KERNEL = pathlib.Path(os.environ.get("KERNEL", CACHE))
 PATIENCE = 1800  # seconds
 MEMORY = 2048  # MiB
 DISK = "1G"
@@ -38,8 +41,7 @@ LEFT_OUT = {"compare", "subjects"}
 # What busybox does otherwise or not at all.
 PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "nsenter", "ps", "setpriv", "sh", "sleep",
             "true", "umount", "unshare"]
-# In the order in which they need each other.
-DISK_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"]
+DISK_MODULES = ["virtio_pci", "virtio_blk"]
 MODULES = ["veth"]
 STAND_IN = "resctrl"
 # Run where SELinux is, and nothing else is.
@@ -97,7 +99,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="guest-") as home:
         home = pathlib.Path(home)
         make_disk(home, pathlib.Path(sys.argv[1]), tests)
-        make_initramfs(home, DISK_MODULES, FIRST_INIT)
+        make_initramfs(home, KERNEL, with_needed(KERNEL, DISK_MODULES), FIRST_INIT)
         boots = {"apparmor": tests.keys() - SELINUX, "selinux": tests.keys() & SELINUX}
         reasons = [failure(boot(home, security=security)) for security, names in boots.items() if names]
     if any(reasons):
@@ -147,16 +149,20 @@ def make_disk(home, runtime, tests):
     # Tests know the programs that they call by where they were built.
     for program in [ROOT / "target" / "debug" / name for name in BUILT_BESIDE]:
         copy_with_libraries(program, root / str(program).lstrip("/"), root)
-    for name in MODULES:
-        copy(module(name), root / "lib" / "modules" / f"{name}.ko")
-    copy(stand_in(home), root / "lib" / "modules" / f"{STAND_IN}.ko")
+    (root / "lib" / "modules").mkdir()
+    modules = with_needed(KERNEL, MODULES)
+    for name in modules:
+        (root / "lib" / "modules" / f"{name}.ko").write_bytes(plain_module(KERNEL, name))
+    if KERNEL == CACHE:
+        copy(stand_in(home), root / "lib" / "modules" / f"{STAND_IN}.ko")
+        modules.append(STAND_IN)
     # Empty: profiles may use whatever the kernel has.
     (root / "etc" / "apparmor").mkdir()
     (root / "etc" / "apparmor" / "parser.conf").touch()
     subprocess.run(["secilc", "--output", root / "etc" / "policy", "--filecontext", os.devnull, POLICY], check=True)
     (root / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     (root / "etc" / "group").write_text("root:x:0:\n")
-    write_script(root / "init", SECOND_INIT.format(modules=" ".join([*MODULES, STAND_IN]), runtime=runtime.name,
+    write_script(root / "init", SECOND_INIT.format(modules=" ".join(modules), runtime=runtime.name,
                                                    tests=" ".join(name for name in tests if name not in SELINUX),
                                                    selinux=" ".join(name for name in tests if name in SELINUX),
                                                    end=END))
@@ -164,14 +170,14 @@ def make_disk(home, runtime, tests):
                    check=True)
 
 
-def make_initramfs(home, modules, init):
-    """What finds the disk: the kernel has the drivers as modules."""
+def make_initramfs(home, files, modules, init):
+    """What finds the disk: the kernel, which is among these files, has the drivers as modules."""
     root = home / "initramfs"
     for directory in ["bin", "dev", "disk"]:
         (root / directory).mkdir(parents=True)
     copy(busybox(), root / "bin" / "busybox")
     for name in modules:
-        copy(module(name), root / f"{name}.ko")
+        (root / f"{name}.ko").write_bytes(plain_module(files, name))
     write_script(root / "init", init.format(modules=" ".join(modules)))
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     with (home / "initramfs.cpio").open("wb") as archive:
@@ -179,12 +185,12 @@ def make_initramfs(home, modules, init):
                        stderr=subprocess.DEVNULL, check=True)
 
 
-def boot(home, *more, security="apparmor", patience=PATIENCE):
-    """Runs the machine, with `more` arguments and this security module, to its end. Returns
-    what its console has said, which it shows."""
-    kernel, = (CACHE / "boot").glob("vmlinuz-*")
+def boot(home, *more, files=KERNEL, processors=2, security="apparmor", patience=PATIENCE):
+    """Runs the machine, with the kernel among these files, `more` arguments and this security
+    module, to its end. Returns what its console has said, which it shows."""
+    kernel, = (files / "boot").glob("vmlinuz-*")
     machine = subprocess.Popen(
-        ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max",
+        ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-smp", str(processors), "-cpu", "max",
          "-m", str(MEMORY), "-display", "none", "-nic", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
          "-kernel", kernel, "-initrd", home / "initramfs.cpio", "-append",
          f"console=ttyS0 quiet panic=-1 security={security}",
@@ -208,9 +214,39 @@ def busybox():
     return pathlib.Path("/bin/busybox")  # of package busybox-static
 
 
-def module(name):
-    path, = (CACHE / "lib" / "modules").rglob(f"{name}.ko")
+def modules_of(files):
+    directories = (files / "lib" / "modules", files / "usr" / "lib" / "modules")
+    version, = next(directory for directory in directories if directory.exists()).iterdir()
+    return version
+
+
+def module(files, name):
+    path, = (path for kind in ("ko", "ko.xz") for path in modules_of(files).rglob(f"{name}.{kind}"))
     return path
+
+
+def plain_module(files, name):
+    path = module(files, name)
+    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+
+
+def with_needed(files, names):
+    """These modules, each after those that it needs, but for those that the kernel has anyway."""
+    built_in = {pathlib.Path(line).stem for line in (modules_of(files) / "modules.builtin").read_text().split()}
+    ordered = []
+
+    def add(name):
+        if name in built_in:
+            return
+        needed, = re.findall(rb"\0depends=([^\0]*)\0", plain_module(files, name))
+        for other in filter(None, needed.decode().split(",")):
+            add(other)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in names:
+        add(name)
+    return ordered
 
 
 def stand_in(home):

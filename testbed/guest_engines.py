@@ -14,7 +14,6 @@ So it needs root, as engines do. The exit status is that of guest.py.
 import contextlib
 import os
 import pathlib
-import re
 import shlex
 import signal
 import subprocess
@@ -93,12 +92,13 @@ def main():
         home = pathlib.Path(home)
         make_disk(home, runtime, tests, arguments)
         index_modules()
-        guest.make_initramfs(home, with_needed([*guest.DISK_MODULES, "virtiofs", "overlay"]), FIRST_INIT)
+        modules = guest.with_needed(guest.CACHE, [*guest.DISK_MODULES, "virtiofs", "overlay"])
+        guest.make_initramfs(home, guest.CACHE, modules, FIRST_INIT)
         socket = stack.enter_context(files_of_this_machine(home))
         memory = f"memory-backend-memfd,id=memory,size={guest.MEMORY}M,share=on"
         console = guest.boot(home, "-object", memory, "-numa", "node,memdev=memory",
                              "-chardev", f"socket,id=files,path={socket}",
-                             "-device", "vhost-user-fs-pci,chardev=files,tag=host", patience=PATIENCE)
+                             "-device", "vhost-user-fs-pci,chardev=files,tag=host", files=guest.CACHE, patience=PATIENCE)
     reason = guest.failure(console)
     if reason:
         sys.exit(f"guest: {reason}")
@@ -125,22 +125,6 @@ def index_modules():
     """Writes what modprobe reads. The kernel's package leaves that to its installation."""
     version, = (guest.CACHE / "lib" / "modules").iterdir()
     subprocess.run([guest.busybox(), "depmod", "-b", guest.CACHE, version.name], check=True)
-
-
-def with_needed(names):
-    """These modules, each after those that it needs."""
-    ordered = []
-
-    def add(name):
-        needed, = re.findall(rb"\0depends=([^\0]*)\0", guest.module(name).read_bytes())
-        for other in filter(None, needed.decode().split(",")):
-            add(other)
-        if name not in ordered:
-            ordered.append(name)
-
-    for name in names:
-        add(name)
-    return ordered
 
 
 @contextlib.contextmanager

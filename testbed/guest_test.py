@@ -1,12 +1,11 @@
-"""Tests of what guest.py makes of a console, and guest_engines.py of a kernel's modules."""
+"""Tests of what guest.py makes of a console and of a kernel's modules."""
 
+import lzma
 import pathlib
 import tempfile
 import unittest
-import unittest.mock
 
 import guest
-import guest_engines
 
 
 class Verdict(unittest.TestCase):
@@ -24,14 +23,17 @@ class Verdict(unittest.TestCase):
 
 class Modules(unittest.TestCase):
     def test_a_module_comes_once_and_after_all_that_it_needs(self):
-        needs = {"bridge": "stp,llc", "llc": "", "stp": "llc", "br_netfilter": "bridge"}
-        with tempfile.TemporaryDirectory() as cache, unittest.mock.patch("guest.CACHE", pathlib.Path(cache)):
-            directory = guest.CACHE / "lib" / "modules" / "6.1"
-            directory.mkdir(parents=True)
-            for name, needed in needs.items():
-                (directory / f"{name}.ko").write_bytes(f"\x7fELF\0depends={needed}\0name={name}\0".encode())
-            self.assertEqual(guest_engines.with_needed(["llc", "br_netfilter"]),
-                             ["llc", "stp", "bridge", "br_netfilter"])
+        needs = {"bridge": "stp,llc,p8022", "llc": "", "stp": "llc", "br_netfilter": "bridge"}
+        for directory, kind, packed in ("lib", "ko", bytes), ("usr/lib", "ko.xz", lzma.compress):
+            with self.subTest(kind), tempfile.TemporaryDirectory() as files:
+                modules = pathlib.Path(files) / directory / "modules" / "6.1"
+                modules.mkdir(parents=True)
+                (modules / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\nkernel/net/802/p8022.ko\n")
+                for name, needed in needs.items():
+                    content = f"\x7fELF\0depends={needed}\0name={name}\0".encode()
+                    (modules / f"{name}.{kind}").write_bytes(packed(content))
+                self.assertEqual(guest.with_needed(pathlib.Path(files), ["llc", "br_netfilter", "ext4"]),
+                                 ["llc", "stp", "bridge", "br_netfilter"])
 
 
 if __name__ == "__main__":
