@@ -25,7 +25,9 @@ pub enum Stage {
     /// At any time.
     Early,
     /// Once the container is complete: memory and pids, which a small limit
-    /// would keep from being built at all.
+    /// would keep from being built at all, and the processors of version 2. Before Linux 6.3 a
+    /// process that is cloned into a group has those of who cloned it, until the group is given
+    /// other ones.
     Last,
 }
 
@@ -142,6 +144,13 @@ impl Row {
         }
         let stage = match controller.as_str() {
             "memory" | "pids" => Stage::Last,
+            // A policy of memory is to fit the nodes, and comes before that.
+            "cpuset"
+                if directory.version == Version::V2
+                    && writes.iter().all(|write| write.file != "cpuset.mems") =>
+            {
+                Stage::Last
+            }
             _ => Stage::Early,
         };
         Ok(Setting {
@@ -909,6 +918,18 @@ mod tests {
         let early: Vec<_> = settings.iter().filter(|s| s.stage == Stage::Early).collect();
         assert_eq!(early.len(), 1);
         assert_eq!(early[0].field, "linux.resources.cpu.shares");
+    }
+
+    #[test]
+    fn processors_of_v2_are_given_to_a_group_with_a_process_in_it() {
+        let json = r#"{"cpu":{"cpus":"0","mems":"0"}}"#;
+        for (version, stages) in [
+            (Version::V1, [Stage::Early, Stage::Early]),
+            (Version::V2, [Stage::Last, Stage::Early]),
+        ] {
+            let settings = planned(json, &group(version, &["cpuset"])).unwrap();
+            assert_eq!(settings.iter().map(|s| s.stage).collect::<Vec<_>>(), stages, "{version:?}");
+        }
     }
 
     #[test]
