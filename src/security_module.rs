@@ -27,8 +27,10 @@ fn has_selinux() -> bool {
     statfs("/sys/fs/selinux").is_ok_and(|stat| stat.f_type == MAGIC)
 }
 
-/// What confines this process itself: a seccomp filter, or a profile.
+/// What confines this process itself, or the user namespaces that it makes: a seccomp filter, a
+/// profile, or the setting by which only those with a profile gain anything by such a namespace.
 pub fn around() -> Option<String> {
+    const SETTING: &str = "kernel.apparmor_restrict_unprivileged_userns";
     let read = |file: &str| std::fs::read_to_string(file).ok();
     let status = read("/proc/self/status");
     let is_filtered = status.is_some_and(|status| status.lines().any(|line| line == "Seccomp:\t2"));
@@ -36,11 +38,20 @@ pub fn around() -> Option<String> {
         .into_iter()
         .find_map(read)
         .map(|text| text.trim_matches(['\0', '\n']).to_owned())
-        .filter(|text| has_apparmor() && !text.is_empty() && text != "unconfined");
-    let filter = is_filtered.then(|| "a seccomp filter".to_owned());
-    let profile = profile.map(|profile| format!("the AppArmor profile {profile:?}"));
-    let both: Vec<_> = filter.into_iter().chain(profile).collect();
-    (!both.is_empty()).then(|| both.join(" and "))
+        .filter(|text| has_apparmor() && !text.is_empty());
+    let is_restricted = profile.as_deref() == Some("unconfined")
+        && !rustix::process::geteuid().is_root()
+        && read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+            .is_some_and(|text| text.trim() == "1");
+    // In that mode a profile is but a name: "NAME (unconfined)".
+    let profile = profile.filter(|text| !text.trim_end_matches(')').ends_with("unconfined"));
+    let all = [
+        is_filtered.then(|| "a seccomp filter".to_owned()),
+        profile.map(|profile| format!("the AppArmor profile {profile:?}")),
+        is_restricted.then(|| format!("{SETTING} = 1")),
+    ];
+    let all: Vec<_> = all.into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(" and "))
 }
 
 /// Refuses what this kernel cannot apply.

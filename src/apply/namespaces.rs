@@ -271,7 +271,8 @@ pub fn explain_new(call: &'static str, errno: nix::errno::Errno, new: &[Kind]) -
     use nix::errno::Errno;
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let error = anyhow::Error::new(errno).context(call);
-    if !matches!(errno, Errno::ENOSPC | Errno::EPERM | Errno::EUSERS) {
+    // Ubuntu's AppArmor answers with EACCES.
+    if !matches!(errno, Errno::ENOSPC | Errno::EPERM | Errno::EACCES | Errno::EUSERS) {
         return error;
     }
     if new.contains(&Kind::User) {
