@@ -96,10 +96,14 @@ $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
 	cd integration/engines/current/moby && $(GO_BUILD) -tags 'exclude_graphdriver_btrfs netgo osusergo' tool
 	@touch $@
 
-$(ENGINES)/.kubernetes: $(wildcard integration/engines/current/kubernetes/go.*)
+KUBERNETES := $(wildcard integration/engines/current/kubernetes/go.*)
+$(ENGINES)/kubelet: $(KUBERNETES)
 	@$(TESTBED)/install.sh go
+	cd integration/engines/current/kubernetes && $(GO_BUILD) k8s.io/kubernetes/cmd/kubelet
+
+$(ENGINES)/.kubernetes: $(ENGINES)/kubelet $(KUBERNETES)
 	cd integration/engines/current/kubernetes && $(GO_BUILD) $(addprefix k8s.io/kubernetes/cmd/, \
-		kube-apiserver kube-controller-manager kube-scheduler kubectl kubelet)
+		kube-apiserver kube-controller-manager kube-scheduler kubectl)
 	cd integration/engines/current/kubernetes && $(GO_BUILD)etcd go.etcd.io/etcd/server/v3
 	@touch $@
 
@@ -135,6 +139,17 @@ test-engines-guest: ## the same engines in a virtual machine with cgroup v2 whol
 .PHONY: engines-guest
 engines-guest: $(BUILT) $(ENGINES)/.containerd
 	CARGO="$(CARGO)" $(TESTBED)/guest_engines.py $(TESTED) $(TESTS)
+
+.PHONY: test-systemd
+test-systemd: ## limits under systemd's driver by Docker, Podman, containerd and a kubelet, in a virtual Debian 13; half an hour
+	@$(TESTBED)/install.sh systemd
+	@$(MAKE) --no-print-directory $(BUILT) $(ENGINES)/.containerd $(ENGINES)/kubelet
+	@$(TESTBED)/run_tests.py guest-systemd
+
+# RUNTIME=runc is the one of that Debian, TESTS='docker:: pods::' runs some of them.
+.PHONY: guest-systemd
+guest-systemd: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/kubelet
+	CARGO="$(CARGO)" $(TESTBED)/guest_systemd.py $(TESTED) $(TESTS)
 
 .PHONY: test-engines-current
 test-engines-current: ## today's containerd, Docker, BuildKit and Kubernetes with the runtime, as root; builds them

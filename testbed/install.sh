@@ -9,6 +9,7 @@
 #     install.sh engines     for the container engines of Debian
 #     install.sh go          for engines newer than the system's
 #     install.sh guest       for tests in a virtual machine
+#     install.sh systemd     for tests in one that has systemd
 #     install.sh debian13    for the files of a Debian 13
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
@@ -165,10 +166,23 @@ kernel_headers() {
     apt-cache depends --important "$headers" 2>/dev/null | sed -n 's/^ *Depends: \(linux-.*\)/\1/p'
 }
 
+emulator() {
+    packages python3:python3 qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs busybox:busybox-static
+}
+
+# Debian 13 has all else.
+with_systemd() {
+    build
+    emulator
+    debian13
+    go
+}
+
 # Unpacked, not installed: neither the kernel nor AppArmor's profiles are for this machine.
 guest() {
     build
-    packages make:make gcc-12:gcc-12 python3:python3 qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs busybox:busybox-static newuidmap:uidmap secilc:secilc
+    emulator
+    packages make:make gcc-12:gcc-12 newuidmap:uidmap secilc:secilc
     if [ -e "$cache/guest/usr/src" ]; then
         return
     fi
@@ -253,6 +267,7 @@ bench) bench ;;
 engines) engines ;;
 go) go ;;
 guest) guest ;;
+systemd) with_systemd ;;
 debian13) debian13 ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2

@@ -255,11 +255,26 @@ pub fn with_controllers<F: Fn(&Bed) + Sync>(names: &[&str], test: F) {
     });
 }
 
-fn run<F: Fn(&Bed) + Sync>(places: &[Place], test: F) {
-    // The function that holds the closure, also where another one of the test's own
-    // passes it on: crate::between<crate::the_test::{{closure}}>::{{closure}}.
+/// Runs a test as root on the machine itself, whose files and services it may change: one that
+/// is thrown away afterwards, which `$SPARE_MACHINE` says.
+#[track_caller]
+pub fn on_a_spare_machine<F: Fn(&Bed)>(test: F) {
+    let (name, view) = (name_of::<F>(), View::of_the_machine());
+    if std::env::var_os("SPARE_MACHINE").is_none() {
+        return skip(name, "a machine to throw away", "this is none");
+    }
+    run_here(Bed::new(name, view, Caller::Root, Ground::Shared), test);
+}
+
+/// The function that holds the closure, also where another one of the test's own passes it on:
+/// crate::between<crate::the_test::{{closure}}>::{{closure}}.
+fn name_of<F>() -> &'static str {
     let name = std::any::type_name::<F>().split("::{{closure}}").next().unwrap_or_default();
-    let name = name.rsplit('<').next().unwrap_or_default();
+    name.rsplit('<').next().unwrap_or_default()
+}
+
+fn run<F: Fn(&Bed) + Sync>(places: &[Place], test: F) {
+    let name = name_of::<F>();
     for &(view, caller, ground) in places {
         eprintln!("{name}: {view:?}, {caller:?}, {ground:?}");
         if let Err(reason) = can_be(view, caller, ground) {

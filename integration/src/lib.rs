@@ -23,8 +23,8 @@ pub mod terminal;
 
 pub use bed::{
     Bed, Caller, Ground, View, as_both, as_root, as_user, both_where_mounts_are_shared, everywhere,
-    in_views, in_views_as_user, on_every_ground, shared_too, where_mounts_are_shared,
-    with_controllers,
+    in_views, in_views_as_user, on_a_spare_machine, on_every_ground, shared_too,
+    where_mounts_are_shared, with_controllers,
 };
 pub use bundle::{Bundle, config};
 pub use call::{Call, Output, Running};

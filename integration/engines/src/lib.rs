@@ -13,6 +13,7 @@
 //! a file outside of the bed's directory. A place whose test leaves any fails it.
 
 mod answer;
+mod host;
 mod inventory;
 mod place;
 mod recorder;
@@ -23,6 +24,7 @@ pub mod docker;
 pub mod podman;
 
 pub use answer::{Answer, Session};
+pub use host::{Host, Unit, on_a_host};
 pub use inventory::Inventory;
 pub use place::{Place, in_place};
 pub use recorder::{Recorded, Recorder, form};

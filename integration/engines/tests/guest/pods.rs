@@ -1,0 +1,192 @@
+//! Pods by the CRI of containerd with systemd's driver, in slices as the kubelet makes them.
+
+use engines::{Host, cpu_weight, on_a_host};
+use serde_json::{Value, json};
+
+use crate::whatever_systemd_does;
+
+const CONFIG: &str = r#"
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "docker.io/library/pause:latest"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "$NAME"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.$NAME]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.$NAME.options]
+BinaryName = "$RUNTIME"
+SystemdCgroup = true
+"#;
+const SLICE: &str = "kubepods-burstable-podone.slice";
+
+/// Starts containerd with its CRI and two images.
+#[track_caller]
+pub fn with_containerd(programs: &[&str], test: impl Fn(&Host<'_>)) {
+    on_a_host(&[&["containerd", "crictl", "podman"], programs].concat(), |host| {
+        host.write("/etc/containerd/config.toml", CONFIG);
+        let socket = "runtime-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 120\n";
+        host.write("/etc/crictl.yaml", socket);
+        host.sh("systemctl restart containerd.service").succeeds();
+        for (name, command) in [("pause", "sleep infinity"), ("small", "sh")] {
+            let image = format!("docker.io/library/{name}:latest");
+            let words = json!(command.split(' ').collect::<Vec<_>>());
+            host.sh(&format!(
+                "crictl inspecti {image} >/dev/null 2>&1 || {{ \
+                 podman import --quiet --change 'CMD {words}' /var/tmp/image.tar {image} && \
+                 podman save --quiet --output /var/tmp/{name}.tar {image} && \
+                 ctr --namespace k8s.io images import /var/tmp/{name}.tar; }}"
+            ))
+            .succeeds();
+        }
+        // Left by a test that has failed.
+        host.sh("crictl rmp --all --force").succeeds();
+        test(host);
+        host.sh("crictl rmp --all --force").succeeds();
+        host.becomes("systemctl list-units --all --no-legend 'cri-containerd-*.scope'", "");
+    });
+}
+
+/// A file with an object.
+#[track_caller]
+fn file(host: &Host<'_>, name: &str, object: &Value) -> String {
+    host.bed.write(name, &object.to_string()).display().to_string()
+}
+
+/// A pod with the network of the host, which needs no plugin.
+struct Pod<'host> {
+    host: &'host Host<'host>,
+    id: String,
+    config: String,
+}
+
+impl<'host> Pod<'host> {
+    #[track_caller]
+    fn run(host: &'host Host<'_>, name: &str, slice: &str) -> Self {
+        let config = json!({
+            "metadata": {"name": name, "uid": name, "namespace": "default", "attempt": 0},
+            "log_directory": "/var/tmp/logs",
+            "linux": {
+                "cgroup_parent": slice,
+                "security_context": {"namespace_options": {"network": 2}},
+            },
+        });
+        let config = file(host, "pod.json", &config);
+        let id = host.ask(&format!("crictl runp {config}")).trim().to_owned();
+        Self { host, id, config }
+    }
+
+    /// Starts a container.
+    #[track_caller]
+    fn start(&self, name: &str, script: &str, resources: &Value) -> String {
+        let config = json!({
+            "metadata": {"name": name},
+            "image": {"image": "docker.io/library/small:latest"},
+            "command": ["sh", "-c", script],
+            "log_path": format!("{name}.log"),
+            "linux": {
+                "resources": resources,
+                "security_context": {"namespace_options": {"network": 2}},
+            },
+        });
+        let config = file(self.host, &format!("{name}.json"), &config);
+        let line = format!("crictl create {} {config} {}", self.id, self.config);
+        let id = self.host.ask(&line).trim().to_owned();
+        self.host.sh(&format!("crictl start {id}")).succeeds();
+        id
+    }
+}
+
+#[test]
+fn limits_of_a_pod_its_containers_and_their_update() {
+    with_containerd(&[], |host| {
+        host.sh("crictl info").mentions("\"SystemdCgroup\": true");
+        // As the kubelet does it: a slice of the pod with a limit of its own.
+        host.sh(&format!("systemctl set-property --runtime {SLICE} MemoryMax=300M TasksMax=200"))
+            .succeeds();
+        let parent = format!("/kubepods.slice/kubepods-burstable.slice/{SLICE}");
+        let pod = Pod::run(host, "one", &parent);
+        let limits = json!({
+            "memory_limit_in_bytes": 67_108_864, "cpu_shares": 512,
+            "cpu_quota": 50_000, "cpu_period": 100_000, "cpuset_cpus": "0",
+            "oom_score_adj": 500, "unified": {"memory.high": "60817408"},
+        });
+        let id = pod.start("box", "sleep 1000", &limits);
+        let unit = host.unit(&format!("cri-containerd-{id}.scope"));
+        assert_eq!(
+            unit.group(),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podone.slice/{}",
+                unit.name
+            )
+        );
+        let pause = host.unit(&format!("cri-containerd-{}.scope", pod.id));
+        whatever_systemd_does(host, "kubepods.slice", "docker.socket", |when| {
+            unit.has(
+                when,
+                &[
+                    ("Slice", SLICE),
+                    ("MemoryMax", "67108864"),
+                    ("MemoryHigh", "60817408"),
+                    ("CPUWeight", cpu_weight("59", "20")),
+                    ("CPUQuotaPerSecUSec", "500ms"),
+                    ("AllowedCPUs", "0"),
+                    ("memory.max", "67108864"),
+                    ("memory.high", "60817408"),
+                    ("cpu.weight", cpu_weight("59", "20")),
+                    ("cpu.max", "50000 100000"),
+                    ("cpuset.cpus", "0"),
+                ],
+            );
+            pause.has(when, &[("Slice", SLICE)]);
+            host.unit(SLICE).has(when, &[("memory.max", "314572800"), ("pids.max", "200")]);
+        });
+        host.sh(&format!(
+            "crictl update --memory 134217728 --cpu-quota 75000 --cpu-period 100000 --cpu-share 256 {id}"
+        ))
+        .succeeds();
+        whatever_systemd_does(host, "kubepods.slice", "docker.socket", |when| {
+            unit.has(
+                when,
+                &[
+                    ("MemoryMax", "134217728"),
+                    ("CPUWeight", cpu_weight("35", "10")),
+                    ("CPUQuotaPerSecUSec", "750ms"),
+                    ("memory.max", "134217728"),
+                    ("cpu.weight", cpu_weight("35", "10")),
+                    ("cpu.max", "75000 100000"),
+                ],
+            );
+        });
+        host.sh(&format!("crictl exec {id} cat /proc/self/cgroup")).prints("0::/");
+        host.sh(&format!("crictl stats --output json {id}")).mentions("usageBytes");
+        host.sh(&format!("crictl stop --timeout 1 {id} && crictl rm {id}")).succeeds();
+        host.becomes(
+            &format!("systemctl show --property ActiveState --value {}", unit.name),
+            "inactive",
+        );
+    });
+}
+
+#[test]
+fn limits_limit() {
+    with_containerd(&[], |host| {
+        let pod = Pod::run(
+            host,
+            "two",
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podtwo.slice",
+        );
+        let limits = json!({"memory_limit_in_bytes": 16_777_216});
+        let id = pod.start("eater", "x=x; while :; do x=$x$x; done", &limits);
+        let status = format!(
+            "crictl inspect {id} | jq --raw-output '.status | \"\\(.reason) \\(.exitCode)\"'"
+        );
+        host.becomes(&status, "OOMKilled 137");
+        // The limit of the pod is that of all its containers.
+        host.sh("systemctl set-property --runtime kubepods-besteffort-podtwo.slice TasksMax=10")
+            .succeeds();
+        let many = pod.start("many", "for i in $(seq 20); do sleep 1 & done; wait", &json!({}));
+        let status = format!("crictl inspect {many} | jq .status.exitCode");
+        host.becomes(&status, "2");
+        host.sh(&format!("crictl logs {many} 2>&1")).mentions("fork");
+    });
+}
