@@ -109,32 +109,40 @@ pub struct Machine<'host> {
 /// that its engines take by themselves.
 #[track_caller]
 pub fn on_debian_13(test: impl Fn(&Machine<'_>) + Sync) {
-    on_both(false, test);
+    for by in [By::Ferrun, By::Usual] {
+        on(&Debian13 { by, has_pods: false }, &test);
+    }
 }
 
-/// Runs a test with what pods need: `crictl`, a network, and images.
+/// Runs a test in the same way with what pods need: `crictl`, a network, and images.
 #[track_caller]
 pub fn with_pods(test: impl Fn(&Machine<'_>) + Sync) {
-    on_both(true, test);
+    for by in [By::Ferrun, By::Usual] {
+        on(&Debian13 { by, has_pods: true }, &test);
+    }
+}
+
+/// Runs a test as root of a host, once.
+#[track_caller]
+pub fn on_debian_13_by_ferrun(test: impl Fn(&Machine<'_>) + Sync) {
+    on(&Debian13 { by: By::Ferrun, has_pods: false }, &test);
 }
 
 #[track_caller]
-fn on_both(has_pods: bool, test: impl Fn(&Machine<'_>) + Sync) {
-    for by in [By::Ferrun, By::Usual] {
-        beside_a_host(&Debian13 { by, has_pods }, |host| {
-            let started = Instant::now();
-            host.inside(|| {
-                let steps = Cell::default();
-                let machine = Machine { host, by, user: None, steps: &steps };
-                machine.start();
-                test(&machine);
-                machine.eventually("nothing is left of containers", || {
-                    machine.host.sh(LEFT).success().is_empty()
-                });
-                tell(&format!("{} by {by:?}", host.bed().test), steps.get(), started);
+fn on<F: Fn(&Machine<'_>) + Sync>(debian: &Debian13, test: &F) {
+    beside_a_host(debian, |host| {
+        let started = Instant::now();
+        host.inside(|| {
+            let steps = Cell::default();
+            let machine = Machine { host, by: debian.by, user: None, steps: &steps };
+            machine.start();
+            test(&machine);
+            machine.eventually("nothing is left of containers", || {
+                machine.host.sh(LEFT).success().is_empty()
             });
+            tell(&format!("{} by {:?}", host.bed().test, debian.by), steps.get(), started);
         });
-    }
+    });
 }
 
 /// Where Debian 13's files are.

@@ -6,5 +6,6 @@
 //! machine's cgroups of version 2 have no controllers that limit, so nobody asks for a limit.
 
 mod containerd;
+mod cost;
 mod docker;
 mod podman;
