@@ -96,6 +96,11 @@ $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
 	cd integration/engines/current/moby && $(GO_BUILD) -tags 'exclude_graphdriver_btrfs netgo osusergo' tool
 	@touch $@
 
+$(ENGINES)/.nerdctl: $(wildcard integration/engines/current/nerdctl/go.*)
+	@$(TESTBED)/install.sh go
+	cd integration/engines/current/nerdctl && $(GO_BUILD) tool
+	@touch $@
+
 KUBERNETES := $(wildcard integration/engines/current/kubernetes/go.*)
 $(ENGINES)/kubelet: $(KUBERNETES)
 	@$(TESTBED)/install.sh go
@@ -110,7 +115,7 @@ $(ENGINES)/.kubernetes: $(ENGINES)/kubelet $(KUBERNETES)
 .PHONY: test-engines
 test-engines: ## Docker, Podman, Buildah, containerd, Kubernetes' tests with the runtime, as root
 	@$(TESTBED)/install.sh engines
-	@$(MAKE) --no-print-directory $(BUILT) $(ENGINES)/.containerd
+	@$(MAKE) --no-print-directory $(BUILT) $(addprefix $(ENGINES)/., containerd nerdctl)
 	@$(TESTBED)/run_tests.py engines engines-v2 debian13
 
 ENGINES_TEST := $(CARGO) test --locked --no-fail-fast --package engines
@@ -125,7 +130,7 @@ engines-v2: $(BUILT)
 	RUNTIME=$(TESTED) VIEWS=V2 $(ENGINES_TEST) --test debian -- $(DOCKER_WITHOUT_LIMITS) buildah:: podman::a_user
 
 # Today's engines as a distribution sets them up, on one that the runtime boots.
-debian13: $(BUILT) $(ENGINES)/.containerd
+debian13: $(BUILT) $(addprefix $(ENGINES)/., containerd nerdctl)
 	RUNTIME=$(TESTED) $(ENGINES_TEST) --test debian13
 
 .PHONY: test-engines-guest

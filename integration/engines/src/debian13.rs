@@ -38,7 +38,7 @@ const NETWORK: &str = "
 const LEFT: &str = "
     units() {
         systemctl $* list-units --all --plain --no-legend |
-            grep -E '^(docker|libpod|ctr|cri-containerd|buildah|ferrun)-|libpod_pod' |
+            grep -E '^(docker|libpod|ctr|cri-containerd|buildah|nerdctl|ferrun)-|libpod_pod' |
             grep -v ^libpod-conmon
     }
     units; units --user --machine=tester@
@@ -81,7 +81,8 @@ impl By {
 #[derive(Debug)]
 struct Debian13 {
     by: By,
-    has_pods: bool,
+    /// Of the programs that `current/` is the source of, the one that the test is about.
+    built: Option<&'static str>,
 }
 
 /// A registry of the host.
@@ -110,22 +111,23 @@ pub struct Machine<'host> {
 #[track_caller]
 pub fn on_debian_13(test: impl Fn(&Machine<'_>) + Sync) {
     for by in [By::Ferrun, By::Usual] {
-        on(&Debian13 { by, has_pods: false }, &test);
+        on(&Debian13 { by, built: None }, &test);
     }
 }
 
-/// Runs a test in the same way with what pods need: `crictl`, a network, and images.
+/// Runs a test in the same way where this program is, which is not Debian's. With `crictl`
+/// comes what pods need: a network, and images.
 #[track_caller]
-pub fn with_pods(test: impl Fn(&Machine<'_>) + Sync) {
+pub fn on_debian_13_with(program: &'static str, test: impl Fn(&Machine<'_>) + Sync) {
     for by in [By::Ferrun, By::Usual] {
-        on(&Debian13 { by, has_pods: true }, &test);
+        on(&Debian13 { by, built: Some(program) }, &test);
     }
 }
 
 /// Runs a test as root of a host, once.
 #[track_caller]
 pub fn on_debian_13_by_ferrun(test: impl Fn(&Machine<'_>) + Sync) {
-    on(&Debian13 { by: By::Ferrun, has_pods: false }, &test);
+    on(&Debian13 { by: By::Ferrun, built: None }, &test);
 }
 
 #[track_caller]
@@ -191,7 +193,7 @@ impl Debian13 {
 
     /// What containerd is told. A root that lacks CAP_SYS_RESOURCE cannot lower the score of a pod.
     fn of_pods(&self, program: &Path) -> String {
-        let program = match self.has_pods {
+        let program = match self.has_pods() {
             true => program.with_file_name("unlimited"),
             false => self.program(program),
         };
@@ -215,16 +217,19 @@ impl Debian13 {
     fn registries(&self) -> Vec<Registry> {
         let storage = images().to_owned();
         let mut all = vec![Registry { name: "registry", at: "/srv/images", port: 5000, storage }];
-        if self.has_pods {
+        if self.has_pods() {
             let storage = images_of_pods();
             all.push(Registry { name: "pods", at: "/srv/pods", port: 5001, storage });
         }
         all
     }
 
+    fn has_pods(&self) -> bool {
+        self.built == Some("crictl")
+    }
+
     /// Makes it a host with pods.
     fn settle_pods(&self, bed: &Bed, root: &Path) {
-        fs::copy(built().join("crictl"), root.join("usr/bin/crictl")).expect("a copy");
         for (path, text) in FOR_PODS {
             let path = root.join(&path[1..]);
             fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
@@ -250,8 +255,8 @@ impl Distribution for Debian13 {
     }
 
     fn hindrance(&self) -> Option<String> {
-        if self.has_pods && !built().exists() {
-            return Some("make engines-current has not built what this needs".to_owned());
+        if let Some(name) = self.built.filter(|name| !built().join(name).exists()) {
+            return Some(format!("make has not built {name}"));
         }
         let missing = missing(&["mmdebstrap", "docker-registry"]);
         (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
@@ -280,7 +285,10 @@ impl Distribution for Debian13 {
             let link = units.join("multi-user.target.wants").join(&unit);
             symlink(format!("../{unit}"), link).expect("a link");
         }
-        if self.has_pods {
+        if let Some(name) = self.built {
+            fs::copy(built().join(name), root.join("usr/bin").join(name)).expect("a copy");
+        }
+        if self.has_pods() {
             self.settle_pods(bed, root);
         }
         // Nobody answers there, at once.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use engines::Answer;
-use engines::debian13::{Machine, on_debian_13, with_pods};
+use engines::debian13::{Machine, on_debian_13, on_debian_13_with};
 use serde_json::{Value, json};
 
 const ALPINE: &str = "127.0.0.1:5000/library/alpine:latest";
@@ -129,7 +129,7 @@ impl<'host> Pod<'host> {
 
 #[test]
 fn the_life_of_a_pod() {
-    with_pods(|debian| {
+    on_debian_13_with("crictl", |debian| {
         let ports = json!([{"container_port": 80, "host_port": 8080}]);
         let pod = Pod::run(debian, json!({"hostname": "box", "linux": {}, "port_mappings": ports}));
         debian
@@ -163,7 +163,7 @@ fn the_life_of_a_pod() {
 
 #[test]
 fn pods_with_namespaces_of_others() {
-    with_pods(|debian| {
+    on_debian_13_with("crictl", |debian| {
         let shared = json!({"security_context": {"namespace_options": {"pid": 0}}});
         let pod = Pod::run(debian, json!({"linux": shared}));
         pod.start(SERVER, &[], &shared);

@@ -1,5 +1,6 @@
 //! The engines of Debian 13 as it sets them up, on a Debian 13 that ferrun boots: Docker 26,
-//! Podman 5.4 and Buildah 1.39 of root and of an ordinary user, containerd 1.7. All take
+//! Podman 5.4 and Buildah 1.39 of root and of an ordinary user, containerd 1.7, and nerdctl, which
+//! is built. All take
 //! systemd's driver by themselves but containerd, which is told by one line.
 //!
 //! Each test is run once more with the runtime that the engine has without a word. The
@@ -8,4 +9,5 @@
 mod containerd;
 mod cost;
 mod docker;
+mod nerdctl;
 mod podman;
