@@ -11,7 +11,7 @@ use integration::systemd_host::{SystemdHost, on_a_systemd_host};
 /// An image of one program, as a file that engines import.
 const IMAGE: &str = "
     mkdir -p /run/image/bin /run/image/tmp && cp /bin/busybox /run/image/bin
-    for name in sh sleep cat true echo ls tail; do ln -s busybox /run/image/bin/$name; done
+    for name in sh sleep cat true echo ls sed tail; do ln -s busybox /run/image/bin/$name; done
     tar -C /run/image -cf /run/image.tar . && chmod 644 /run/image.tar";
 
 /// Docker's daemon, with the one line about the runtime. The network would need iptables.
@@ -114,6 +114,42 @@ const PODMANS: [(&str, &str); 10] = [
     ("systemctl --user list-units --all --no-legend 'libpod-*'", ""),
 ];
 
+/// What docker-compose brings up.
+const PROJECT: &str = "mkdir /run/project && cat > /run/project/docker-compose.yml <<END
+version: '3'
+services:
+  one: {image: small, command: sleep 1000, network_mode: none, stop_grace_period: 1s}
+  two: {image: small, command: sleep 1000, network_mode: none, stop_grace_period: 1s, depends_on: [one]}
+END";
+
+const COMPOSES: [(&str, &str); 5] = [
+    (
+        "docker-compose up -d 2>/dev/null; docker-compose ps --services --filter status=running",
+        "one\ntwo",
+    ),
+    ("systemctl list-units --no-legend 'docker-*.scope' | wc -l", "2"),
+    ("docker-compose exec -T one sh -c 'echo inside'", "inside"),
+    ("docker-compose restart -t 1 two 2>/dev/null; docker-compose exec -T two echo again", "again"),
+    ("docker-compose down 2>/dev/null; docker ps --all --quiet", ""),
+];
+
+/// The image for containerd.
+const IMPORT: &str = "docker save small > /run/small.tar &&
+    ctr --address /run/containerd/containerd.sock image import --snapshotter native /run/small.tar";
+
+/// containerd's client: what is behind `ctr run`, and what comes of it.
+const CTRS: [(&str, &str); 3] = [
+    ("--rm IMAGE c1 sed -n s/^0:://p /proc/self/cgroup", "/system.slice/ctr-c1.scope"),
+    ("--rm IMAGE c1 sh -c 'exit 7'; echo $?", "7"),
+    (
+        "--detach IMAGE c1 sleep 1000; systemctl is-active ctr-c1.scope; \
+         ctr task exec --exec-id e c1 echo inside; ctr task kill --signal KILL c1; \
+         while systemctl is-active --quiet ctr-c1.scope; do sleep 0.1; done; \
+         ctr task rm c1 2>/dev/null; ctr container rm c1; ctr container ls -q",
+        "active\ninside",
+    ),
+];
+
 fn on_a_host_with(program: &str, test: impl Fn(&SystemdHost<'_>) + Sync) {
     on_a_systemd_host(|host| {
         if !Path::new(program).exists() {
@@ -134,6 +170,29 @@ fn docker_by_default() {
         }
         host.systemctl(&["stop", "docker.service", "docker.socket", "containerd.service"])
             .success();
+    });
+}
+
+#[test]
+fn compose_and_containerd() {
+    on_a_host_with("/usr/bin/docker-compose", |host| {
+        host.sh(DOCKER).success();
+        host.sh(PROJECT).success();
+        for (typed, printed) in COMPOSES {
+            let output = host.sh(&format!("cd /run/project && {typed}"));
+            assert_eq!(output.stdout.trim(), printed, "{typed}: {output}");
+        }
+        host.sh(IMPORT).success();
+        let run = "ctr run --snapshotter native --runc-binary $RUNTIME --runc-systemd-cgroup \
+            --cgroup system.slice:ctr:c1 --cpu-shares 0";
+        for (typed, printed) in CTRS {
+            let typed = typed.replace("IMAGE", "docker.io/library/small:latest");
+            let output = host.sh(&format!("{run} {typed}"));
+            assert_eq!(output.stdout.trim(), printed, "{typed}: {output}");
+        }
+        host.systemctl(&["stop", "docker.service", "docker.socket", "containerd.service"])
+            .success();
+        host.assert_nothing_left();
     });
 }
 
