@@ -19,14 +19,14 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use crate::apply::{hooks, intel_rdt, mounts};
-use crate::cgroups::{self, systemd};
+use crate::apply::{hooks, mounts};
+use crate::cgroups::{self, resctrl, systemd};
 use crate::error::{InField as _, message};
 use crate::log;
 use crate::plan::cgroup::{Access, Group, Layout};
 use crate::processes::open_process;
 use crate::resolve;
-use crate::state::{CONFIG, Container, Foreign, RECORD, Record, Status};
+use crate::store::{CONFIG, Container, Foreign, RECORD, Record, Status};
 
 /// How long a killed process may take to end: so often this long.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -130,10 +130,10 @@ pub fn destroy_foreign(
 /// What is left of a container whose processes have ended.
 fn forget(container: &Container) -> Result<()> {
     if let Some(group) = &container.record.intel_rdt {
-        intel_rdt::remove(group, &container.record.id).in_field("linux.intelRdt")?;
+        resctrl::remove(group, &container.record.id).in_field("linux.intelRdt")?;
     }
     unmount(container)?;
-    let state = container.record.hook_state().json(Status::Stopped, 0);
+    let state = container.record.identity().for_hooks(Status::Stopped, 0);
     hooks::run_all(&container.record.poststop, &state, &container.record.bundle);
     remove_directory(&container.directory)
 }

@@ -13,26 +13,25 @@ use oci_spec::runtime::{LinuxNamespaceType as Kind, Process};
 use rustix::fs::{Mode, OFlags};
 
 use crate::apply::process::{InitialAffinity, OomScoreAdj, give_pipes, set_scheduler};
+use crate::apply::refused_program;
+use crate::apply::security_module::{self, Attributes};
 use crate::bundle;
 use crate::cgroups::{self, Entering, systemd};
+use crate::channel::gate::Verdict;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
-use crate::console;
+use crate::create::init::{self, Additional};
+use crate::create::spawn::{self, Spawned};
 use crate::error::{errno, message};
-use crate::foreground;
-use crate::gate::Verdict;
-use crate::handover::Handover;
-use crate::init::{self, Additional};
+use crate::handover::seccomp_agent;
+use crate::handover::{Handover, console};
+use crate::host;
 use crate::log;
 use crate::plan::cgroup::Group;
 use crate::plan::exec::{ExecPlan, ExecRequest, Inhabited, Typed, Wanted};
 use crate::plan::namespaces::{clone_flag, proc_name};
 use crate::plan::request::Streams;
 use crate::processes::ProcessFacts;
-use crate::refused_program;
-use crate::seccomp_agent;
-use crate::security_module::{self, Attributes};
-use crate::spawn::{self, Spawned};
-use crate::state::{Container, Operation, Status};
+use crate::store::{Container, Operation, Status};
 use crate::sys::process as kernel;
 
 /// What to run, and how.
@@ -61,7 +60,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         None => Wanted::Typed(&options.typed),
     };
     let request = ExecRequest { process, cgroups: &options.cgroups, streams: Streams::default() };
-    let streams = foreground::with_size(&options.streams, request.has_terminal());
+    let streams = host::with_size_of_terminal(&options.streams, request.has_terminal());
     let inhabited = Inhabited {
         spec: &spec,
         id: &record.id,
@@ -143,7 +142,7 @@ impl Adding<'_> {
         let (mut spawned, creator) = self.spawn_in_place(entering)?;
         log::debug(|| spawned.summary("the new process"));
         let told = self.converse(&mut spawned, &creator).and_then(|master| {
-            self.handover.tell_of(&spawned)?;
+            self.handover.tell_of(spawned.pid.as_raw(), &spawned.pidfd)?;
             Ok(master)
         });
         match told {

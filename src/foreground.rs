@@ -13,9 +13,8 @@ use rustix::io::Errno;
 use rustix::process::WaitOptions;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use crate::create::spawn::Spawned;
 use crate::log;
-use crate::plan::request::{Console, Streams};
-use crate::spawn::Spawned;
 use crate::sys;
 
 /// How much input may wait for a program that does not read, in bytes.
@@ -147,18 +146,6 @@ enum End {
 
 fn stdin() -> BorrowedFd<'static> {
     rustix::stdio::stdin()
-}
-
-/// The rows and columns of the caller's terminal, if he has one.
-fn own_size() -> Option<(u16, u16)> {
-    let size = tcgetwinsize(stdin()).ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
-}
-
-/// What was asked for, with the size of the caller's terminal where it will show the program's.
-pub fn with_size(asked: &Streams, has_terminal: bool) -> Streams {
-    let shows = has_terminal && asked.console == Console::Caller;
-    Streams { callers_size: shows.then(own_size).flatten(), ..asked.clone() }
 }
 
 /// Gives the container's terminal the size of the caller's after that has changed.

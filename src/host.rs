@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use rustix::fs::stat;
+use rustix::termios::tcgetwinsize;
 
 use crate::cgroups;
 use crate::cgroups::systemd::{self, Buses};
 use crate::plan::cgroup::Layout;
 use crate::plan::host::Host;
-use crate::plan::request::{CgroupMaker, Cgroups};
+use crate::plan::request::{CgroupMaker, Cgroups, Console, Streams};
 
 /// Gathers the facts. systemd is found by what `buses` says.
 pub fn gather(asked: Cgroups, buses: &Buses) -> Result<Host> {
@@ -40,4 +41,14 @@ pub fn caller() -> Host {
         own_group: None,
         systemd: None,
     }
+}
+
+/// What was asked for, with the size of the caller's terminal where that will show the program's.
+pub fn with_size_of_terminal(asked: &Streams, has_terminal: bool) -> Streams {
+    let shows = has_terminal && asked.console == Console::Caller;
+    let callers_size = || {
+        let size = tcgetwinsize(rustix::stdio::stdin()).ok()?;
+        (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+    };
+    Streams { callers_size: shows.then(callers_size).flatten(), ..asked.clone() }
 }

@@ -15,9 +15,11 @@ use std::{
 use anyhow::Context as _;
 use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use ferrun::apply::security_module;
+use ferrun::cli::go;
 use ferrun::commands::{Global, dispatch};
 use ferrun::sys::{self, arena::Arena, start::Arguments};
-use ferrun::{bundle, cli, error, log, own_executable, security_module};
+use ferrun::{bundle, cli, error, log, own_executable};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -62,9 +64,10 @@ extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
 #[inline(never)]
 #[cfg_attr(test, allow(dead_code))]
 fn ferrun(arguments: Arguments) -> i32 {
-    let arguments = arguments.iter().map(OsStr::to_owned);
-    let arguments = cli::with_help(cli::with_double_dashes(arguments));
-    let matches = match cli::command_for(&arguments).try_get_matches_from(arguments) {
+    let arguments = go::with_help(arguments.iter().map(OsStr::to_owned).collect());
+    let command = cli::command_for(&arguments);
+    let arguments = go::with_double_dashes(&command, arguments);
+    let matches = match command.try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };

@@ -257,6 +257,12 @@ pub fn host(path: &Path) -> rustix::io::Result<OwnedFd> {
     openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// The path of what a handle is on, for calls that take no handle.
+pub fn own_path(handle: &impl AsFd) -> String {
+    use std::os::fd::AsRawFd as _;
+    format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,21 +6,21 @@ use anyhow::{Context as _, Error, Result, bail};
 use nix::errno::Errno;
 
 use crate::apply::hooks;
+use crate::apply::refused_program;
 use crate::cgroups;
+use crate::channel::gate::{self, Verdict};
 use crate::channel::{CreatorEnd, FromInit, ToInit};
 use crate::create::Created;
 use crate::destroy;
 use crate::error::message;
-use crate::gate::{self, Verdict};
+use crate::handover::sd_notify::Relay;
+use crate::handover::seccomp_agent;
 use crate::log;
 use crate::plan::hooks::Hooks;
 use crate::plan::process::{Field, ProcessPlan};
 use crate::plan::request::Streams;
-use crate::refused_program;
 use crate::resolve;
-use crate::sd_notify::Relay;
-use crate::seccomp_agent;
-use crate::state::{Container, Operation, ProcessFacts, Status};
+use crate::store::{Container, Operation, ProcessFacts, Status};
 
 /// Runs the program of a container that another process created.
 /// `manager` is the socket of a service manager that wants to know when it is ready.
@@ -158,7 +158,7 @@ fn finish(container: &Container, started: Result<()>) -> Result<()> {
         log::debug(|| format!("container {:?}: the program was executed", container.record.id));
         let pid = container.record.init.context("the container has no init process")?.pid;
         // The program may have ended by now; for its hooks it runs.
-        let state = container.record.hook_state().json(Status::Running, pid);
+        let state = container.record.identity().for_hooks(Status::Running, pid);
         hooks::run(&container.record.poststart, &state, &container.record.bundle)
     });
     // The container of this ID may be another one by now.

@@ -1,5 +1,6 @@
 //! What ARCHITECTURE.md says of the source as a whole, held to the source.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -70,4 +71,111 @@ fn plan_makes_no_call_and_knows_no_clock_environment_or_file_system() {
         let outside = "super::".repeat(depth + 1);
         assert!(paths(&code, &outside).next().is_none(), "plan/{path:?}: {outside}");
     }
+}
+
+/// The name of the module in a file, as in `plan::cgroup::unit`.
+fn module_of(path: &Path) -> Vec<String> {
+    let path = path.with_extension("");
+    let mut names: Vec<_> =
+        path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+    names.pop_if(|last| last == "mod");
+    names
+}
+
+/// The paths that begin at `text`, with each name between braces for itself.
+fn spread(text: &str, before: &[&str]) -> Vec<Vec<String>> {
+    let end = text.find(|letter: char| !(letter.is_alphanumeric() || "_:".contains(letter)));
+    let (name, rest) = text.split_at(end.unwrap_or(text.len()));
+    let names = name.split("::").filter(|name| !name.is_empty());
+    let path: Vec<&str> = before.iter().copied().chain(names).collect();
+    let Some(inside) = rest.strip_prefix('{').filter(|_| name.ends_with("::")) else {
+        return vec![path.into_iter().map(str::to_owned).collect()];
+    };
+    let (mut paths, mut depth, mut begin) = (Vec::new(), 0, 0);
+    for (at, letter) in inside.char_indices() {
+        if depth == 0 && matches!(letter, ',' | '}') {
+            paths.extend(spread(inside[begin..at].trim_start(), &path));
+            begin = at + 1;
+        }
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    paths
+}
+
+/// Which file names which other, by `crate::`, `super::` and `self::`.
+fn uses(files: &[(PathBuf, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let modules: BTreeSet<String> =
+        files.iter().map(|(path, _)| module_of(path).join("::")).collect();
+    let used = |path: &Path, code: &str| {
+        let own = module_of(path);
+        let mut used = BTreeSet::new();
+        for begin in ["crate::", "super::", "self::"] {
+            for names in paths(code, begin).flat_map(|text| spread(text, &[])) {
+                let ups = names.iter().take_while(|name| *name == "super").count();
+                let base = match begin {
+                    "crate::" => &[][..],
+                    _ => &own[..own.len().saturating_sub(ups)],
+                };
+                let skipped = ups.max(usize::from(begin != "super::"));
+                let mut whole = [base, &names[skipped..]].concat();
+                // The rest names what is in the file.
+                while !whole.is_empty() && !modules.contains(&whole.join("::")) {
+                    whole.pop();
+                }
+                used.insert(whole.join("::"));
+            }
+        }
+        used.remove(&own.join("::"));
+        used.remove("");
+        used
+    };
+    files.iter().map(|(path, code)| (module_of(path).join("::"), used(path, code))).collect()
+}
+
+/// A circle, as the names on the way from one back to itself.
+fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk<'a>(
+        graph: &'a BTreeMap<String, BTreeSet<String>>,
+        at: &'a str,
+        way: &mut Vec<&'a str>,
+        done: &mut BTreeSet<&'a str>,
+    ) -> bool {
+        if way.contains(&at) {
+            way.push(at);
+            return true;
+        }
+        way.push(at);
+        let next = graph.get(at).into_iter().flatten();
+        if !done.contains(at) && next.into_iter().any(|next| walk(graph, next, way, done)) {
+            return true;
+        }
+        way.pop();
+        done.insert(at);
+        false
+    }
+    let (mut way, mut done) = (Vec::new(), BTreeSet::new());
+    let is_there = graph.keys().any(|name| walk(graph, name, &mut way, &mut done));
+    is_there.then(|| way.into_iter().map(str::to_owned).collect())
+}
+
+#[test]
+fn neither_files_nor_rooms_know_each_other_in_circles() {
+    let uses = uses(&files("").unwrap());
+    assert!(uses["create::init"].contains("plan::exec"), "{:?}", uses["create::init"]);
+    assert!(uses["plan::exec"].contains("plan::cgroup"), "{:?}", uses["plan::exec"]);
+    assert_eq!(circle(&uses), None, "files");
+    let room = |module: &str| module.split("::").next().unwrap().to_owned();
+    let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, used) in &uses {
+        let others = used.iter().map(|used| room(used)).filter(|other| *other != room(module));
+        rooms.entry(room(module)).or_default().extend(others);
+    }
+    assert_eq!(circle(&rooms), None, "rooms");
+    rooms.entry("abi".to_owned()).or_default().insert("commands".to_owned());
+    assert!(circle(&rooms).is_some(), "one that is made is found");
 }

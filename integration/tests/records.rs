@@ -27,10 +27,10 @@ use integration::{
 use serde_json::{Value, json};
 
 /// As each program wrote them.
-const VERSION_1: &str = include_str!("../../src/record/fixtures/version-1.json");
-const NEWER: &str = include_str!("../../src/record/fixtures/newer.json");
-const RUNC: &str = include_str!("../../src/record/fixtures/runc-1.1.5.json");
-const CRUN: &str = include_str!("../../src/record/fixtures/crun-1.8.1.json");
+const VERSION_1: &str = include_str!("../../src/store/record/fixtures/version-1.json");
+const NEWER: &str = include_str!("../../src/store/record/fixtures/newer.json");
+const RUNC: &str = include_str!("../../src/store/record/fixtures/runc-1.1.5.json");
+const CRUN: &str = include_str!("../../src/store/record/fixtures/crun-1.8.1.json");
 
 /// The attribute of a group that bears the directory of its container.
 const MARK: &str = "trusted.ferrun.container";

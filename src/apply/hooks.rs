@@ -16,8 +16,8 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
 
 use super::process::Confined;
+use crate::channel::gate::Verdict;
 use crate::error::{InField as _, message};
-use crate::gate::Verdict;
 use crate::log;
 use crate::plan::hooks::Hook;
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now, spawn_with_signals};

@@ -286,7 +286,7 @@ fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Res
 fn label_root(mount: &OwnedFd, label: &str) -> Result<()> {
     let flags = rustix::fs::XattrFlags::empty();
     // The handle of a mount takes no attributes itself.
-    rustix::fs::setxattr(own_path(mount), "security.selinux", label.as_bytes(), flags)
+    rustix::fs::setxattr(resolve::own_path(mount), "security.selinux", label.as_bytes(), flags)
         .with_context(|| format!("{label:?}: setxattr"))
 }
 
@@ -441,8 +441,11 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
                 copy_up(&from, &to)?;
             }
             FileType::RegularFile => {
-                let source =
-                    open(own_path(&found), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+                let source = open(
+                    resolve::own_path(&found),
+                    OFlags::RDONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let copy = openat(to, name, flags, mode)?;
                 std::io::copy(&mut fs::File::from(source), &mut fs::File::from(copy))?;
@@ -459,12 +462,6 @@ fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The path of what a handle is on, for calls that take no handle.
-pub fn own_path(handle: &impl AsFd) -> String {
-    use std::os::fd::AsRawFd as _;
-    format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd())
 }
 
 /// The identity of the mount that `path` below `root` is in, None where there is
@@ -488,7 +485,7 @@ pub fn unmount(root: impl AsFd, path: &Path, before: u64) -> Result<()> {
         if stat.stx_mnt_id == before || !is_root {
             return Ok(());
         }
-        rustix::mount::unmount(own_path(&handle), rustix::mount::UnmountFlags::DETACH)
+        rustix::mount::unmount(resolve::own_path(&handle), rustix::mount::UnmountFlags::DETACH)
             .context("umount")?;
     }
     Ok(())

@@ -14,8 +14,8 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::namespaces::{Excursion, Opened};
+use crate::apply::netlink::{Route, attributes, push_attribute};
 use crate::error::InField as _;
-use crate::netlink::{Route, attributes, push_attribute};
 use crate::plan::net_devices::NetDevice;
 
 // Kinds of messages, attributes and flags: linux/rtnetlink.h, if_link.h, if_addr.h, if.h.

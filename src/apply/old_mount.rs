@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
 use rustix::mount::MountFlags;
 
-use super::mounts::own_path;
 use crate::error::InField as _;
 use crate::plan::mounts::{FileSystem, MountStep};
 use crate::plan::options::PAIRED;
@@ -26,9 +25,15 @@ pub fn mount(
     let FileSystem { fstype, source, .. } = file_system;
     let data = CString::new(data(file_system)).in_field(step.field.of("options"))?;
     let flags = flags(step, file_system);
-    rustix::mount::mount(source.as_str(), own_path(place), fstype.as_str(), flags, data.as_c_str())
-        .with_context(|| format!("mount {fstype:?}"))
-        .in_field(step.field)?;
+    rustix::mount::mount(
+        source.as_str(),
+        resolve::own_path(place),
+        fstype.as_str(),
+        flags,
+        data.as_c_str(),
+    )
+    .with_context(|| format!("mount {fstype:?}"))
+    .in_field(step.field)?;
     // The old handle is on what is covered now.
     let mount = resolve::handle(root, &step.target)
         .with_context(|| format!("{:?}", step.target))

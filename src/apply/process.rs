@@ -29,13 +29,13 @@ use rustix::thread::{
     sched_setaffinity, set_capabilities, set_keep_capabilities, set_no_new_privs,
 };
 
+use crate::apply::security_module::Attributes;
+use crate::channel::gate::Verdict;
 use crate::channel::{FromInit, InitEnd, ToInit};
 use crate::error::{InField as _, words};
-use crate::gate::Verdict;
 use crate::log;
 use crate::plan::capabilities::CapabilitySets;
 use crate::plan::process::{ProcessPlan, Rlimit, User};
-use crate::security_module::Attributes;
 use crate::sys;
 use crate::sys::process as kernel;
 

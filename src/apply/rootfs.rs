@@ -24,9 +24,9 @@ use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::mounts::{self, Done, attach, clone_for_itself, clone_tree};
 use crate::abi::MountAttributes;
+use crate::apply::mountinfo;
 use crate::error::{InField as _, message};
 use crate::log;
-use crate::mountinfo;
 use crate::plan::devices::{Device, Node};
 use crate::plan::mounts::Origin;
 use crate::plan::options::MOUNT_ATTR_RDONLY;
@@ -165,7 +165,7 @@ fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device)
         bail!("exists and is another file");
     }
     if found.mode() != mode {
-        chmod(mounts::own_path(&found.handle), bits).context("chmod")?;
+        chmod(resolve::own_path(&found.handle), bits).context("chmod")?;
     }
     if (uid, gid) != (0, 0) {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));

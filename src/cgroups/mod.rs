@@ -22,6 +22,7 @@ mod create;
 mod life;
 mod mark;
 mod oom;
+pub mod resctrl;
 mod stats;
 pub mod systemd;
 mod tree;

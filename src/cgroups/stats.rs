@@ -9,8 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{checked, try_read};
-use crate::apply::intel_rdt;
+use super::{checked, resctrl, try_read};
 use crate::plan::cgroup::{Directory, Group, Version};
 
 /// Everything that is counted.
@@ -23,7 +22,7 @@ pub struct Stats {
     blkio: Blkio,
     hugetlb: BTreeMap<String, Counter>,
     /// Read elsewhere: it is no matter of cgroups.
-    pub intel_rdt: intel_rdt::Stats,
+    pub intel_rdt: resctrl::Stats,
     network_interfaces: Option<()>,
 }
 

@@ -9,7 +9,7 @@ use crate::destroy;
 use crate::error::errno;
 use crate::host;
 use crate::plan::request::{CgroupMaker, Cgroups};
-use crate::state::{Entry, Operation, Status};
+use crate::store::{Entry, Operation, Status};
 
 /// The switch for the rule of the spec that no caller can live with: `delete` of a
 /// created container is an error (runtime.md#delete).

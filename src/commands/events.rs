@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::{Global, print, while_allowed};
-use crate::apply::intel_rdt;
+use crate::cgroups::resctrl;
 use crate::cgroups::{self, OomWatch};
 use crate::cli::{id_of, text_of};
-use crate::state::{Container, Operation};
+use crate::store::{Container, Operation};
 
 #[derive(Serialize)]
 struct Event<'a, T: Serialize> {
@@ -72,7 +72,7 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
 fn print_stats(container: &Container) -> Result<()> {
     let mut stats = cgroups::stats(&container.record.group)?;
     if let Some(group) = &container.record.intel_rdt {
-        stats.intel_rdt = intel_rdt::stats(group)?;
+        stats.intel_rdt = resctrl::stats(group)?;
     }
     print_event("stats", container, Some(stats))
 }

@@ -9,7 +9,7 @@ use crate::cli::{id_of, path_of, text_of};
 use crate::exec::{self, Options};
 use crate::foreground::Watch;
 use crate::plan::exec::Typed;
-use crate::state::{Operation, Status};
+use crate::store::{Operation, Status};
 
 /// Runs the verb. The exit code is the program's, unless detached.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {

@@ -11,7 +11,7 @@ use super::Global;
 use crate::cgroups;
 use crate::cli::{id_of, text_of};
 use crate::log;
-use crate::state::{Container, Operation, Status};
+use crate::store::{Container, Operation, Status};
 use crate::sys;
 
 /// Runs the verb.

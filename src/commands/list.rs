@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use clap::ArgMatches;
 
-use super::state::StateJson;
 use super::{Global, print, user_name};
 use crate::error::{errno, message};
 use crate::log;
+use crate::store::StateJson;
 use crate::text::printable;
 
 /// Runs the verb.
@@ -25,13 +25,14 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     // Most containers are one user's.
     let mut names: BTreeMap<u32, String> = BTreeMap::new();
     let states = containers
-        .into_iter()
+        .iter()
         .filter_map(|container| {
             let owner = container.record.owner;
             let name = names.entry(owner).or_insert_with(|| user_name(owner)).clone();
-            let id = container.record.id.clone();
+            let id = &container.record.id;
             // One that cannot be looked at hides none of the others.
-            StateJson::new(container, name)
+            container
+                .state(name)
                 .map_err(|error| log::warn(format!("container {id:?}: {}", message(&error))))
                 .ok()
         })
@@ -49,12 +50,16 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
 }
 
 /// The columns of runc, each at least 12 wide and 3 apart.
-fn table(states: &[StateJson]) -> String {
+fn table(states: &[StateJson<'_>]) -> String {
     let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
-    let row = |state: &StateJson| {
+    let row = |state: &StateJson<'_>| {
         let bundle = printable(&state.bundle.to_string_lossy());
-        let (created, owner) = (state.created.clone(), state.owner.clone());
-        [state.id.clone(), state.pid.to_string(), state.status.to_owned(), bundle, created, owner]
+        let pid = state.pid.unwrap_or_default().to_string();
+        let (created, owner) = match &state.more {
+            Some(more) => (more.created.to_owned(), more.owner.clone()),
+            None => Default::default(),
+        };
+        [state.id.to_owned(), pid, state.status.to_owned(), bundle, created, owner]
     };
     let rows: Vec<[String; 6]> = std::iter::once(header).chain(states.iter().map(row)).collect();
     let width = |column: usize| {

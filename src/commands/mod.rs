@@ -15,7 +15,7 @@ mod run;
 mod spec;
 mod start;
 mod state;
-pub mod update;
+mod update;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -32,7 +32,7 @@ use crate::handover::Handover;
 use crate::host;
 use crate::plan::notify;
 use crate::plan::request::{CgroupMaker, Cgroups, Console, Streams};
-use crate::state::{Container, Operation, Status, Store};
+use crate::store::{Container, Operation, Status, Store};
 
 /// What holds for every verb.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use super::{Global, while_allowed};
 use crate::cgroups;
 use crate::cli::id_of;
-use crate::state::Operation;
+use crate::store::Operation;
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {

@@ -10,7 +10,7 @@ use procfs::process::Process;
 use super::{Global, print, user_name, while_allowed};
 use crate::cgroups;
 use crate::cli::id_of;
-use crate::state::Operation;
+use crate::store::Operation;
 use crate::text::printable;
 
 /// Runs the verb.

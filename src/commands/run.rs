@@ -7,7 +7,7 @@ use super::{Global, create::options, service_manager};
 use crate::cli::id_of;
 use crate::create::{self, Options};
 use crate::foreground::Watch;
-use crate::sd_notify::Relay;
+use crate::handover::sd_notify::Relay;
 use crate::{destroy, start};
 
 /// Runs the verb. The exit code is the program's, unless detached.

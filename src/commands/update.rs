@@ -11,48 +11,19 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 use super::{Global, while_allowed};
-use crate::apply::intel_rdt;
 use crate::bundle;
+use crate::cgroups::resctrl;
 use crate::cgroups::{self, systemd};
+use crate::cli::update::{CLASS, NUMBERS, TEXTS, options};
 use crate::cli::{id_of, text_of};
 use crate::error::InField as _;
 use crate::log;
 use crate::plan::cgroup::unit;
 use crate::plan::intel_rdt::Lines;
-use crate::state::{Container, Operation};
-
-/// The options that hold a number, and the property that each sets.
-const NUMBERS: [(&str, &[&str]); 14] = [
-    ("blkio-weight", &["blockIO", "weight"]),
-    ("cpu-burst", &["cpu", "burst"]),
-    ("cpu-idle", &["cpu", "idle"]),
-    ("cpu-period", &["cpu", "period"]),
-    ("cpu-quota", &["cpu", "quota"]),
-    ("cpu-rt-period", &["cpu", "realtimePeriod"]),
-    ("cpu-rt-runtime", &["cpu", "realtimeRuntime"]),
-    ("cpu-share", &["cpu", "shares"]),
-    ("kernel-memory", &["memory", "kernel"]),
-    ("kernel-memory-tcp", &["memory", "kernelTCP"]),
-    ("memory", &["memory", "limit"]),
-    ("memory-reservation", &["memory", "reservation"]),
-    ("memory-swap", &["memory", "swap"]),
-    ("pids-limit", &["pids", "limit"]),
-];
-/// The options that hold a text.
-const TEXTS: [(&str, &[&str]); 2] =
-    [("cpuset-cpus", &["cpu", "cpus"]), ("cpuset-mems", &["cpu", "mems"])];
+use crate::store::{Container, Operation};
 
 /// The properties in which 0 is a value; elsewhere it stands for what is to stay.
 const ZEROS: [&[&str]; 2] = [&["cpu", "burst"], &["cpu", "idle"]];
-
-/// The options that change the class of service, and are no cgroup's.
-const CLASS: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
-
-/// The names of the options, for the command line, and where their values are described.
-pub fn options() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let of_cgroup = NUMBERS.iter().chain(&TEXTS).map(|(name, _)| (*name, "See linux.resources"));
-    of_cgroup.chain(CLASS.map(|name| (name, "See linux.intelRdt")))
-}
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
@@ -85,7 +56,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
 /// Writes to the class of a container, or puts it into one of its own.
 fn change_class(mut container: Container, lines: Lines) -> Result<()> {
     let Container { record, .. } = &mut container;
-    let settled = intel_rdt::settle_update(record.intel_rdt.as_ref(), &record.id, lines)?;
+    let settled = resctrl::settle_update(record.intel_rdt.as_ref(), &record.id, lines)?;
     let mut group = settled.group.clone();
     if record.intel_rdt.is_some() {
         return settled.make(&mut group);
@@ -100,9 +71,9 @@ fn change_class(mut container: Container, lines: Lines) -> Result<()> {
         Ok(in_group.into_iter().chain([init]).collect())
     };
     let made = settled.make(&mut group);
-    let moved = made.and_then(|()| intel_rdt::move_all(&group, processes));
+    let moved = made.and_then(|()| resctrl::move_all(&group, processes));
     if moved.is_err() {
-        intel_rdt::remove(&group, &record.id)?;
+        resctrl::remove(&group, &record.id)?;
         container.record.intel_rdt = None;
         container.save()?;
     }

@@ -3,7 +3,11 @@
 //!
 //! What is about to be made is written down first. So there is one way to undo,
 //! whether this process fails or is killed: `destroy` removes whatever the record
-//! names (delete.rs).
+//! names.
+
+pub mod init;
+mod procfs;
+pub mod spawn;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,22 +19,21 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 
+use self::spawn::{KilledAtBirth, Spawned};
 use crate::apply::net_devices::{Destination, Found};
+use crate::apply::security_module::{self, Attributes};
 use crate::apply::sysctls::Parameters;
-use crate::apply::{hooks, intel_rdt, mounts, namespaces, net_devices, process, procfs, rootfs};
+use crate::apply::{hooks, mounts, namespaces, net_devices, process, rootfs};
 use crate::bundle::Bundle;
 use crate::cgroups::systemd::{self, Buses, Starting};
-use crate::cgroups::{self, Entering};
+use crate::cgroups::{self, Entering, resctrl};
+use crate::channel::gate::{self, Verdict};
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
-use crate::console;
 use crate::destroy;
 use crate::error::{InField as _, message};
-use crate::foreground;
-use crate::gate::{self, Verdict};
-use crate::handover::Handover;
-use crate::hook_state::HookState;
+use crate::handover::seccomp_agent;
+use crate::handover::{Handover, console};
 use crate::host;
-use crate::init;
 use crate::log;
 use crate::plan::cgroup::{CgroupPlan, Group, Stage};
 use crate::plan::host::Host;
@@ -41,10 +44,8 @@ use crate::plan::request::{Cgroups, Request, Streams};
 use crate::plan::rootfs::Rootfs;
 use crate::plan::{Plan, notify};
 use crate::resolve;
-use crate::seccomp_agent;
-use crate::security_module::{self, Attributes};
-use crate::spawn::{self, KilledAtBirth, Spawned};
-use crate::state::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
+use crate::store::Identity;
+use crate::store::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
 use crate::sys::process as kernel;
 use crate::time;
 
@@ -92,7 +93,7 @@ pub struct Created {
 
 /// Creates the container `id`. Where that fails nothing is left of it.
 pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
-    crate::state::check_id(id)?;
+    crate::store::check_id(id)?;
     let bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
     log::debug(|| format!("bundle {:?}: {} bytes of config.json", bundle.path, bundle.text.len()));
     let directory = store.directory(id)?;
@@ -100,7 +101,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
         bundle.spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true));
     let request = Request {
         cgroups: options.cgroups,
-        streams: foreground::with_size(&options.streams, wants_terminal),
+        streams: host::with_size_of_terminal(&options.streams, wants_terminal),
         keeps_keyring: options.keeps_keyring,
         no_pivot: options.no_pivot,
         notify: options.notifies.then(|| directory.join(notify::DIRECTORY)),
@@ -115,7 +116,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     let console = console::connect(plan.process.as_ref())?;
 
     let (making, made) = spawn::born_alive(|entering| {
-        let intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::settle).transpose()?;
+        let intel_rdt = plan.intel_rdt.as_ref().map(resctrl::settle).transpose()?;
         let groups = intel_rdt.as_ref().map(|settled| settled.group.clone());
         let record = intent(&bundle, &plan, groups, id, &host)?;
         let container = Container { directory: store.reserve(id)?, record };
@@ -169,7 +170,7 @@ fn intent(
     let namespaces = &plan.namespaces;
     let joined = namespaces.joined.iter().map(|join| join.kind);
     Ok(Record {
-        version: crate::state::VERSION,
+        version: crate::store::VERSION,
         id: id.to_owned(),
         bundle: bundle.path.clone(),
         rootfs: plan.rootfs.path.clone(),
@@ -223,7 +224,7 @@ struct Making<'a> {
     host: &'a Host,
     options: &'a Options,
     /// Until they are made.
-    intel_rdt: Option<intel_rdt::Settled>,
+    intel_rdt: Option<resctrl::Settled>,
     container: Container,
     /// What of its cgroup was not there before.
     cgroup: cgroups::Created,
@@ -287,7 +288,7 @@ impl Making<'_> {
             group.owned &= !plan.outlives_container();
         }
         self.container.save()?;
-        self.options.handover.tell_of(&init)?;
+        self.options.handover.tell_of(init.pid.as_raw(), &init.pidfd)?;
         log::debug(|| format!("container {:?}: created", self.container.record.id));
         Ok((init, channel, verdict, master))
     }
@@ -396,7 +397,7 @@ impl Making<'_> {
         let attributes = Attributes::open(self.plan.process.as_ref())?;
         let around = init::Given {
             start,
-            hook_state: self.hook_state(),
+            identity: self.identity(),
             creator_root,
             attributes: attributes.as_ref(),
             net_devices: devices,
@@ -555,14 +556,14 @@ impl Making<'_> {
     }
 
     fn run_creators_hooks(&self, init: &Spawned) -> Result<()> {
-        let state = self.hook_state().json(Status::Created, init.pid.as_raw());
+        let state = self.identity().for_hooks(Status::Created, init.pid.as_raw());
         let bundle = &self.container.record.bundle;
         hooks::run(&self.plan.hooks.prestart, &state, bundle)?;
         hooks::run(&self.plan.hooks.create_runtime, &state, bundle)
     }
 
-    fn hook_state(&self) -> HookState<'_> {
-        self.container.record.hook_state()
+    fn identity(&self) -> Identity<'_> {
+        self.container.record.identity()
     }
 
     /// A small memory limit kills init after it was ready.

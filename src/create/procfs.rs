@@ -22,9 +22,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::namespaces::{Opened, become_root_inside, join_all, make_new};
 use crate::channel::{self, Failure, FromInit, InitEnd};
+use crate::create::spawn::{Cgroup, spawn};
 use crate::error::message;
 use crate::log;
-use crate::spawn::{Cgroup, spawn};
 use crate::sys;
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now, hide, set_parent_death_signal};
 

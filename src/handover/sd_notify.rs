@@ -18,10 +18,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, chmodat, flock};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
-use crate::gate::ALREADY_OPEN;
+use crate::channel::gate::ALREADY_OPEN;
+use crate::channel::unix_socket::{address, send_descriptor};
 use crate::plan::notify::{DIRECTORY, NAME, VARIABLE};
-use crate::state::Container;
-use crate::unix_socket::{address, send_descriptor};
+use crate::store::Container;
 
 /// How long the manager may take over what it was told.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };

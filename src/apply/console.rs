@@ -1,8 +1,7 @@
-//! The terminal of a container: the pair in its own devpts, and the way of the
-//! master side to whoever will serve it.
+//! The terminal of a container: the pair in its own devpts.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FileType, OFlags, ResolveFlags, fstat};
@@ -10,10 +9,9 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::apply::mounts::{attach, clone_for_itself};
-use crate::plan::process::{ProcessPlan, Terminal};
+use crate::plan::process::Terminal;
 use crate::resolve::{self, Target};
 use crate::sys;
-use crate::unix_socket::{dial, send_descriptor};
 
 /// A pair of pseudo-terminal devices.
 #[derive(Debug)]
@@ -68,25 +66,4 @@ pub fn take(slave: impl AsFd) -> Result<()> {
     rustix::stdio::dup2_stdin(&slave).context("dup2")?;
     rustix::stdio::dup2_stdout(&slave).context("dup2")?;
     rustix::stdio::dup2_stderr(&slave).context("dup2")
-}
-
-/// Connects to the socket that is to get the master side, if one is, before anything is
-/// made that a dead socket would leave behind.
-pub fn connect(process: Option<&ProcessPlan>) -> Result<Option<OwnedFd>> {
-    let socket = process.and_then(|process| process.terminal.as_ref()?.socket.as_ref());
-    let connect =
-        |path: &PathBuf| dial(path).with_context(|| format!("--console-socket: {path:?}"));
-    socket.map(connect).transpose()
-}
-
-/// Sends the master side, with the name that receivers expect beside it.
-pub fn send(socket: impl AsFd, master: impl AsFd) -> Result<()> {
-    send_descriptor(socket, master, b"/dev/ptmx").context("--console-socket: send the terminal")
-}
-
-/// Sends a pidfd to the socket of a caller who asked for it.
-pub fn send_pidfd(path: &Path, pidfd: impl AsFd) -> Result<()> {
-    dial(path)
-        .and_then(|socket| send_descriptor(socket, pidfd, b"pidfd"))
-        .with_context(|| format!("--pidfd-socket: {path:?}"))
 }

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::bundle::OCI_VERSION;
-use crate::state::{Container, Status};
-use crate::unix_socket::{dial, send_descriptor};
+use crate::channel::unix_socket::{dial, send_descriptor};
+use crate::store::{Container, Status};
 
 /// Connects to the agent, sends the listener with the state of the process that
 /// it belongs to, and closes the connection: one state for each. `status` is the container's.
@@ -41,7 +41,7 @@ fn process_state(
     metadata: &str,
 ) -> Result<String> {
     let init = container.record.init.map_or(0, |init| init.pid);
-    let state: Value = serde_json::from_str(&container.record.hook_state().json(status, init))?;
+    let state: Value = serde_json::from_str(&container.record.identity().for_hooks(status, init))?;
     let mut process = json!({
         "ociVersion": OCI_VERSION,
         "fds": ["seccompFd"],

@@ -15,10 +15,10 @@ use anyhow::{Context as _, Error, Result, bail, ensure};
 use rustix::fs::{FlockOperation, FsWord, Mode, OFlags, flock, mkdir, open, rmdir, statfs};
 use serde::Serialize;
 
-use crate::cgroups;
+use super::{mount_of, try_read, try_write};
 use crate::error::InField as _;
 use crate::plan::intel_rdt::{Found, Group, IntelRdt, Lines, check_class};
-use crate::state::ProcessFacts;
+use crate::processes::ProcessFacts;
 
 /// Where it is mounted by convention.
 const CONVENTION: &str = "/sys/fs/resctrl";
@@ -97,7 +97,7 @@ pub fn move_all(group: &Group, processes: impl Fn() -> Result<Vec<u32>>) -> Resu
     const ROUNDS: usize = 100;
     let tasks = Resctrl::find()?.class(group)?.join("tasks");
     for _ in 0..ROUNDS {
-        let inside = cgroups::try_read(&tasks).with_context(|| format!("read {tasks:?}"))?;
+        let inside = try_read(&tasks).with_context(|| format!("read {tasks:?}"))?;
         let inside: BTreeSet<&str> = inside.lines().collect();
         let mut outside = Vec::new();
         for process in processes()? {
@@ -108,7 +108,7 @@ pub fn move_all(group: &Group, processes: impl Fn() -> Result<Vec<u32>>) -> Resu
             return Ok(());
         }
         for thread in outside {
-            match cgroups::try_write(&tasks, &thread) {
+            match try_write(&tasks, &thread) {
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                 written => told(written, || format!("write {thread:?} to {tasks:?}"))?,
             }
@@ -149,7 +149,7 @@ impl Resctrl {
         if is_resctrl(convention) {
             return Ok(Self { mount: convention.to_owned() });
         }
-        match cgroups::mount_of("resctrl")? {
+        match mount_of("resctrl")? {
             Some(mount) if is_resctrl(&mount) => Ok(Self { mount }),
             _ => bail!("no resctrl file system is mounted"),
         }
@@ -168,9 +168,9 @@ impl Resctrl {
     /// What there is of a class, and whether it has a MON group of this name.
     fn look_at(&self, class: &str, name: Option<&str>) -> Found {
         let directory = self.mount.join(class);
-        let step = cgroups::try_read(&self.mount.join("info/MB/bandwidth_gran")).ok();
+        let step = try_read(&self.mount.join("info/MB/bandwidth_gran")).ok();
         // A class of a kernel that only counts has none.
-        let schemata = cgroups::try_read(&directory.join("schemata"));
+        let schemata = try_read(&directory.join("schemata"));
         Found {
             exists: directory.is_dir(),
             schemata: schemata.unwrap_or_default(),
@@ -198,14 +198,14 @@ impl Resctrl {
 
     fn write(&self, class: &Path, lines: &Lines) -> Result<()> {
         let file = class.join("schemata");
-        let written = cgroups::try_write(&file, &format!("{}\n", lines.text));
+        let written = try_write(&file, &format!("{}\n", lines.text));
         told(written, || format!("write {:?} to {file:?}", lines.text)).in_field(&lines.field)
     }
 }
 
 /// Adds the kernel's own word on what it has just refused, which says more than errno.
 pub fn explain(error: io::Error) -> Error {
-    let read = |resctrl: Resctrl| cgroups::try_read(&resctrl.mount.join("info/last_cmd_status"));
+    let read = |resctrl: Resctrl| try_read(&resctrl.mount.join("info/last_cmd_status"));
     let reason = Resctrl::find().ok().and_then(|resctrl| read(resctrl).ok());
     match reason.as_deref().map(str::trim) {
         None | Some("" | "ok") => error.into(),
@@ -234,7 +234,7 @@ fn remove_directory(path: &Path) -> Result<()> {
 
 /// Whether a class has tasks that live. It lists the dead too, until they are reaped.
 fn is_in_use(class: &Path) -> bool {
-    let tasks = match cgroups::try_read(&class.join("tasks")) {
+    let tasks = match try_read(&class.join("tasks")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
         tasks => tasks,
     };
@@ -317,7 +317,7 @@ pub fn stats(group: &Group) -> Result<Stats> {
     let resctrl = Resctrl::find().in_field("linux.intelRdt")?;
     let class = resctrl.class(group).in_field("linux.intelRdt")?;
     let info = resctrl.mount.join("info");
-    let text = |path: PathBuf| cgroups::try_read(&path).unwrap_or_default().trim().to_owned();
+    let text = |path: PathBuf| try_read(&path).unwrap_or_default().trim().to_owned();
     // A counter may be `Unavailable` for a while.
     let number = |path: PathBuf| text(path).parse::<u64>().unwrap_or(0);
     let lines = |class: &Path| -> Vec<String> {

@@ -14,12 +14,12 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::hook_state::HookState;
 use crate::plan::cgroup::Group;
 use crate::plan::cgroup::unit::Unit;
 use crate::plan::hooks::Hook;
 use crate::plan::intel_rdt;
 use crate::processes::ProcessId;
+use crate::store::state_json::Identity;
 
 mod foreign;
 mod older;
@@ -96,8 +96,8 @@ pub struct RecordedMount {
 
 impl Record {
     /// What hooks get to read.
-    pub fn hook_state(&self) -> HookState<'_> {
-        HookState { id: &self.id, bundle: &self.bundle, annotations: &self.annotations }
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { id: &self.id, bundle: &self.bundle, annotations: &self.annotations }
     }
 }
 

@@ -24,10 +24,10 @@ use rustix::process::{
     Pid as ProcessPid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid,
 };
 
-use crate::apply::intel_rdt::{explain, tasks};
 use crate::apply::namespaces::{
     Excursion, Opened, enter, explain_new, open_joined, write_time_offsets,
 };
+use crate::cgroups::resctrl::{explain, tasks};
 use crate::cgroups::{self, Entering, Entrance};
 use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd, ToInit};
 use crate::error::InField as _;

@@ -18,23 +18,23 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+use crate::apply::console;
 use crate::apply::net_devices::Found;
 use crate::apply::process::{Confined, Confinement};
+use crate::apply::security_module::Attributes;
 use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
+use crate::channel::gate::{self, Verdict};
 use crate::channel::{Failure, FromInit, InitEnd, ToInit};
-use crate::console;
+use crate::create::spawn::{self, Remaining};
 use crate::error::{InField as _, words};
-use crate::gate::{self, Verdict};
-use crate::hook_state::HookState;
 use crate::log;
 use crate::plan::Plan;
 use crate::plan::exec::ExecPlan;
 use crate::plan::policies::Policies;
 use crate::plan::process::ProcessPlan;
-use crate::security_module::Attributes;
-use crate::spawn::{self, Remaining};
-use crate::state::Status;
+use crate::store::Identity;
+use crate::store::Status;
 use crate::sys;
 use crate::sys::process as kernel;
 
@@ -62,7 +62,7 @@ pub struct Given<'a> {
     /// Who waits for what comes after `Ready`.
     pub start: Start<'a>,
     /// What hooks get to read.
-    pub hook_state: HookState<'a>,
+    pub identity: Identity<'a>,
     /// The mount that is the creator's root.
     pub creator_root: u64,
     /// The way to the program's labels, where it has any.
@@ -87,7 +87,7 @@ pub fn container(
         .and_then(|prepared| settle(prepared, plan, &given, is_between, &creator));
     let confined = told(&creator, settled)?;
     let run = |verdict: &Verdict, other: &InitEnd| match confined {
-        Some(confined) => run_container(plan, &given.hook_state, confined, verdict, other),
+        Some(confined) => run_container(plan, &given.identity, confined, verdict, other),
         None => bail!("process: missing: there is no program to start"),
     };
     match given.start {
@@ -257,7 +257,7 @@ fn prepare_container<'plan>(
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if plan.new_keyring {
-        let make = || make_keyring(given.hook_state.id);
+        let make = || make_keyring(given.identity.id);
         match (given.attributes, &plan.process) {
             (Some(attributes), Some(process)) => attributes.label_keys(process, make)?,
             _ => make(),
@@ -293,7 +293,7 @@ fn prepare_container<'plan>(
         // As runc's, in the root file system.
         rustix::process::fchdir(root).context("fchdir").in_field("root.path")?;
         let pid = std::process::id() as i32;
-        let state = given.hook_state.json(Status::Created, pid);
+        let state = given.identity.for_hooks(Status::Created, pid);
         hooks::run(hooks, &state, Path::new("."))?;
     }
     // After the hooks: they may have made the interfaces that a parameter is about.
@@ -371,14 +371,14 @@ fn control_terminal(process: Option<&ProcessPlan>) -> Result<()> {
 /// What comes after the gate: hooks, and the program.
 fn run_container(
     plan: &Plan,
-    state: &HookState<'_>,
+    identity: &Identity<'_>,
     confined: Confined<'_>,
     verdict: &Verdict,
     other: &InitEnd,
 ) -> Result<Infallible> {
     // Without hooks no call is made that a filter might refuse.
     if !plan.hooks.start_container.is_empty() {
-        let state = state.json(Status::Created, std::process::id() as i32);
+        let state = identity.for_hooks(Status::Created, std::process::id() as i32);
         hooks::run_confined(&plan.hooks.start_container, &confined, &state)?;
     }
     finish(confined, verdict, other)

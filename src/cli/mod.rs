@@ -1,7 +1,11 @@
 //! The command line, which is runc's: what was typed, and nothing looked up.
 //!
-//! Each verb's arguments are built only when that verb is given: building all
-//! of them would cost more than `state` does.
+//! The definitions here are the one place that names options; how Go programs write them
+//! (`go`), the manual and the completions are derived from them. A verb's are made only when
+//! that verb is given: to make all of them would cost more than `state` does.
+
+pub mod go;
+pub mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,7 +38,7 @@ const VERBS: [(&str, &str, Arguments); 15] = [
     ("spec", "Write a config.json to start from", spec),
     ("start", "Run the program of a created container", one_id),
     ("state", "Print the state of a container, as JSON", one_id),
-    ("update", "Change the limits of a container", update),
+    ("update", "Change the limits of a container", update_limits),
 ];
 
 /// The whole command.
@@ -46,7 +50,8 @@ pub fn command() -> Command {
 /// none is, or help is asked for, it is whole.
 pub fn command_for(arguments: &[OsString]) -> Command {
     let given = |word: &str| arguments.iter().any(|argument| argument == word);
-    let is_whole = given("--help") || given("-h") || !VERBS.iter().any(|(name, ..)| given(name));
+    let is_help = ["--help", "-help", "-h", "help", "h"].into_iter().any(given);
+    let is_whole = is_help || !VERBS.iter().any(|(name, ..)| given(name));
     with_verbs(|name| is_whole || given(name))
 }
 
@@ -80,7 +85,7 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
         );
     let wanted = VERBS.iter().filter(|(name, ..)| is_wanted(name));
     wanted.fold(command, |command, (name, about, arguments)| {
-        command.subcommand(Command::new(*name).about(*about).defer(*arguments))
+        command.subcommand(arguments(Command::new(*name).about(*about)))
     })
 }
 
@@ -197,13 +202,13 @@ fn ps(command: Command) -> Command {
     )
 }
 
-fn update(command: Command) -> Command {
+fn update_limits(command: Command) -> Command {
     let command = command.arg(
         text("resources", "A file with linux.resources as JSON, - for stdin")
             .short('r')
             .allow_hyphen_values(true),
     );
-    crate::commands::update::options()
+    update::options()
         .fold(command, |command, (name, help)| {
             // An empty value leaves the limit as it is.
             let option = text(name, help).value_parser(value_parser!(String));
@@ -242,43 +247,6 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
-/// Whether a verb, or the command itself, has a switch of this name.
-fn is_switch(verb: &str, name: &str) -> bool {
-    const SWITCHES: &[&str] = &[
-        "a",
-        "all",
-        "d",
-        "debug",
-        "detach",
-        "force",
-        "ignore-paused",
-        "keep",
-        "no-new-keyring",
-        "no-new-privs",
-        "no-pivot",
-        "no-subreaper",
-        "q",
-        "quiet",
-        "stats",
-        "systemd-cgroup",
-        "t",
-        "tty",
-        "v",
-        "version",
-    ];
-    // Others have options with a value by these names.
-    SWITCHES.contains(&name) || matches!((verb, name), ("spec", "rootless") | ("delete", "f"))
-}
-
-/// What Go's strconv.ParseBool makes of a text.
-fn truth(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 fn path(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("PATH").value_parser(value_parser!(PathBuf)).help(help)
 }
@@ -289,148 +257,6 @@ fn text(name: &'static str, help: &'static str) -> Arg {
         .value_name("VALUE")
         .value_parser(NonEmptyStringValueParser::new())
         .help(help)
-}
-
-/// The arguments as Go programs take them, written as others do: `-long-option` has one
-/// dash more, and containerd sends `-no-subreaper`; `--switch=true` is the switch, and
-/// `--switch=false` none, for callers who fill in a template. What follows the ID of
-/// `exec` is the program's.
-pub fn with_double_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    /// Options with a value of their own, which is not an ID.
-    const WITH_VALUE: &[&str] = &[
-        "interval",
-        "cgroup-manager",
-        "config",
-        "root",
-        "log",
-        "log-format",
-        "rootless",
-        "bundle",
-        "b",
-        "console-socket",
-        "pidfd-socket",
-        "pid-file",
-        "preserve-fds",
-        "cwd",
-        "env",
-        "e",
-        "user",
-        "u",
-        "process",
-        "p",
-        "cap",
-        "c",
-        "additional-gids",
-        "g",
-        "apparmor",
-        "process-label",
-        "cgroup",
-        "resources",
-        "r",
-        "format",
-        "f",
-    ];
-    let mut rewritten = Vec::new();
-    let (mut positional, mut is_exec, mut value_follows) = (0, false, false);
-    let mut verb = String::new();
-    for (at, argument) in arguments.enumerate() {
-        let text = argument.to_str().unwrap_or_default().to_owned();
-        if at == 0 || value_follows || (is_exec && positional >= 2) || !text.starts_with('-') {
-            if at > 0 && !value_follows {
-                positional += 1;
-                if positional == 1 {
-                    is_exec = text == "exec";
-                    verb = text;
-                }
-            }
-            value_follows = false;
-            rewritten.push(argument);
-            continue;
-        }
-        let name = text.trim_start_matches('-');
-        let of_update = || crate::commands::update::options().any(|(option, _)| option == name);
-        if let Some((switch, value)) = name.split_once('=')
-            && is_switch(&verb, switch)
-            && let Some(value) = truth(value)
-        {
-            let dashes = if switch.len() > 1 { "--" } else { "-" };
-            let switch = OsString::from(format!("{dashes}{switch}"));
-            if value {
-                rewritten.push(switch);
-            } else {
-                rewritten.retain(|other| *other != switch);
-            }
-            continue;
-        }
-        value_follows = !is_switch(&verb, name) && (WITH_VALUE.contains(&name) || of_update());
-        let is_long = name.split('=').next().is_some_and(|name| name.len() > 1);
-        // `-uID` and the like are one letter and its value.
-        let is_known = command_knows(name);
-        if !text.starts_with("--") && is_long && is_known {
-            rewritten.push(format!("-{text}").into());
-        } else {
-            rewritten.push(argument);
-        }
-    }
-    rewritten
-}
-
-/// The arguments with `help` and `help VERB`, which runc has, as `--help` and
-/// `VERB --help`: a verb of that name would have to know all others.
-pub fn with_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    if arguments.get(1).is_some_and(|verb| verb == "help" || verb == "h") {
-        arguments.remove(1);
-        arguments.truncate(2);
-        arguments.push("--help".into());
-    }
-    arguments
-}
-
-/// Whether some verb has a long option of this name.
-fn command_knows(option: &str) -> bool {
-    const LONG: &[&str] = &[
-        "interval",
-        "cgroup-manager",
-        "config",
-        "additional-gids",
-        "all",
-        "apparmor",
-        "bundle",
-        "cap",
-        "cgroup",
-        "console-socket",
-        "cwd",
-        "debug",
-        "detach",
-        "env",
-        "force",
-        "format",
-        "help",
-        "ignore-paused",
-        "keep",
-        "log",
-        "log-format",
-        "no-new-keyring",
-        "no-new-privs",
-        "no-pivot",
-        "no-subreaper",
-        "pid-file",
-        "pidfd-socket",
-        "preserve-fds",
-        "process",
-        "process-label",
-        "quiet",
-        "root",
-        "rootless",
-        "systemd-cgroup",
-        "tty",
-        "user",
-        "version",
-        "resources",
-        "stats",
-    ];
-    let name = option.split('=').next().unwrap_or(option);
-    LONG.contains(&name) || crate::commands::update::options().any(|(option, _)| option == name)
 }
 
 /// What clap says, as one line: the first paragraph, without its usage and its tips.
@@ -465,9 +291,11 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> ArgMatches {
-        let arguments = line.split_whitespace().map(OsString::from);
-        let arguments = with_double_dashes(arguments);
-        command_for(&arguments).try_get_matches_from(arguments).unwrap()
+        let arguments: Vec<_> = line.split_whitespace().map(OsString::from).collect();
+        let command = command_for(&arguments);
+        command
+            .try_get_matches_from(go::with_double_dashes(&command_for(&arguments), arguments))
+            .unwrap()
     }
 
     #[test]
@@ -495,65 +323,6 @@ mod tests {
             parse(line);
         }
         command().debug_assert();
-    }
-
-    #[test]
-    fn switches_take_a_value_and_what_is_given_twice_is_the_last() {
-        for (line, name, expected) in [
-            ("ferrun exec --tty=false c x", "tty", false),
-            ("ferrun exec -t=true c x", "tty", true),
-            ("ferrun exec -td c x", "tty", true),
-            ("ferrun exec -td c x", "detach", true),
-            ("ferrun exec -tty=1 c x", "tty", true),
-            ("ferrun exec -tty c x", "tty", true),
-            ("ferrun delete --force=true --force=0 c", "force", false),
-            ("ferrun run -d=false c", "detach", false),
-            ("ferrun run --detach --detach=false c", "detach", false),
-            ("ferrun delete -f=true c", "force", true),
-            ("ferrun delete c --force=T", "force", true),
-            ("ferrun delete -f -force c", "force", true),
-        ] {
-            let matches = parse(line);
-            let (_, matches) = matches.subcommand().unwrap();
-            assert_eq!(matches.get_flag(name), expected, "{line}");
-        }
-        let matches = parse("ferrun --root /a --root=/b exec -e A=1 --env B=2 -c X -c Y c x");
-        assert_eq!(path_of(&matches, "root"), Some("/b".into()));
-        let (_, matches) = matches.subcommand().unwrap();
-        for name in ["env", "cap"] {
-            assert_eq!(matches.get_many::<String>(name).unwrap().count(), 2, "{name}");
-        }
-        let matches = parse("ferrun spec --rootless -bundle d");
-        let (_, matches) = matches.subcommand().unwrap();
-        assert!(matches.get_flag("rootless"));
-        assert_eq!(path_of(matches, "bundle"), Some("d".into()));
-        for wrong in ["ferrun delete --force=yes c", "ferrun list --format=true"] {
-            let arguments = with_double_dashes(wrong.split(' ').map(OsString::from));
-            let parsed = command_for(&arguments).try_get_matches_from(arguments);
-            assert!(parsed.is_err(), "{wrong}");
-        }
-        let program = "ferrun exec c x --tty=false";
-        let arguments = with_double_dashes(program.split(' ').map(OsString::from));
-        assert_eq!(arguments.last().unwrap(), "--tty=false", "an argument of the program");
-    }
-
-    /// What is known before the definitions are made is what they say.
-    #[test]
-    fn each_switch_is_known_as_one_and_no_other_option_is() {
-        let mut whole = command();
-        whole.build();
-        for verb in std::iter::once(&whole).chain(whole.get_subcommands()) {
-            for option in verb.get_arguments().filter(|option| !option.is_positional()) {
-                let long = option.get_long().map(str::to_owned);
-                let names = long.into_iter().chain(option.get_short().map(String::from));
-                for name in names.filter(|name| !matches!(name.as_str(), "h" | "help")) {
-                    let is_one = matches!(option.get_action(), ArgAction::SetTrue);
-                    let named = verb.get_name();
-                    assert_eq!(is_switch(named, &name), is_one, "{named}: {name}");
-                    assert!(name.len() == 1 || command_knows(&name), "{named}: {name}");
-                }
-            }
-        }
     }
 
     #[test]
@@ -590,35 +359,59 @@ mod tests {
         }
     }
 
+    /// What runc 1.2 takes, by its sources and its help, and what is ferrun's own: a difference
+    /// is a decision, and stands in README.md.
     #[test]
-    fn help_is_an_option_behind_the_verb() {
-        for (line, expected) in [
-            ("ferrun help", "ferrun --help"),
-            ("ferrun h run", "ferrun run --help"),
-            ("ferrun state help", "ferrun state help"),
+    fn each_verb_takes_what_runcs_takes() {
+        const CREATING: &str = "bundle,b console-socket pidfd-socket pid-file no-pivot \
+            no-new-keyring preserve-fds";
+        let run = format!("{CREATING} detach,d keep no-subreaper");
+        for (verb, runc, own) in [
+            ("", "debug log log-format root systemd-cgroup rootless version,v", "cgroup-manager"),
+            ("create", CREATING, "config,f"),
+            ("run", &run, "config,f"),
+            (
+                "exec",
+                "console-socket pidfd-socket cwd env,e tty,t user,u additional-gids,g process,p \
+                 detach,d pid-file process-label apparmor no-new-privs cap,c preserve-fds cgroup \
+                 ignore-paused",
+                "",
+            ),
+            ("kill", "all,a", ""),
+            ("delete", "force,f", ""),
+            ("list", "format,f quiet,q", ""),
+            ("ps", "format,f", ""),
+            ("events", "interval stats", ""),
+            ("spec", "bundle,b rootless", ""),
+            (
+                "update",
+                "resources,r blkio-weight cpu-period cpu-quota cpu-burst cpu-share cpu-rt-period \
+                 cpu-rt-runtime cpuset-cpus cpuset-mems cpu-idle kernel-memory kernel-memory-tcp \
+                 memory memory-reservation memory-swap pids-limit l3-cache-schema mem-bw-schema",
+                "",
+            ),
+            ("features", "", ""),
+            ("pause", "", ""),
+            ("resume", "", ""),
+            ("start", "", ""),
+            ("state", "", ""),
         ] {
-            let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-            assert_eq!(with_help(words(line)), words(expected));
+            let whole = command();
+            let command = whole.find_subcommand(verb).unwrap_or(&whole);
+            assert_eq!(command.get_name(), if verb.is_empty() { "ferrun" } else { verb });
+            let options = command.get_arguments().filter(|option| !option.is_positional());
+            let mut taken: Vec<String> = options
+                .map(|option| {
+                    let short = option.get_short().map(|short| format!(",{short}"));
+                    option.get_long().unwrap().to_owned() + &short.unwrap_or_default()
+                })
+                .collect();
+            let mut expected: Vec<_> =
+                format!("{runc} {own}").split_whitespace().map(str::to_owned).collect();
+            taken.sort();
+            expected.sort();
+            assert_eq!(taken, expected, "{verb}");
         }
-    }
-
-    #[test]
-    fn one_dash_will_do_and_options_may_stand_behind_the_id() {
-        let matches = parse("ferrun -root /r run -no-subreaper -d c -bundle=/b");
-        assert_eq!(path_of(&matches, "root"), Some("/r".into()));
-        let (_, run) = matches.subcommand().unwrap();
-        assert!(run.get_flag("no-subreaper") && run.get_flag("detach"));
-        assert_eq!(path_of(run, "bundle"), Some("/b".into()));
-        assert_eq!(id_of(run), "c");
-    }
-
-    #[test]
-    fn what_follows_the_id_of_exec_is_the_programs() {
-        let matches = parse("ferrun exec -t -u 1:2 -cwd /tmp c ls -all --force -d");
-        let (_, exec) = matches.subcommand().unwrap();
-        let args: Vec<_> = exec.get_many::<String>("args").unwrap().collect();
-        assert_eq!(args, ["ls", "-all", "--force", "-d"]);
-        assert!(!exec.get_flag("detach"));
-        assert_eq!(text_of(exec, "cwd").as_deref(), Some("/tmp"));
+        assert_eq!(VERBS.len(), 15);
     }
 }

@@ -5,6 +5,9 @@
 //! SOCK_SEQPACKET pair, nearly always one, and may carry one descriptor. The end of the
 //! channel is a message too: init has executed the program, or it is dead.
 
+pub mod gate;
+pub mod unix_socket;
+
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;

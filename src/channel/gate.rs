@@ -15,9 +15,9 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
 };
 
+use crate::channel::unix_socket::address;
 use crate::channel::{Channel, CreatorEnd, InitEnd, ToInit};
 use crate::sys::process::SharedWord;
-use crate::unix_socket::address;
 
 /// The socket's name in the container's directory.
 const NAME: &str = "gate";
