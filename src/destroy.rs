@@ -23,7 +23,7 @@ use crate::apply::{hooks, mounts};
 use crate::cgroups::{self, resctrl, systemd};
 use crate::error::{InField as _, message};
 use crate::log;
-use crate::plan::cgroup::{Access, Group, Layout};
+use crate::plan::cgroup::{CgroupAccess, Group, Layout};
 use crate::processes::open_process;
 use crate::resolve;
 use crate::store::{CONFIG, Container, Foreign, RECORD, Record, Status};
@@ -47,7 +47,7 @@ pub fn destroy(container: &Container) -> Result<()> {
 
 /// Takes back what a failed create has made, from within it. What cannot be taken
 /// back is logged; its record stays for `delete --force`.
-pub fn undo_create(mut container: Container, cgroup: cgroups::Created) {
+pub fn undo_create(mut container: Container, cgroup: cgroups::CreatedGroups) {
     // The creator is this process.
     container.record.creator = None;
     let stopped = stop_created(&container, cgroup);
@@ -68,7 +68,7 @@ fn warn(done: Result<()>) {
 }
 
 /// Ends what create has begun, and leaves alone what was there before.
-fn stop_created(container: &Container, cgroup: cgroups::Created) -> Result<()> {
+fn stop_created(container: &Container, cgroup: cgroups::CreatedGroups) -> Result<()> {
     let group = &container.record.group;
     if let Some(init) = container.open_init()? {
         kill_init(&init, group)?;
@@ -95,7 +95,7 @@ pub fn destroy_foreign(
     directory: &Path,
     foreign: &Foreign,
     layout: &Layout,
-    access: &Access,
+    access: &CgroupAccess,
 ) -> Result<()> {
     let is_of_ferrun = foreign.maker.is_ferrun();
     let path = directory.join(CONFIG);

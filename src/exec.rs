@@ -12,15 +12,17 @@ use nix::sched::CloneFlags;
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Process};
 use rustix::fs::{Mode, OFlags};
 
-use crate::apply::process::{InitialAffinity, OomScoreAdj, give_pipes, set_scheduler};
+use crate::apply::inherited::{InitialAffinity, OomScoreAdj};
+use crate::apply::process::set_scheduler;
 use crate::apply::refused_program;
-use crate::apply::security_module::{self, Attributes};
+use crate::apply::security_module::{self, LabelWriter};
+use crate::apply::stdio::give_pipes;
 use crate::bundle;
 use crate::cgroups::{self, Entering, systemd};
 use crate::channel::gate::Verdict;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::create::init::{self, Additional};
-use crate::create::spawn::{self, Spawned};
+use crate::create::spawn::{self, Neighbour, Spawned};
 use crate::error::{errno, message};
 use crate::handover::seccomp_agent;
 use crate::handover::{Handover, console};
@@ -36,7 +38,7 @@ use crate::sys::process as kernel;
 
 /// What to run, and how.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ExecOptions {
     /// A file that holds the process.
     pub process: Option<PathBuf>,
     /// The process by the command line, where there is no such file.
@@ -50,7 +52,7 @@ pub struct Options {
 }
 
 /// Runs the process. Returns it, and the terminal that the caller serves.
-pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option<OwnedFd>)> {
+pub fn exec(container: &Container, options: &ExecOptions) -> Result<(Spawned, Option<OwnedFd>)> {
     let target = container.hold_init_for(Operation::Exec)?;
     let init = container.record.init.context("container not running")?.pid;
     let record = &container.record;
@@ -79,7 +81,7 @@ pub fn exec(container: &Container, options: &Options) -> Result<(Spawned, Option
         handover: &options.handover,
         target,
         init,
-        attributes: Attributes::open(Some(&plan.process))?,
+        labels: LabelWriter::open(Some(&plan.process))?,
         console: console::connect(Some(&plan.process))?,
         root: plan.enters_root.then(|| open_root(init)).transpose()?,
         verdict: Verdict::new()?,
@@ -127,7 +129,7 @@ struct Adding<'a> {
     target: OwnedFd,
     init: i32,
     /// The way to the process's labels, where it has any.
-    attributes: Option<Attributes>,
+    labels: Option<LabelWriter>,
     /// Who gets the terminal, where that is not the caller.
     console: Option<OwnedFd>,
     /// The root to enter, where there is no mount namespace to join.
@@ -180,24 +182,24 @@ impl Adding<'_> {
     fn spawn(&self, group: Option<&Group>, entering: Entering) -> Result<(Spawned, CreatorEnd)> {
         let classes = self.container.record.intel_rdt.as_ref();
         let cgroup = match group {
-            Some(group) => spawn::Cgroup::open(group, classes, entering)?,
-            None => spawn::Cgroup::open_later(classes)?,
+            Some(group) => spawn::Groups::open(group, classes, entering)?,
+            None => spawn::Groups::open_later(classes)?,
         };
         let kinds = self.plan.namespaces.iter();
-        let flags = kinds.fold(CloneFlags::empty(), |flags, kind| {
+        let namespaces = kinds.fold(CloneFlags::empty(), |flags, kind| {
             flags | CloneFlags::from_bits_retain(clone_flag(*kind) as i32)
         });
         let (creator, end) = channel::pair()?;
         let given = Additional {
-            attributes: self.attributes.as_ref(),
+            labels: self.labels.as_ref(),
             root: self.root.as_ref(),
             verdict: &self.verdict,
             is_grouped_later: group.is_none(),
         };
-        let spawned =
-            spawn::beside(&self.target, flags, &cgroup, &creator, end, |end, remaining| {
-                init::additional(self.plan, &given, remaining, end)
-            })?;
+        let neighbour = Neighbour { pidfd: &self.target, namespaces };
+        let spawned = spawn::beside(neighbour, &cgroup, &creator, end, |end, remaining| {
+            init::additional(self.plan, &given, remaining, end)
+        })?;
         Ok((spawned, creator))
     }
 

@@ -18,7 +18,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ferrun::apply::security_module;
 use ferrun::cli::go;
 use ferrun::commands::{Global, dispatch};
-use ferrun::sys::{self, arena::Arena, start::Arguments};
+use ferrun::sys::{self, arena::Arena, arguments::Arguments};
 use ferrun::{bundle, cli, error, log, own_executable};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -22,8 +22,8 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::abi::MountAttributes;
 use crate::plan::options::MOUNT_ATTR_RDONLY;
+use crate::sys::arguments::Arguments;
 use crate::sys::mount::mount_setattr;
-use crate::sys::start::Arguments;
 
 const EXECUTABLE: &str = "/proc/self/exe";
 const FAILED: &str = "execute the protected executable";

@@ -10,7 +10,7 @@ use crate::apply::refused_program;
 use crate::cgroups;
 use crate::channel::gate::{self, Verdict};
 use crate::channel::{CreatorEnd, FromInit, ToInit};
-use crate::create::Created;
+use crate::create::CreatedContainer;
 use crate::destroy;
 use crate::error::message;
 use crate::handover::sd_notify::Relay;
@@ -44,7 +44,7 @@ pub fn start(container: &Container, manager: Option<&OsStr>) -> Result<()> {
     if started.is_err() && verdict.is_open() && is_running()? {
         bail!(gate::ALREADY_OPEN);
     }
-    finish(container, started)?;
+    conclude(container, started)?;
     if let (Some(relay), Some(init)) = (relay, init) {
         relay.serve(init, container.record.init.map(|init| init.pid))?;
     }
@@ -52,7 +52,7 @@ pub fn start(container: &Container, manager: Option<&OsStr>) -> Result<()> {
 }
 
 /// Runs the program of a container that this process created.
-pub fn start_created(created: &Created) -> Result<()> {
+pub fn start_created(created: &CreatedContainer) -> Result<()> {
     let Some(verdict) = &created.verdict else { bail!("the container waits for start") };
     announce_hooks(&created.container);
     let started = created
@@ -64,7 +64,7 @@ pub fn start_created(created: &Created) -> Result<()> {
             true => refuse_unexecuted(&created.container),
             false => Ok(()),
         });
-    finish(&created.container, started)
+    conclude(&created.container, started)
 }
 
 /// Logs which hooks init will call: it cannot say so itself any more.
@@ -153,7 +153,7 @@ fn has_filter(container: &Container) -> bool {
 
 /// After the program runs, or does not: hooks, or the end of the container
 /// (runtime.md#lifecycle, 7 to 9).
-fn finish(container: &Container, started: Result<()>) -> Result<()> {
+fn conclude(container: &Container, started: Result<()>) -> Result<()> {
     let result = started.and_then(|()| {
         log::debug(|| format!("container {:?}: the program was executed", container.record.id));
         let pid = container.record.init.context("the container has no init process")?.pid;

@@ -59,7 +59,7 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l console-socket 
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l pidfd-socket -d 'A socket that gets a pidfd of the init process' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l pid-file -d 'Write the pid of the init process to this file' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l preserve-fds -d 'Pass this many descriptors after stdio on' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l no-pivot -d 'Use chroot instead of pivot_root'
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l no-pivot -d 'Do not use pivot_root: for a root in an initramfs'
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l no-new-keyring -d 'Keep the session keyring of the caller'
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand delete" -s f -l force -d 'Kill it first, and do not mind if it is not there'
@@ -103,7 +103,7 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l console-socket -d 
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l pidfd-socket -d 'A socket that gets a pidfd of the init process' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l pid-file -d 'Write the pid of the init process to this file' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l preserve-fds -d 'Pass this many descriptors after stdio on' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-pivot -d 'Use chroot instead of pivot_root'
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-pivot -d 'Do not use pivot_root: for a root in an initramfs'
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-new-keyring -d 'Keep the session keyring of the caller'
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s d -l detach -d 'Do not wait for the end of the container'
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l keep -d 'Do not delete the container after its end'

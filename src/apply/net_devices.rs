@@ -39,7 +39,7 @@ const ADDRESS: usize = 8;
 
 /// An interface that was found on the host.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundDevice {
     device: NetDevice,
     index: u32,
     /// Its permanent global addresses, as bodies of messages without the index.
@@ -47,7 +47,7 @@ pub struct Found {
 }
 
 /// Looks the interfaces up, before anything is made.
-pub fn find(devices: &[NetDevice]) -> Result<Vec<Found>> {
+pub fn find(devices: &[NetDevice]) -> Result<Vec<FoundDevice>> {
     if devices.is_empty() {
         return Ok(Vec::new());
     }
@@ -57,7 +57,7 @@ pub fn find(devices: &[NetDevice]) -> Result<Vec<Found>> {
             .with_context(|| format!("{:?}", device.name))
             .in_field(&device.field)?;
         let addresses = all.iter().filter_map(|body| kept(body, index)).collect();
-        Ok(Found { device: device.clone(), index, addresses })
+        Ok(FoundDevice { device: device.clone(), index, addresses })
     };
     devices.iter().map(find).collect()
 }
@@ -97,7 +97,7 @@ pub enum Destination {
 
 /// Moves the interfaces. One of the same name there is an error, found before anything
 /// is moved: the kernel would rename an interface after it has moved it.
-pub fn move_to(destination: &Destination, found: &[Found]) -> Result<()> {
+pub fn move_to(destination: &Destination, found: &[FoundDevice]) -> Result<()> {
     let (kind, number) = match destination {
         Destination::Process(pid) => (LINK_NAMESPACE_PID, pid.as_raw()),
         Destination::Namespace(opened) => (LINK_NAMESPACE_FD, opened.namespace.as_raw_fd()),
@@ -118,11 +118,11 @@ pub fn move_to(destination: &Destination, found: &[Found]) -> Result<()> {
     })
 }
 
-fn refuse_taken(namespace: &Opened, found: &[Found]) -> Result<()> {
+fn refuse_taken(namespace: &Opened, found: &[FoundDevice]) -> Result<()> {
     let mut excursion = Excursion::default();
     excursion.leave(namespace.kind)?;
     namespace.join()?;
-    for Found { device, .. } in found {
+    for FoundDevice { device, .. } in found {
         if index_of(&device.inside).is_ok() {
             bail!("{}: {:?} is there already in the container", device.field, device.inside);
         }
@@ -131,7 +131,7 @@ fn refuse_taken(namespace: &Opened, found: &[Found]) -> Result<()> {
 }
 
 /// Gives the interfaces, which have arrived, their addresses, and sets them up.
-pub fn set_up(found: &[Found]) -> Result<()> {
+pub fn set_up(found: &[FoundDevice]) -> Result<()> {
     if found.is_empty() {
         return Ok(());
     }
@@ -139,7 +139,7 @@ pub fn set_up(found: &[Found]) -> Result<()> {
     found.iter().try_for_each(|found| set_one_up(&route, found).in_field(&found.device.field))
 }
 
-fn set_one_up(route: &Route, found: &Found) -> Result<()> {
+fn set_one_up(route: &Route, found: &FoundDevice) -> Result<()> {
     let index = index_of(&found.device.inside).context("look it up inside")?;
     for address in &found.addresses {
         let mut body = address.clone();

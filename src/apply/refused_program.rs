@@ -14,7 +14,7 @@ use anyhow::Error;
 use nix::errno::Errno;
 use rustix::fs::{OFlags, ResolveFlags};
 
-use crate::apply::process::{DEFAULT_PATH, errno_text};
+use super::program::{DEFAULT_PATH, errno_text};
 use crate::plan::process::ProcessPlan;
 use crate::resolve;
 

@@ -30,7 +30,7 @@ use crate::log;
 use crate::plan::devices::{Device, Node};
 use crate::plan::mounts::Origin;
 use crate::plan::options::MOUNT_ATTR_RDONLY;
-use crate::plan::rootfs::{Entry, Rootfs};
+use crate::plan::rootfs::{RootEntry, Rootfs};
 use crate::resolve::{self, Parents, Target};
 use crate::sys::mount::{change_propagation, mount_setattr};
 
@@ -42,7 +42,7 @@ pub fn prepare(rootfs: &Rootfs) -> Result<OwnedFd> {
     let path = &rootfs.path;
     let root = resolve::root(path).with_context(|| format!("{path:?}")).in_field("root.path")?;
     log::debug(|| format!("root.path: {path:?}: to be entered by {:?}", rootfs.entry));
-    if rootfs.entry == Entry::Chroot {
+    if rootfs.entry == RootEntry::Chroot {
         return Ok(root);
     }
     let propagation = &rootfs.propagation;
@@ -137,7 +137,7 @@ fn fill_dev(root: BorrowedFd<'_>, rootfs: &Rootfs, parents: &mut Parents<'_>) ->
 fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device) -> Result<()> {
     let (parent, name) = parents.of(&device.path)?;
     let Node::Made { kind, major, minor, mode, uid, gid } = device.node else {
-        if Found::look(parent, name)?.is_some_and(|found| !found.is_images(root)) {
+        if FoundNode::look(parent, name)?.is_some_and(|found| !found.is_images(root)) {
             return Ok(());
         }
         let source = resolve::host(&device.path).context("on the host")?;
@@ -155,7 +155,7 @@ fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device)
         return Ok(());
     }
     // From here on by handle: whoever shares the directory may exchange what the name is of.
-    let Some(found) = Found::look(parent, name)? else { bail!("somebody has removed it") };
+    let Some(found) = FoundNode::look(parent, name)? else { bail!("somebody has removed it") };
     if !is_new && !found.is_images(root) {
         log::debug(|| format!("{}: {:?}: a mount's, left as it is", device.field, device.path));
         return Ok(());
@@ -175,12 +175,12 @@ fn make_device(root: BorrowedFd<'_>, parents: &mut Parents<'_>, device: &Device)
 }
 
 /// What lies at a path that the runtime would make, as a handle.
-struct Found {
+struct FoundNode {
     handle: OwnedFd,
     stat: Statx,
 }
 
-impl Found {
+impl FoundNode {
     fn look(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Self>> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = match openat(parent, name, flags, Mode::empty()) {
@@ -215,7 +215,7 @@ fn link(root: BorrowedFd<'_>, parents: &mut Parents<'_>, path: &Path, text: &Pat
     let (parent, name) = parents.of(path)?;
     match symlinkat(text, parent, name) {
         Err(Errno::EXIST) if name == "ptmx" => {
-            if Found::look(parent, name)?.is_some_and(|found| !found.is_images(root)) {
+            if FoundNode::look(parent, name)?.is_some_and(|found| !found.is_images(root)) {
                 return Ok(());
             }
             // An image's own node would lead to the terminals of the host.
@@ -328,7 +328,7 @@ fn empty_file_system(label: Option<&str>) -> Result<OwnedFd> {
 pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result<()> {
     fchdir(root).context("fchdir").in_field("root.path")?;
     match rootfs.entry {
-        Entry::Pivot => {
+        RootEntry::Pivot => {
             refuse_creators(creator_root)?;
             let shared = rootfs.propagation.is_shared();
             let old = shared.then(|| resolve::root("/".as_ref())).transpose().context("/")?;
@@ -343,7 +343,7 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
             }
             unmount(".", UnmountFlags::DETACH).context("umount the old root")?;
         }
-        Entry::Move => {
+        RootEntry::Move => {
             refuse_creators(creator_root)?;
             cover_callers_kernel_file_systems(root).in_field("root.path")?;
             // Where it is shared, the host's root would be covered too.
@@ -352,11 +352,12 @@ pub fn enter(root: BorrowedFd<'_>, rootfs: &Rootfs, creator_root: u64) -> Result
             move_mount(root, "", CWD, "/", flags).context("move_mount").in_field("root.path")?;
             chroot(".").context("chroot").in_field("root.path")?;
         }
-        Entry::Chroot => chroot(".").context("chroot").in_field("root.path")?,
+        RootEntry::Chroot => chroot(".").context("chroot").in_field("root.path")?,
     }
     chdir("/").context("chdir /")?;
     log::debug(|| format!("root.path: {:?}: entered", rootfs.path));
-    if let Some(propagation) = rootfs.propagation.end.filter(|_| rootfs.entry != Entry::Chroot) {
+    if let Some(propagation) = rootfs.propagation.end.filter(|_| rootfs.entry != RootEntry::Chroot)
+    {
         change_propagation(c"/", propagation)
             .context("mount")
             .in_field("linux.rootfsPropagation")?;

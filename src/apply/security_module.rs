@@ -74,11 +74,11 @@ pub fn refuse_missing(process: Option<&ProcessPlan>, mount_label: Option<&str>) 
 
 /// The caller's procfs, to be opened before the container's files are entered.
 #[derive(Debug)]
-pub struct Attributes {
+pub struct LabelWriter {
     proc: OwnedFd,
 }
 
-impl Attributes {
+impl LabelWriter {
     /// Opens it where the process has a label.
     pub fn open(process: Option<&ProcessPlan>) -> Result<Option<Self>> {
         /// PROC_SUPER_MAGIC of linux/magic.h.

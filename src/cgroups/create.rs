@@ -18,11 +18,11 @@ use crate::plan::cgroup::{CgroupPlan, Directory, Group, Version};
 /// What `create` has made, parents first. Dropping it keeps all of it.
 #[derive(Debug, Default)]
 #[must_use = "a failure later on has to undo it"]
-pub struct Created {
+pub struct CreatedGroups {
     directories: Vec<PathBuf>,
 }
 
-impl Created {
+impl CreatedGroups {
     /// Those directories of `group` that were not there before.
     pub fn part_of(&self, group: &Group) -> Result<Group> {
         mark::filter(group, |directory| Ok(self.directories.contains(&directory.path)))
@@ -47,8 +47,8 @@ impl Created {
 ///
 /// A group that exists is taken as it is, unless it is frozen or holds
 /// processes: then the error names `linux.cgroupsPath`.
-pub fn create(plan: &CgroupPlan, container: &Path) -> Result<Created> {
-    let mut created = Created::default();
+pub fn create(plan: &CgroupPlan, container: &Path) -> Result<CreatedGroups> {
+    let mut created = CreatedGroups::default();
     let made = make(plan, &mut created)
         .and_then(|()| mark::put(&plan.group, &created.part_of(&plan.group)?, container));
     match made {
@@ -60,7 +60,7 @@ pub fn create(plan: &CgroupPlan, container: &Path) -> Result<Created> {
     }
 }
 
-fn make(plan: &CgroupPlan, created: &mut Created) -> Result<()> {
+fn make(plan: &CgroupPlan, created: &mut CreatedGroups) -> Result<()> {
     for directory in &plan.group.directories {
         let path = checked(directory)?;
         if !make_directory(path, &directory.mount, created).in_field("linux.cgroupsPath")? {
@@ -88,7 +88,7 @@ pub fn hand_down(plan: &CgroupPlan) -> Result<()> {
 
 /// Makes `path` and what is missing between it and `mount`. Says whether `path`
 /// is new.
-fn make_directory(path: &Path, mount: &Path, created: &mut Created) -> Result<bool> {
+fn make_directory(path: &Path, mount: &Path, created: &mut CreatedGroups) -> Result<bool> {
     let mut made = rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).map_err(io::Error::from);
     if let (Err(error), Some(parent)) = (&made, path.parent())
         && error.kind() == io::ErrorKind::NotFound

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{mount_of, try_read, try_write};
 use crate::error::InField as _;
-use crate::plan::intel_rdt::{Found, Group, IntelRdt, Lines, check_class};
+use crate::plan::intel_rdt::{ClassGroup, FoundClass, IntelRdt, Lines, check_class};
 use crate::processes::ProcessFacts;
 
 /// Where it is mounted by convention.
@@ -35,7 +35,7 @@ struct Resctrl {
 #[derive(Debug)]
 pub struct Settled {
     /// The groups.
-    pub group: Group,
+    pub group: ClassGroup,
     resctrl: Resctrl,
     lines: Vec<Lines>,
     _lock: OwnedFd,
@@ -52,7 +52,7 @@ pub fn settle(plan: &IntelRdt) -> Result<Settled> {
 
 /// Settles what `update` does: it writes to the class of the container `id`, which it
 /// makes where there is none.
-pub fn settle_update(recorded: Option<&Group>, id: &str, lines: Lines) -> Result<Settled> {
+pub fn settle_update(recorded: Option<&ClassGroup>, id: &str, lines: Lines) -> Result<Settled> {
     let resctrl = Resctrl::find().in_field(&lines.field)?;
     for resource in lines.resources()? {
         if !resctrl.mount.join("info").join(resource).is_dir() {
@@ -64,7 +64,7 @@ pub fn settle_update(recorded: Option<&Group>, id: &str, lines: Lines) -> Result
         Some(group) => (group.class.clone(), true),
         None => (id.to_owned(), resctrl.look_at(id, None).exists),
     };
-    let group = Group { class, owned: !is_there, monitoring: None };
+    let group = ClassGroup { class, owned: !is_there, monitoring: None };
     resctrl.class(&group).in_field(&lines.field)?;
     Ok(Settled { group, resctrl, lines: vec![lines], _lock: lock })
 }
@@ -72,10 +72,10 @@ pub fn settle_update(recorded: Option<&Group>, id: &str, lines: Lines) -> Result
 impl Settled {
     /// Makes the groups. Where that fails, `group` has left what was made: the rest may be
     /// there, and is somebody else's.
-    pub fn make(self, group: &mut Group) -> Result<()> {
+    pub fn make(self, group: &mut ClassGroup) -> Result<()> {
         let Self { group: wanted, resctrl, lines, .. } = self;
         let class = resctrl.class(&wanted).in_field("linux.intelRdt")?;
-        *group = Group { owned: false, monitoring: None, ..wanted.clone() };
+        *group = ClassGroup { owned: false, monitoring: None, ..wanted.clone() };
         if wanted.owned {
             resctrl.make_directory(&class).in_field("linux.intelRdt")?;
             group.owned = true;
@@ -93,7 +93,7 @@ impl Settled {
 
 /// Moves the threads of processes into the class. What they start meanwhile is where they
 /// were, and found in the next round.
-pub fn move_all(group: &Group, processes: impl Fn() -> Result<Vec<u32>>) -> Result<()> {
+pub fn move_all(group: &ClassGroup, processes: impl Fn() -> Result<Vec<u32>>) -> Result<()> {
     const ROUNDS: usize = 100;
     let tasks = Resctrl::find()?.class(group)?.join("tasks");
     for _ in 0..ROUNDS {
@@ -118,7 +118,7 @@ pub fn move_all(group: &Group, processes: impl Fn() -> Result<Vec<u32>>) -> Resu
 }
 
 /// The files through which a process joins the groups, in this order.
-pub fn tasks(group: &Group) -> Result<Vec<PathBuf>> {
+pub fn tasks(group: &ClassGroup) -> Result<Vec<PathBuf>> {
     let class = Resctrl::find().and_then(|resctrl| resctrl.class(group));
     let class = class.in_field("linux.intelRdt")?;
     let monitoring = group.monitoring.as_ref().map(|name| monitoring(&class, name).join("tasks"));
@@ -127,7 +127,7 @@ pub fn tasks(group: &Group) -> Result<Vec<PathBuf>> {
 
 /// Removes the groups that were made for the container `id`. What it has in them goes
 /// to the groups above.
-pub fn remove(group: &Group, id: &str) -> Result<()> {
+pub fn remove(group: &ClassGroup, id: &str) -> Result<()> {
     // With the file system all its groups go.
     let Ok(resctrl) = Resctrl::find() else { return Ok(()) };
     let _lock = resctrl.lock()?;
@@ -166,12 +166,12 @@ impl Resctrl {
     }
 
     /// What there is of a class, and whether it has a MON group of this name.
-    fn look_at(&self, class: &str, name: Option<&str>) -> Found {
+    fn look_at(&self, class: &str, name: Option<&str>) -> FoundClass {
         let directory = self.mount.join(class);
         let step = try_read(&self.mount.join("info/MB/bandwidth_gran")).ok();
         // A class of a kernel that only counts has none.
         let schemata = try_read(&directory.join("schemata"));
-        Found {
+        FoundClass {
             exists: directory.is_dir(),
             schemata: schemata.unwrap_or_default(),
             bandwidth_step: step.and_then(|step| step.trim().parse().ok()),
@@ -180,7 +180,7 @@ impl Resctrl {
     }
 
     /// The directory of the class, which no record can lead elsewhere.
-    fn class(&self, group: &Group) -> Result<PathBuf> {
+    fn class(&self, group: &ClassGroup) -> Result<PathBuf> {
         if !group.class.is_empty() {
             check_class(&group.class)?;
         }
@@ -313,7 +313,7 @@ struct Occupancy {
 
 /// What the container's class has, and what its MON group counts, or its class where it
 /// has none of its own. What this machine does not have is left out.
-pub fn stats(group: &Group) -> Result<Stats> {
+pub fn stats(group: &ClassGroup) -> Result<Stats> {
     let resctrl = Resctrl::find().in_field("linux.intelRdt")?;
     let class = resctrl.class(group).in_field("linux.intelRdt")?;
     let info = resctrl.mount.join("info");

@@ -112,7 +112,7 @@ fn creating(command: Command) -> Command {
         .arg(path("console-socket", "A socket that gets the terminal"))
         .arg(path("pidfd-socket", "A socket that gets a pidfd of the init process"))
         .arg(path("pid-file", "Write the pid of the init process to this file"))
-        .arg(flag("no-pivot", "Use chroot instead of pivot_root"))
+        .arg(flag("no-pivot", "Do not use pivot_root: for a root in an initramfs"))
         .arg(flag("no-new-keyring", "Keep the session keyring of the caller"))
         .arg(preserve_fds())
 }

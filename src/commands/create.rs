@@ -5,7 +5,7 @@ use clap::ArgMatches;
 
 use super::{Global, handover, service_manager, streams};
 use crate::cli::{MOST_DESCRIPTORS, id_of, path_of};
-use crate::create::{self, Options};
+use crate::create::{self, CreateOptions};
 use crate::plan::request::Streams;
 
 /// Runs the verb.
@@ -24,8 +24,8 @@ fn listening() -> u32 {
 
 /// The options that `create` and `run` share. `in_foreground`: the caller stays until the
 /// program ends.
-pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Options {
-    Options {
+pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> CreateOptions {
+    CreateOptions {
         bundle: path_of(matches, "bundle").unwrap_or_else(|| ".".into()),
         config: path_of(matches, "config"),
         cgroups: global.cgroups,

@@ -9,7 +9,7 @@ use crate::destroy;
 use crate::error::errno;
 use crate::host;
 use crate::plan::request::{CgroupMaker, Cgroups};
-use crate::store::{Entry, Operation, Status};
+use crate::store::{Operation, Remembered, Status};
 
 /// The switch for the rule of the spec that no caller can live with: `delete` of a
 /// created container is an error (runtime.md#delete).
@@ -21,8 +21,8 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let force = matches.get_flag("force");
     let container = match force {
         true => match global.store.find(id)? {
-            Entry::Own(container) => container,
-            Entry::Foreign(directory, foreign) => {
+            Remembered::Own(container) => container,
+            Remembered::Foreign(directory, foreign) => {
                 // Its group is that of a file system, whoever makes new ones.
                 let cgroups = Cgroups { maker: CgroupMaker::Runtime, ..global.cgroups };
                 let host = host::gather(cgroups, &global.buses)?;
@@ -31,8 +31,8 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
                     .with_context(|| format!("container {id:?} {}", foreign.maker));
             }
             // Cut short before it was written down, and so before anything was made.
-            Entry::Begun(directory) => return destroy::remove_directory(&directory),
-            Entry::None => return Ok(()),
+            Remembered::Begun(directory) => return destroy::remove_directory(&directory),
+            Remembered::None => return Ok(()),
         },
         false => global.store.load(id)?,
     };

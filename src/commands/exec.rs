@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use super::{Global, handover, streams, unless_forbidden_now};
 use crate::cgroups;
 use crate::cli::{id_of, path_of, text_of};
-use crate::exec::{self, Options};
+use crate::exec::{self, ExecOptions};
 use crate::foreground::Watch;
 use crate::plan::exec::Typed;
 use crate::store::{Operation, Status};
@@ -14,7 +14,7 @@ use crate::store::{Operation, Status};
 /// Runs the verb. The exit code is the program's, unless detached.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let in_foreground = !matches.get_flag("detach");
-    let options = Options {
+    let options = ExecOptions {
         process: path_of(matches, "process"),
         typed: typed(matches),
         cgroups: texts(matches, "cgroup"),

@@ -19,9 +19,10 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::apply::console;
-use crate::apply::net_devices::Found;
+use crate::apply::inherited::set_final_affinity;
+use crate::apply::net_devices::FoundDevice;
 use crate::apply::process::{Confined, Confinement};
-use crate::apply::security_module::Attributes;
+use crate::apply::security_module::LabelWriter;
 use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
 use crate::channel::gate::{self, Verdict};
@@ -66,9 +67,9 @@ pub struct Given<'a> {
     /// The mount that is the creator's root.
     pub creator_root: u64,
     /// The way to the program's labels, where it has any.
-    pub attributes: Option<&'a Attributes>,
+    pub labels: Option<&'a LabelWriter>,
     /// The network interfaces that the creator moves here.
-    pub net_devices: &'a [Found],
+    pub net_devices: &'a [FoundDevice],
     /// Where kernel parameters are written.
     pub parameters: Parameters,
 }
@@ -107,7 +108,7 @@ pub fn container(
 #[derive(Debug)]
 pub struct Additional<'a> {
     /// Where its labels are written.
-    pub attributes: Option<&'a Attributes>,
+    pub labels: Option<&'a LabelWriter>,
     /// The root to enter, where there is no mount namespace to join.
     pub root: Option<&'a OwnedFd>,
     /// Where the result of execve(2) goes.
@@ -132,7 +133,7 @@ pub fn additional(
         }
         let in_user_namespace = remaining.joined_user_namespace;
         join(remaining)?;
-        process::set_final_affinity(plan)?;
+        set_final_affinity(plan)?;
         if let Some(root) = given.root {
             rustix::process::fchdir(root).context("fchdir")?;
             rustix::process::chroot(".").context("chroot")?;
@@ -143,8 +144,8 @@ pub fn additional(
         // After the user namespace, in which its name was given.
         if let Some(id) = keyring {
             let join = || _ = join_keyring(id);
-            match given.attributes {
-                Some(attributes) => attributes.label_keys(plan, join)?,
+            match given.labels {
+                Some(labels) => labels.label_keys(plan, join)?,
                 None => join(),
             }
         }
@@ -152,7 +153,7 @@ pub fn additional(
         set_policies(policies)?;
         let mut confined = process::confine(
             plan,
-            &Confinement { new_user_namespace: false, attributes: given.attributes, is_between },
+            &Confinement { new_user_namespace: false, labels: given.labels, is_between },
         )?;
         leave_the_host(plan.descriptors, &creator, None)?;
         confined.give_up(&creator)?;
@@ -167,7 +168,7 @@ pub fn additional(
             creator.expect(&ToInit::Known)?;
         }
         kernel::set_parent_death_signal(0).context("prctl")?;
-        finish(confined, given.verdict, &creator)
+        become_program(confined, given.verdict, &creator)
     })();
     told(&creator, ran)
 }
@@ -214,7 +215,7 @@ impl<'a> Grouping<'a> {
 }
 
 /// Everything that is done to the container, and to the process until it has the rights of
-/// the program.
+/// the program. Each step stands where it does for the reason beside it.
 fn prepare_container<'plan>(
     plan: &'plan Plan,
     given: &Given<'_>,
@@ -222,14 +223,18 @@ fn prepare_container<'plan>(
     remaining: Remaining<'_>,
     creator: &InitEnd,
 ) -> Result<Prepared<'plan>> {
+    // Before anything that a creator which is killed would leave behind.
     stay_with(creator)?;
     let new_user = plan.namespaces.is_new(Kind::User);
     let (is_between, in_user_namespace) =
         (remaining.is_between, new_user || remaining.joined_user_namespace);
+    // While it has the rights of the caller, which a new user namespace takes away.
     join(remaining)?;
     if plan.namespaces.announces() {
         creator.send(&FromInit::Unshared)?;
     }
+    // Without its ids it is nobody, and what the creator brings comes after that. All others
+    // go on, and wait at the end.
     let mut is_placed = false;
     let needs_creator = plan.rootfs.opened_by_creator().next().is_some();
     if is_between
@@ -243,13 +248,15 @@ fn prepare_container<'plan>(
         is_placed = true;
     }
     let grouping = Grouping::new(plan, creator);
+    // Its offsets are written by now, and with a process inside they could not be.
     if plan.namespaces.gets_offsets() || is_between && plan.namespaces.own_offsets().is_some() {
         namespaces::enter_own_time()?;
     }
     namespaces::become_root_inside(in_user_namespace)?;
+    // The change of ids has shown it, and the creator has written to what a hidden one bars.
     kernel::hide().context("prctl")?;
     if needs_creator {
-        // It comes before the trees.
+        // The creator says so before it sends the trees.
         grouping.wait()?;
     }
     // What it makes is to have nothing of the caller's terminal and process group either.
@@ -258,28 +265,33 @@ fn prepare_container<'plan>(
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if plan.new_keyring {
         let make = || make_keyring(given.identity.id);
-        match (given.attributes, &plan.process) {
-            (Some(attributes), Some(process)) => attributes.label_keys(process, make)?,
+        match (given.labels, &plan.process) {
+            (Some(labels), Some(process)) => labels.label_keys(process, make)?,
             _ => make(),
         }
     }
+    // Before hooks, which may want to use them.
     set_names(plan)?;
     if plan.namespaces.is_new(Kind::Network) {
         raise_loopback()?;
     }
     net_devices::set_up(given.net_devices)?;
 
+    // Below a descriptor of the root, as long as the host's files are there to be bound.
     let root = rootfs::prepare(&plan.rootfs)?;
     let root = root.as_fd();
     let trees = || creator.expect_tree();
     let writable = rootfs::fill(root, &plan.rootfs, trees, || grouping.wait())?;
     grouping.wait()?;
+    // In the container's own devpts, which is mounted by now; hooks have it as their stdio.
     if let Some(process) = &plan.process {
         take_terminal(process, creator, Some(root))?;
     }
+    // A clone would have a session of its own, and take it then.
     if !is_between {
         control_terminal(plan.process.as_ref())?;
     }
+    // Mounts are there and the root is not entered (config.md#posix-platform-hooks).
     if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
         creator.send(&FromInit::RootfsReady)?;
         if !is_placed {
@@ -298,13 +310,16 @@ fn prepare_container<'plan>(
     }
     // After the hooks: they may have made the interfaces that a parameter is about.
     parameters.write(&plan.sysctls)?;
+    // After all that writes into the root, and with the host's /dev/null at hand.
     rootfs::protect(root, &plan.rootfs, &writable)?;
+    // What was opened here is closed here: see `leave_the_host`.
     drop(writable);
     rootfs::enter(root, &plan.rootfs, given.creator_root)?;
 
+    // From here on it loses its rights: last what takes the most away.
     set_policies(&plan.policies)?;
     let confinement =
-        Confinement { new_user_namespace: new_user, attributes: given.attributes, is_between };
+        Confinement { new_user_namespace: new_user, labels: given.labels, is_between };
     let confined =
         plan.process.as_ref().map(|process| process::confine(process, &confinement)).transpose()?;
     Ok(Prepared { confined, is_placed })
@@ -356,7 +371,7 @@ fn leave_the_host(descriptors: u32, creator: &InitEnd, gate: Option<&OwnedFd>) -
     log::leave_file();
     let kept: Vec<_> = gate.map(OwnedFd::as_fd).into_iter().chain([creator.as_fd()]).collect();
     sys::close_others(3, descriptors, &kept).context("close_range")?;
-    sys::start::forget();
+    sys::arguments::forget();
     Ok(())
 }
 
@@ -381,11 +396,15 @@ fn run_container(
         let state = identity.for_hooks(Status::Created, std::process::id() as i32);
         hooks::run_confined(&plan.hooks.start_container, &confined, &state)?;
     }
-    finish(confined, verdict, other)
+    become_program(confined, verdict, other)
 }
 
 /// The program, or the end of the process: under the filter nothing else is sure.
-fn finish(confined: Confined<'_>, verdict: &Verdict, other: &InitEnd) -> Result<Infallible> {
+fn become_program(
+    confined: Confined<'_>,
+    verdict: &Verdict,
+    other: &InitEnd,
+) -> Result<Infallible> {
     confined.execute(verdict, Some(other))?;
     // execve(2) has failed, and the verdict says why.
     kernel::exit_now(1)

@@ -20,8 +20,10 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 
 use self::spawn::{KilledAtBirth, Spawned};
-use crate::apply::net_devices::{Destination, Found};
-use crate::apply::security_module::{self, Attributes};
+use crate::apply::inherited::OomScoreAdj;
+use crate::apply::net_devices::{Destination, FoundDevice};
+use crate::apply::security_module::{self, LabelWriter};
+use crate::apply::stdio::give_pipes;
 use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, mounts, namespaces, net_devices, process, rootfs};
 use crate::bundle::Bundle;
@@ -37,7 +39,7 @@ use crate::host;
 use crate::log;
 use crate::plan::cgroup::{CgroupPlan, Group, Stage};
 use crate::plan::host::Host;
-use crate::plan::intel_rdt::Group as ClassGroup;
+use crate::plan::intel_rdt::ClassGroup;
 use crate::plan::mounts::{MappedIds, MountKind};
 use crate::plan::namespaces::Namespaces;
 use crate::plan::request::{Cgroups, Request, Streams};
@@ -51,7 +53,7 @@ use crate::time;
 
 /// How a container is to be created.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct CreateOptions {
     /// The directory of the bundle.
     pub bundle: PathBuf,
     /// Another file than config.json in it.
@@ -76,7 +78,7 @@ pub struct Options {
 
 /// A container that waits for its program, as the caller who stays has it.
 #[derive(Debug)]
-pub struct Created {
+pub struct CreatedContainer {
     /// What is remembered of it.
     pub container: Container,
     /// Its init process.
@@ -92,7 +94,7 @@ pub struct Created {
 }
 
 /// Creates the container `id`. Where that fails nothing is left of it.
-pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
+pub fn create(store: &Store, id: &str, options: &CreateOptions) -> Result<CreatedContainer> {
     crate::store::check_id(id)?;
     let bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
     log::debug(|| format!("bundle {:?}: {} bytes of config.json", bundle.path, bundle.text.len()));
@@ -121,7 +123,7 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
         let record = intent(&bundle, &plan, groups, id, &host)?;
         let container = Container { directory: store.reserve(id)?, record };
         log::debug(|| format!("container {id:?}: remembered in {:?}", container.directory));
-        let cgroup = cgroups::Created::default();
+        let cgroup = cgroups::CreatedGroups::default();
         let (plan, host) = (&plan, &host);
         let mut making = Making {
             plan,
@@ -156,7 +158,14 @@ pub fn create(store: &Store, id: &str, options: &Options) -> Result<Created> {
     })?;
     let (init, channel, verdict, master) = made;
     let is_filtered = plan.process.as_ref().is_some_and(|process| process.filter.is_some());
-    Ok(Created { container: making.container, init, channel, verdict, master, is_filtered })
+    Ok(CreatedContainer {
+        container: making.container,
+        init,
+        channel,
+        verdict,
+        master,
+        is_filtered,
+    })
 }
 
 /// What will be remembered, before anything of it exists.
@@ -222,12 +231,12 @@ fn mounts_to_undo(plan: &Plan) -> Result<Vec<RecordedMount>> {
 struct Making<'a> {
     plan: &'a Plan,
     host: &'a Host,
-    options: &'a Options,
+    options: &'a CreateOptions,
     /// Until they are made.
     intel_rdt: Option<resctrl::Settled>,
     container: Container,
     /// What of its cgroup was not there before.
-    cgroup: cgroups::Created,
+    cgroup: cgroups::CreatedGroups,
     /// How its processes come into it.
     entering: Entering,
     /// Whether systemd was asked for it.
@@ -248,21 +257,28 @@ struct Due {
 type Made = (Spawned, CreatorEnd, Option<Verdict>, Option<OwnedFd>);
 
 impl Making<'_> {
-    /// From the intent on disk to a created container.
+    /// From the intent on disk to a created container. The order is not free: beside each step
+    /// stands why it is here.
     fn make(&mut self, bundle: &Bundle, console: Option<&OwnedFd>) -> Result<Made> {
+        // First: whatever happens from here on, `delete --force` knows what to look for.
         self.container.save_first()?;
+        // Where the record is lost, the copy still tells which group it was.
         self.container.keep_config(&bundle.text)?;
+        // Before init mounts it.
         if let Some(path) = &self.plan.notify {
             fs::create_dir(path).with_context(|| format!("mkdir {path:?}"))?;
         }
+        // Before the clone, which begins in it. A unit of systemd's needs a process first.
         if self.plan.unit.is_none() {
             self.cgroup = cgroups::create(&self.plan.cgroup, &self.container.directory)?;
             self.ready_cgroup(&self.plan.cgroup)?;
         }
+        // Also before the clone; this lets go of the lock that others wait for.
         let groups = &mut self.container.record.intel_rdt;
         if let (Some(settled), Some(groups)) = (self.intel_rdt.take(), groups) {
             settled.make(groups)?;
         }
+        // While they are still the caller's: init sets them up once they have been moved.
         let devices = net_devices::find(&self.plan.net_devices)?;
         let (mut init, channel, verdict) = self.spawn(&devices)?;
         let master = match self.prepare(&mut init, &channel, &devices, console) {
@@ -279,15 +295,19 @@ impl Making<'_> {
                 return Err(error);
             }
         };
+        // Limits that could stand in the way of init itself, and it must have outlived them.
         let group = self.moved.as_ref().unwrap_or(&self.plan.cgroup);
         self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
         self.refuse_dead(&init)?;
+        // For whoever reads the record it is created from here on. A class of service with a name
+        // has been its own so far, for a failure to take back; now it stays.
         self.container.record.creator = None;
         let groups = &mut self.container.record.intel_rdt;
         if let (Some(plan), Some(group)) = (&self.plan.intel_rdt, groups) {
             group.owned &= !plan.outlives_container();
         }
         self.container.save()?;
+        // Last: who is told may start it at once.
         self.options.handover.tell_of(init.pid.as_raw(), &init.pidfd)?;
         log::debug(|| format!("container {:?}: created", self.container.record.id));
         Ok((init, channel, verdict, master))
@@ -299,9 +319,10 @@ impl Making<'_> {
         &mut self,
         init: &mut Spawned,
         channel: &CreatorEnd,
-        devices: &[Found],
+        devices: &[FoundDevice],
         console: Option<&OwnedFd>,
     ) -> Result<Option<OwnedFd>> {
+        // Before init is told that it is placed, upon which it no longer ends with this process.
         if !init.is_between {
             self.remember(init)?;
         }
@@ -312,11 +333,14 @@ impl Making<'_> {
         let starting = unit.map(start).transpose();
         let starting = starting.in_field("linux.cgroupsPath")?;
         self.is_asked_for = starting.is_some();
+        // Init waits for its ids before it does anything in a new user namespace.
         self.place(init, channel, devices)?;
+        // Its cgroup namespace has its root where it is then, and a tree may show that.
         if let Some(starting) = starting {
             self.enter_unit(starting).map_err(|error| Self::reason(channel, init, error))?;
             let _ = channel.send(&ToInit::Grouped);
         }
+        // They take the maps of its ids.
         self.open_trees(init, channel)?;
         self.converse(channel, init, console)
     }
@@ -383,7 +407,7 @@ impl Making<'_> {
         warnings.iter().for_each(log::warn);
     }
 
-    fn spawn(&self, devices: &[Found]) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
+    fn spawn(&self, devices: &[FoundDevice]) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {
         let (creator, end) = channel::pair()?;
         let cgroup = self.cgroup()?;
         let creator_root = rootfs::root_mount()?;
@@ -394,18 +418,18 @@ impl Making<'_> {
             Some(verdict) => init::Start::Creator(verdict),
             None => init::Start::Gate(gate::make(self.container.open_directory()?)?),
         };
-        let attributes = Attributes::open(self.plan.process.as_ref())?;
+        let labels = LabelWriter::open(self.plan.process.as_ref())?;
         let around = init::Given {
             start,
             identity: self.identity(),
             creator_root,
-            attributes: attributes.as_ref(),
+            labels: labels.as_ref(),
             net_devices: devices,
             parameters: Parameters::find(&self.plan.sysctls),
         };
         let plan = self.plan;
-        plan.process.iter().filter_map(|process| process.pipes_owner).for_each(process::give_pipes);
-        let _inherited = process::OomScoreAdj::take(plan.process.as_ref())?;
+        plan.process.iter().filter_map(|process| process.pipes_owner).for_each(give_pipes);
+        let _inherited = OomScoreAdj::take(plan.process.as_ref())?;
         // Others in the caller's pid namespace see it: it is hidden from its first moment.
         if !plan.hides_itself {
             kernel::hide().context("prctl")?;
@@ -418,7 +442,7 @@ impl Making<'_> {
     }
 
     /// Gives the process its ids, its offsets and its network interfaces, and says so.
-    fn place(&self, init: &Spawned, channel: &CreatorEnd, devices: &[Found]) -> Result<()> {
+    fn place(&self, init: &Spawned, channel: &CreatorEnd, devices: &[FoundDevice]) -> Result<()> {
         let Namespaces { id_maps, time_offsets, .. } = &self.plan.namespaces;
         if self.plan.namespaces.announces() {
             match init.hear(channel, || Ok(false))? {
@@ -478,12 +502,12 @@ impl Making<'_> {
     }
 
     /// The container's cgroup, to be entered.
-    fn cgroup(&self) -> Result<spawn::Cgroup> {
+    fn cgroup(&self) -> Result<spawn::Groups> {
         let record = &self.container.record;
         if self.plan.unit.is_some() {
-            return spawn::Cgroup::open_later(record.intel_rdt.as_ref());
+            return spawn::Groups::open_later(record.intel_rdt.as_ref());
         }
-        spawn::Cgroup::open(&self.plan.cgroup.group, record.intel_rdt.as_ref(), self.entering)
+        spawn::Groups::open(&self.plan.cgroup.group, record.intel_rdt.as_ref(), self.entering)
     }
 
     fn map_ids(&self, tree: &OwnedFd, ids: &MappedIds, init: &Spawned) -> Result<()> {

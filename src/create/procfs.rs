@@ -22,7 +22,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::namespaces::{Opened, become_root_inside, join_all, make_new};
 use crate::channel::{self, Failure, FromInit, InitEnd};
-use crate::create::spawn::{Cgroup, spawn};
+use crate::create::spawn::{Birth, Groups, spawn};
 use crate::error::message;
 use crate::log;
 use crate::sys;
@@ -33,9 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The context of a procfs (fsopen(2)) that shows the pid namespace among `joined`, which may
 /// take the rights of a user namespace among them to enter. `cgroup` is the container's.
-pub fn context_in(joined: Vec<Opened>, cgroup: &Cgroup) -> Result<OwnedFd> {
+pub fn context_in(joined: Vec<Opened>, cgroup: &Groups) -> Result<OwnedFd> {
     let (creator, end) = channel::pair()?;
-    let helper = spawn(0, cgroup.unified(), &[], &creator, || {
+    let helper = spawn(&Birth::in_group(cgroup.unified()), &creator, || {
         end_with_parent()?;
         cgroup.entrance().enter()?;
         let Err(error) = bring_context(joined, &end).map(|()| exit_now(0));
@@ -84,7 +84,7 @@ fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
     enter_empty_root().context("an empty root")?;
     sys::close_others(0, 0, &[end.as_fd()]).context("close_range")?;
     log::leave_file();
-    sys::start::forget();
+    sys::arguments::forget();
     hide().context("prctl")?;
     let child = match clone3(&Clone3::default()).context("clone3")? {
         Cloned::Parent(pid, _) => pid,

@@ -186,11 +186,11 @@ fn pid_of(pidfd: &OwnedFd) -> Option<Pid> {
     (pid > 0).then(|| Pid::from_raw(pid))
 }
 
-/// The container's cgroup, as a new process enters it: the directory of version 2
+/// The container's groups, as a new process enters them: the directory of version 2
 /// by the clone itself if it can be, the trees of version 1 by moving itself. So it does with
 /// its groups in resctrl, whose file `tasks` is of the same kind.
 #[derive(Debug)]
-pub struct Cgroup {
+pub struct Groups {
     unified: Option<OwnedFd>,
     entrance: Entrance,
     /// Whether the process leaves the creator's group, in some tree, by itself.
@@ -199,11 +199,11 @@ pub struct Cgroup {
     is_later: bool,
 }
 
-impl Cgroup {
+impl Groups {
     /// Opens the group's files, and those of the groups in resctrl.
     pub fn open(
         group: &Group,
-        classes: Option<&intel_rdt::Group>,
+        classes: Option<&intel_rdt::ClassGroup>,
         entering: Entering,
     ) -> Result<Self> {
         let unified = match entering {
@@ -220,7 +220,7 @@ impl Cgroup {
 
     /// Where systemd puts the process into its group, once it is there. It is in those in
     /// resctrl from the beginning.
-    pub fn open_later(classes: Option<&intel_rdt::Group>) -> Result<Self> {
+    pub fn open_later(classes: Option<&intel_rdt::ClassGroup>) -> Result<Self> {
         let cgroup = Self::open(&Group::default(), classes, Entering::AtBirth)?;
         Ok(Self { is_later: true, ..cgroup })
     }
@@ -260,7 +260,7 @@ pub struct Remaining<'a> {
 /// `child` runs in it and never returns.
 pub fn container(
     namespaces: &Namespaces,
-    cgroup: &Cgroup,
+    cgroup: &Groups,
     creator: &CreatorEnd,
     init: InitEnd,
     child: impl FnOnce(InitEnd, Remaining<'_>) -> Result<Infallible>,
@@ -281,7 +281,8 @@ pub fn container(
         remaining.new = new;
         remaining.offsets = namespaces.own_offsets();
         remaining.is_between = true;
-        let between = spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))?;
+        let birth = Birth::in_group(cgroup.unified());
+        let between = spawn(&birth, creator, move || child(init, remaining))?;
         return Ok(Spawned { is_between: true, ..between });
     }
 
@@ -305,6 +306,7 @@ pub fn container(
         }
     }
     let flags = new.iter().map(|kind| clone_flag(*kind)).sum();
+    let birth = Birth { flags, group: cgroup.unified(), new: &namespaces.new };
     if namespaces.is_joined(Kind::User) {
         // A mount namespace changes what paths mean; that is the new process's to meet.
         let mounts = opened.extract_if(.., |join| join.kind == Kind::Mount);
@@ -313,7 +315,7 @@ pub fn container(
         let time = offsets.map(|_| Kind::Time);
         let join = move || enter(opened, time.as_slice(), offsets);
         let child = move |init| child(init, remaining);
-        return through(flags, cgroup.unified(), &namespaces.new, join, creator, init, child);
+        return through(&birth, join, creator, init, child);
     }
     // A new user namespace has no rights over the others: the creator joins those for
     // it. So he does for time, which only children enter.
@@ -322,32 +324,41 @@ pub fn container(
         join.join()?;
     }
     remaining.join = opened;
-    spawn(flags, cgroup.unified(), &namespaces.new, creator, move || child(init, remaining))
+    spawn(&birth, creator, move || child(init, remaining))
 }
 
-/// Makes a process in the namespaces of the process that `target` is a handle on, or the one
-/// in between. `flags` are those that it does not share with the caller.
+/// A process whose namespaces another one is to be in.
+#[derive(Debug, Clone, Copy)]
+pub struct Neighbour<'a> {
+    /// A handle on it.
+    pub pidfd: &'a OwnedFd,
+    /// The namespaces that it does not share with the caller.
+    pub namespaces: CloneFlags,
+}
+
+/// Makes a process in the namespaces of another one, or the one in between.
 pub fn beside(
-    target: &OwnedFd,
-    flags: CloneFlags,
-    cgroup: &Cgroup,
+    neighbour: Neighbour<'_>,
+    cgroup: &Groups,
     creator: &CreatorEnd,
     init: InitEnd,
     child: impl FnOnce(InitEnd, Remaining<'_>) -> Result<Infallible>,
 ) -> Result<Spawned> {
+    let flags = neighbour.namespaces;
     // What only children enter, and what is entered after a user namespace of its own.
     let for_children = CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWUSER
         | CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32);
     let remaining = Remaining {
         entrance: Some(&cgroup.entrance),
-        join_process: (!flags.is_empty()).then_some((target, flags)),
+        join_process: (!flags.is_empty()).then_some((neighbour.pidfd, flags)),
         joined_user_namespace: flags.contains(CloneFlags::CLONE_NEWUSER),
         is_between: flags.intersects(for_children),
         ..Remaining::default()
     };
     let is_between = remaining.is_between;
-    let spawned = spawn(0, cgroup.unified(), &[], creator, move || child(init, remaining))?;
+    let birth = Birth::in_group(cgroup.unified());
+    let spawned = spawn(&birth, creator, move || child(init, remaining))?;
     Ok(Spawned { is_between, ..spawned })
 }
 
@@ -356,17 +367,16 @@ pub fn beside(
 /// child. It inherits the cgroup: from inside of the user namespace none could be given that
 /// belongs to its user.
 fn through(
-    flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
-    new: &[Kind],
+    birth: &Birth<'_>,
     join: impl FnOnce() -> Result<()>,
     creator: &CreatorEnd,
     init: InitEnd,
     child: impl FnOnce(InitEnd) -> Result<Infallible>,
 ) -> Result<Spawned> {
-    let mut process = spawn(0, cgroup, &[], creator, move || {
-        let args = Clone3 { flags: flags | libc::CLONE_PARENT as u64, cgroup: None };
-        let clone = || clone3(&args).map_err(|errno| explain_new("clone3", errno, new));
+    let first = Birth::in_group(birth.group);
+    let mut process = spawn(&first, creator, move || {
+        let args = Clone3 { flags: birth.flags | libc::CLONE_PARENT as u64, cgroup: None };
+        let clone = || clone3(&args).map_err(|errno| explain_new("clone3", errno, birth.new));
         let stays = join().and_then(|()| hand_over(&init, clone()?));
         if let Err(error) = stays {
             let _ = init.send(&FromInit::Failed(Failure::new(&error)));
@@ -422,16 +432,32 @@ fn hand_over(init: &InitEnd, cloned: Cloned) -> Result<()> {
     }
 }
 
-/// Makes a process with these CLONE_* flags in a cgroup of version 2. `child` runs in it and
-/// never returns.
-pub fn spawn(
+/// What a process has from its first moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth<'a> {
+    /// The CLONE_NEW* flags.
     flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
-    new: &[Kind],
+    /// Its cgroup of version 2; None: its parent's.
+    group: Option<BorrowedFd<'a>>,
+    /// The namespaces that are new, for errors.
+    new: &'a [Kind],
+}
+
+impl<'a> Birth<'a> {
+    /// A process in its parent's namespaces and this cgroup.
+    pub fn in_group(group: Option<BorrowedFd<'a>>) -> Self {
+        Self { flags: 0, group, new: &[] }
+    }
+}
+
+/// Makes a process. `child` runs in it and never returns.
+pub fn spawn(
+    birth: &Birth<'_>,
     creator: &CreatorEnd,
     child: impl FnOnce() -> Result<Infallible>,
 ) -> Result<Spawned> {
-    match clone3(&Clone3 { flags, cgroup }).map_err(|errno| explain_new("clone3", errno, new))? {
+    let args = Clone3 { flags: birth.flags, cgroup: birth.group };
+    match clone3(&args).map_err(|errno| explain_new("clone3", errno, birth.new))? {
         Cloned::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd, is_between: false, is_seen: false }),
         Cloned::Child => {
             creator.close_in_child();

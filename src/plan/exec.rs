@@ -95,12 +95,12 @@ pub struct ExecPlan {
     /// The ID of the container whose session keyring it gets.
     pub keyring: Option<String>,
     /// The group that it is put into.
-    pub place: Place,
+    pub place: CgroupPlace,
 }
 
 /// The cgroup of a process that is added, and what takes its place where the kernel refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct CgroupPlace {
     /// The group.
     pub group: Group,
     /// Whether it was typed: then it is this one or none.
@@ -144,7 +144,7 @@ impl ExecPlan {
             namespaces: container.namespaces.iter().copied().filter(is_joined).collect(),
             enters_root: !namespaces.is_new(Kind::Mount),
             keyring: (!container.callers_keyring).then(|| container.id.to_owned()),
-            place: Place {
+            place: CgroupPlace {
                 group: group.below(request.cgroups).context("--cgroup")?,
                 is_typed,
                 else_by_systemd: container.is_unit && !is_typed,
@@ -393,7 +393,8 @@ mod tests {
         ] {
             let inhabited = Inhabited { is_unit, ..inhabited(&spec, &group) };
             let place = ExecPlan::new(&request(Wanted::Typed(&typed), &cgroups), &inhabited);
-            let Place { is_typed, else_by_systemd, else_beside_init, .. } = place.unwrap().place;
+            let CgroupPlace { is_typed, else_by_systemd, else_beside_init, .. } =
+                place.unwrap().place;
             assert_eq!((is_typed, else_by_systemd, else_beside_init), expected, "{cgroups:?}");
         }
     }

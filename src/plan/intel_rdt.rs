@@ -41,7 +41,7 @@ pub struct Lines {
 
 /// What resctrl has of a class.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundClass {
     /// Whether there is such a class.
     pub exists: bool,
     /// Its schemata.
@@ -54,7 +54,7 @@ pub struct Found {
 
 /// The groups of a container, as they are recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
+pub struct ClassGroup {
     /// The name of its class; empty for the root.
     pub class: String,
     /// Whether the class was made for it and goes with it.
@@ -111,7 +111,7 @@ impl IntelRdt {
     }
 
     /// The groups, given what is there, and what is to be written to the class.
-    pub fn settle(&self, found: &Found) -> Result<(Group, Vec<Lines>)> {
+    pub fn settle(&self, found: &FoundClass) -> Result<(ClassGroup, Vec<Lines>)> {
         let class = &self.class;
         if self.is_named && !found.exists && self.allotment.is_empty() && self.schemata.is_none() {
             bail!(
@@ -129,7 +129,7 @@ impl IntelRdt {
             }
         }
         let allotment = self.allotment.iter().filter(|_| !is_shared);
-        let group = Group {
+        let group = ClassGroup {
             class: class.clone(),
             owned: !found.exists,
             monitoring: self.monitoring.clone(),
@@ -225,7 +225,7 @@ impl<'a> Schema<'a> {
     }
 }
 
-impl Found {
+impl FoundClass {
     /// Whether the class has what `wanted` says, however it is written there.
     fn check(&self, wanted: &str) -> Result<()> {
         for line in wanted.lines() {
@@ -278,10 +278,10 @@ mod tests {
         Ok((plan.unwrap(), warnings))
     }
 
-    fn class(exists: bool) -> Found {
+    fn class(exists: bool) -> FoundClass {
         let schemata = if exists { FOUND } else { "" };
         let schemata = schemata.into();
-        Found { exists, schemata, bandwidth_step: Some(10), has_monitoring: false }
+        FoundClass { exists, schemata, bandwidth_step: Some(10), has_monitoring: false }
     }
 
     /// The class, whether it goes with the container, and what is written to it.
@@ -374,7 +374,7 @@ mod tests {
         ] {
             let (group, _) = plan(json).unwrap().0.settle(&class(true)).unwrap();
             assert_eq!(group.monitoring.as_deref(), expected, "{json}");
-            let taken = Found { has_monitoring: true, ..class(true) };
+            let taken = FoundClass { has_monitoring: true, ..class(true) };
             assert_eq!(plan(json).unwrap().0.settle(&taken).is_err(), expected.is_some());
         }
     }

@@ -32,7 +32,7 @@ use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 
 use self::cgroup::unit::{self, Unit, UnitPlan};
-use self::cgroup::{Access, CgroupPlan};
+use self::cgroup::{CgroupAccess, CgroupPlan};
 use self::hooks::Hooks;
 use self::host::Host;
 use self::intel_rdt::IntelRdt;
@@ -150,7 +150,7 @@ impl Plan {
         let hooks = Hooks::plan(spec.hooks().as_ref())?;
         let (process, warning) = plan_process(request, &namespaces, &hooks)?;
         warnings.extend(warning);
-        let may_delegate = access == Access::Root && namespaces.is_new(Kind::Cgroup);
+        let may_delegate = access == CgroupAccess::Root && namespaces.is_new(Kind::Cgroup);
         let cgroup_owner = process
             .as_ref()
             .filter(|_| may_delegate && may_write_cgroups(&rootfs))
@@ -182,7 +182,7 @@ impl Plan {
 fn plan_cgroup(
     request: &Request<'_>,
     host: &Host,
-    access: &Access,
+    access: &CgroupAccess,
 ) -> Result<(CgroupPlan, Option<UnitPlan>)> {
     let Request { spec, id, .. } = *request;
     let linux = spec.linux().as_ref();
@@ -196,7 +196,7 @@ fn plan_cgroup(
     let unit = Unit::new(path, id, systemd).in_field("linux.cgroupsPath")?;
     let below = unit.path()?;
     let place = systemd.group.join(below.strip_prefix("/").unwrap_or(&below));
-    let is_root = *access == Access::Root;
+    let is_root = *access == CgroupAccess::Root;
     let (cgroup, limits) =
         CgroupPlan::in_unit(&place, resources, layout, is_root, &systemd.majors)?;
     let mut properties = unit::own_properties(id, &unit);

@@ -9,7 +9,7 @@ use oci_spec::runtime::Mount;
 use super::cgroup::{Group, Layout, Version};
 use super::namespaces::{IdMaps, id_ranges};
 use super::notify;
-use super::options::{MOUNT_ATTR_RDONLY, Options};
+use super::options::{MOUNT_ATTR_RDONLY, MountOptions};
 use crate::abi::MountAttributes;
 use crate::error::InField as _;
 
@@ -266,7 +266,7 @@ pub fn plan_mounts(
     let mut warnings = Vec::new();
     for (at, mount) in mounts.iter().enumerate() {
         let field = Origin::Entry(at);
-        let options = Options::parse(mount.options().as_deref().unwrap_or_default())
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())
             .in_field(format_args!("{field}.options"))?;
         warnings
             .extend(options.warnings.iter().map(|warning| format!("{field}.options: {warning}")));
@@ -274,7 +274,7 @@ pub fn plan_mounts(
     }
     if let Some(directory) = around.notify {
         let mount = notify::mount(directory);
-        let options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
         plan_one(Origin::NotifySocket, &mount, options, around, &mut steps)?;
     }
     Ok((steps, warnings))
@@ -284,7 +284,7 @@ pub fn plan_mounts(
 fn plan_ids(
     field: Origin,
     mount: &Mount,
-    options: &Options,
+    options: &MountOptions,
     around: &Surroundings<'_>,
 ) -> Result<Option<MappedIds>> {
     let uids = id_ranges(mount.uid_mappings(), &format!("{field}.uidMappings"))?;
@@ -310,7 +310,7 @@ fn plan_ids(
 fn plan_one(
     field: Origin,
     mount: &Mount,
-    options: Options,
+    options: MountOptions,
     around: &Surroundings<'_>,
     steps: &mut Vec<MountStep>,
 ) -> Result<()> {
@@ -368,7 +368,7 @@ fn plan_one(
     }
 }
 
-fn step(field: Origin, target: PathBuf, kind: MountKind, options: &Options) -> MountStep {
+fn step(field: Origin, target: PathBuf, kind: MountKind, options: &MountOptions) -> MountStep {
     let mut step = MountStep {
         field,
         target,
@@ -408,7 +408,7 @@ pub fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-fn file_system(fstype: &str, source: Option<&Path>, options: &Options) -> FileSystem {
+fn file_system(fstype: &str, source: Option<&Path>, options: &MountOptions) -> FileSystem {
     let source = source.filter(|source| !source.as_os_str().is_empty());
     let source = source.map_or_else(|| fstype.into(), Path::to_string_lossy).into_owned();
     let data: Vec<(String, Option<String>)> = options
@@ -460,7 +460,7 @@ fn outside_of_quotes(word: &str) -> impl Iterator<Item = &str> {
 fn plan_cgroup_mount(
     field: Origin,
     target: PathBuf,
-    options: &Options,
+    options: &MountOptions,
     around: &Surroundings<'_>,
     steps: &mut Vec<MountStep>,
 ) {
@@ -507,7 +507,7 @@ fn plan_cgroup_mount(
         for controller in &group.controllers {
             if name != controller.as_str() && !controller.starts_with("name=") {
                 let link = MountKind::Link(name.into());
-                steps.push(step(field, target.join(controller), link, &Options::default()));
+                steps.push(step(field, target.join(controller), link, &MountOptions::default()));
             }
         }
     }

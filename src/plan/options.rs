@@ -34,7 +34,7 @@ const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
 /// What the option words of one mount say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct MountOptions {
     /// `bind` is Some(false), `rbind` Some(true).
     pub bind: Option<bool>,
     /// Change an existing mount.
@@ -165,7 +165,7 @@ pub fn known_words() -> impl Iterator<Item = &'static str> {
     WORDS.iter().map(|(name, _)| *name)
 }
 
-impl Options {
+impl MountOptions {
     /// Reads the words in their order; of two that contradict, the later wins.
     pub fn parse(words: &[String]) -> Result<Self> {
         let mut options = Self::default();
@@ -283,8 +283,9 @@ impl MountAttributes {
 mod tests {
     use super::*;
 
-    fn parse(words: &str) -> Options {
-        Options::parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).unwrap()
+    fn parse(words: &str) -> MountOptions {
+        MountOptions::parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .unwrap()
     }
 
     #[test]
@@ -336,7 +337,7 @@ mod tests {
         let options = parse("bind mode=755");
         assert!(options.data.is_empty());
         assert_eq!(options.warnings, [r#""mode=755" has no meaning on a bind mount"#]);
-        let error = Options::parse(&["rbind".into(), "bogus".into()]).unwrap_err();
+        let error = MountOptions::parse(&["rbind".into(), "bogus".into()]).unwrap_err();
         assert_eq!(error.to_string(), r#""bogus": unknown on a bind mount"#);
     }
 

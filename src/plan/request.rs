@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use super::cgroup::Access;
+use super::cgroup::CgroupAccess;
 use super::host::Host;
 
 /// A container to create.
@@ -76,11 +76,11 @@ impl Cgroups {
     }
 
     /// How cgroups may be used.
-    pub fn access(self, host: &Host) -> Access {
+    pub fn access(self, host: &Host) -> CgroupAccess {
         match self.maker {
-            CgroupMaker::Nobody => Access::Unwanted,
-            _ if self.is_rootless(host) => Access::Rootless { own: host.own_group.clone() },
-            _ => Access::Root,
+            CgroupMaker::Nobody => CgroupAccess::Unwanted,
+            _ if self.is_rootless(host) => CgroupAccess::Rootless { own: host.own_group.clone() },
+            _ => CgroupAccess::Root,
         }
     }
 }
@@ -123,19 +123,19 @@ mod tests {
             own_group: own.clone(),
             ..Host::default()
         };
-        let rootless = Access::Rootless { own: own.clone() };
+        let rootless = CgroupAccess::Rootless { own: own.clone() };
         for (typed, uid, in_user_namespace, access) in [
-            (None, 0, false, &Access::Root),
+            (None, 0, false, &CgroupAccess::Root),
             (None, 7, false, &rootless),
             (None, 0, true, &rootless),
             (Some(true), 0, false, &rootless),
-            (Some(false), 7, true, &Access::Root),
+            (Some(false), 7, true, &CgroupAccess::Root),
         ] {
             let host = host(uid, in_user_namespace);
             let mut cgroups = Cgroups { rootless: typed, ..Cgroups::default() };
             assert_eq!(&cgroups.access(&host), access, "{typed:?} {uid} {in_user_namespace}");
             cgroups.maker = CgroupMaker::Nobody;
-            assert_eq!(cgroups.access(&host), Access::Unwanted);
+            assert_eq!(cgroups.access(&host), CgroupAccess::Unwanted);
         }
     }
 }

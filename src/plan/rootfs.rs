@@ -17,7 +17,7 @@ pub struct Rootfs {
     /// The absolute path of the root on the host.
     pub path: PathBuf,
     /// How it becomes the root directory.
-    pub entry: Entry,
+    pub entry: RootEntry,
     /// `root.readonly`.
     pub read_only: bool,
     /// How mounts reach the container from outside, and the outside from within.
@@ -130,7 +130,7 @@ impl Propagation {
 
 /// How the root becomes the root directory of the init process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub enum RootEntry {
     /// pivot_root(2) in a mount namespace of its own.
     Pivot,
     /// Moved over the root of a mount namespace of its own, where that is an initramfs,
@@ -159,20 +159,20 @@ pub fn plan_rootfs(spec: &Spec, around: &Surroundings<'_>) -> Result<(Rootfs, Ve
         (plan_devices(devices, around.may_make_devices)?, links)
     };
     let entry = match (around.mount_namespace, around.no_pivot) {
-        (true, false) => Entry::Pivot,
-        (true, true) => Entry::Move,
-        (false, _) => Entry::Chroot,
+        (true, false) => RootEntry::Pivot,
+        (true, true) => RootEntry::Move,
+        (false, _) => RootEntry::Chroot,
     };
     let read_only = root.readonly().unwrap_or(false);
-    if read_only && entry == Entry::Chroot {
+    if read_only && entry == RootEntry::Chroot {
         bail!("root.readonly: true: needs the container to have a mount namespace");
     }
     let given = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
     let propagation = Propagation::plan(given.unwrap_or_default())?;
-    let apart = around.user_namespace || entry == Entry::Chroot;
+    let apart = around.user_namespace || entry == RootEntry::Chroot;
     let types = propagation.of_trees_from_outside(apart);
     for step in &mut mounts {
-        if step.is_from_outside() || entry == Entry::Chroot {
+        if step.is_from_outside() || entry == RootEntry::Chroot {
             step.begin_with(&types);
         }
         // As of a tree that init opens: the creator has the rights that it lacks.
@@ -346,10 +346,10 @@ mod tests {
     fn the_root_is_pivoted_to_unless_it_is_forbidden_or_cannot_be() {
         let spec = serde_json::from_str(r#"{"root":{"path":"r"}}"#).unwrap();
         for (mount_namespace, no_pivot, entry) in [
-            (true, false, Entry::Pivot),
-            (true, true, Entry::Move),
-            (false, false, Entry::Chroot),
-            (false, true, Entry::Chroot),
+            (true, false, RootEntry::Pivot),
+            (true, true, RootEntry::Move),
+            (false, false, RootEntry::Chroot),
+            (false, true, RootEntry::Chroot),
         ] {
             let around = Surroundings { mount_namespace, no_pivot, ..around() };
             assert_eq!(plan_rootfs(&spec, &around).unwrap().0.entry, entry);

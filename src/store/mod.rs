@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
-use self::record::Found;
+use self::record::FoundRecord;
 use crate::cgroups;
 use crate::plan::cgroup::unit::{Property, documentation};
 use crate::processes::{boot_id, hold, open_process};
@@ -52,7 +52,7 @@ pub struct Container {
 /// What is remembered under an ID.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a command makes one, and mostly the large one")]
-pub enum Entry {
+pub enum Remembered {
     /// A container of ours.
     Own(Container),
     /// What only `delete --force` can deal with, and its directory.
@@ -101,26 +101,28 @@ impl Store {
     /// What is remembered of a container of ours.
     pub fn load(&self, id: &str) -> Result<Container> {
         match self.find(id)? {
-            Entry::Own(container) => Ok(container),
-            Entry::Foreign(_, foreign) => {
+            Remembered::Own(container) => Ok(container),
+            Remembered::Foreign(_, foreign) => {
                 bail!("container {id:?} {}; only delete --force can end it", foreign.maker)
             }
             // Callers look for the first words, and ask while it is created or deleted.
-            Entry::Begun(_) => bail!(
+            Remembered::Begun(_) => bail!(
                 "container {id:?} does not exist: it has no record (delete --force removes the rest)"
             ),
-            Entry::None => bail!("container {id:?} does not exist"),
+            Remembered::None => bail!("container {id:?} does not exist"),
         }
     }
 
     /// What is remembered under an ID, whoever has put it there.
-    pub fn find(&self, id: &str) -> Result<Entry> {
+    pub fn find(&self, id: &str) -> Result<Remembered> {
         let directory = self.directory(id)?;
         match record::read(&directory) {
-            Ok(Found::Own(record)) => Ok(Entry::Own(Container { directory, record })),
-            Ok(Found::Foreign(foreign)) => Ok(Entry::Foreign(directory, foreign)),
-            Err(error) if is_missing(&error) && directory.is_dir() => Ok(Entry::Begun(directory)),
-            Err(error) if is_missing(&error) => Ok(Entry::None),
+            Ok(FoundRecord::Own(record)) => Ok(Remembered::Own(Container { directory, record })),
+            Ok(FoundRecord::Foreign(foreign)) => Ok(Remembered::Foreign(directory, foreign)),
+            Err(error) if is_missing(&error) && directory.is_dir() => {
+                Ok(Remembered::Begun(directory))
+            }
+            Err(error) if is_missing(&error) => Ok(Remembered::None),
             Err(error) => Err(error),
         }
     }
@@ -136,12 +138,12 @@ impl Store {
                 continue;
             }
             match self.find(&id) {
-                Ok(Entry::Own(container)) => containers.push(container),
-                Ok(Entry::Foreign(_, foreign)) => {
+                Ok(Remembered::Own(container)) => containers.push(container),
+                Ok(Remembered::Foreign(_, foreign)) => {
                     crate::log::warn(format!("container {id:?} {}", foreign.maker));
                 }
                 // Deleted since, a file, or a creation that was cut short.
-                Ok(Entry::Begun(_) | Entry::None) => {}
+                Ok(Remembered::Begun(_) | Remembered::None) => {}
                 Err(error) => {
                     let why = crate::error::message(&error);
                     crate::log::warn(format!("container {id:?}: {why}"));
@@ -256,7 +258,7 @@ impl Container {
     /// Whether this is still the container that is remembered under its ID.
     pub fn is_current(&self) -> bool {
         let is_it = |now: &Record| now.created == self.record.created;
-        matches!(record::read(&self.directory), Ok(Found::Own(now)) if is_it(&now))
+        matches!(record::read(&self.directory), Ok(FoundRecord::Own(now)) if is_it(&now))
     }
 
     /// What a unit of systemd's bears that is the container's.
@@ -268,7 +270,7 @@ impl Container {
     pub fn as_recorded_now(&self) -> Self {
         let Self { directory, record } = self;
         match record::read(directory) {
-            Ok(Found::Own(now)) if now.created == record.created => {
+            Ok(FoundRecord::Own(now)) if now.created == record.created => {
                 Self { directory: directory.clone(), record: now }
             }
             _ => Self { directory: directory.clone(), record: record.clone() },
@@ -278,7 +280,7 @@ impl Container {
     /// Whether another container is remembered under its ID.
     pub fn is_replaced(&self) -> bool {
         let is_another = |now: &Record| now.created != self.record.created;
-        matches!(record::read(&self.directory), Ok(Found::Own(now)) if is_another(&now))
+        matches!(record::read(&self.directory), Ok(FoundRecord::Own(now)) if is_another(&now))
     }
 
     /// The status, as the kernel tells it now.

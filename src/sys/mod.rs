@@ -6,9 +6,9 @@
 #![allow(unsafe_code)]
 
 pub mod arena;
+pub mod arguments;
 pub mod mount;
 pub mod process;
-pub mod start;
 pub mod terminal;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};

@@ -26,9 +26,9 @@ pub enum Kind {
 
 /// Kinds of access as a set of bits, `BPF_DEVCG_ACC_*` of linux/bpf.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Access(pub u32);
+pub struct DeviceAccess(pub u32);
 
-impl Access {
+impl DeviceAccess {
     /// To make a node.
     pub const MKNOD: Self = Self(1);
     /// To open for reading.
@@ -51,7 +51,7 @@ pub struct Rule {
     /// The minor number.
     pub minor: Option<u32>,
     /// What the rule is about; never empty.
-    pub access: Access,
+    pub access: DeviceAccess,
 }
 
 /// `c 1:3 rwm`, as devices.allow and devices.deny of cgroup v1 take it.
@@ -64,7 +64,7 @@ impl fmt::Display for Rule {
 }
 
 /// `rwm`, or what of it is set.
-impl fmt::Display for Access {
+impl fmt::Display for DeviceAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (bit, letter) in [(Self::READ, "r"), (Self::WRITE, "w"), (Self::MKNOD, "m")] {
             if self.0 & bit.0 != 0 {
@@ -116,10 +116,10 @@ pub struct DeviceList {
 /// runc: an interface belongs to the container's own network.
 const DEFAULTS: [Rule; 11] = {
     const fn node(major: u32, minor: Option<u32>) -> Rule {
-        Rule { allow: true, kind: Kind::Char, major: Some(major), minor, access: Access::ALL }
+        Rule { allow: true, kind: Kind::Char, major: Some(major), minor, access: DeviceAccess::ALL }
     }
     const fn mknod(kind: Kind) -> Rule {
-        Rule { allow: true, kind, major: None, minor: None, access: Access::MKNOD }
+        Rule { allow: true, kind, major: None, minor: None, access: DeviceAccess::MKNOD }
     }
     [
         mknod(Kind::Char),
@@ -169,7 +169,7 @@ impl DeviceList {
             LinuxDeviceType::B => &[Kind::Block],
             other => bail!("type: {:?} is none of a, b and c", other.as_str()),
         };
-        if kinds.len() == 2 && major.is_none() && minor.is_none() && access == Access::ALL {
+        if kinds.len() == 2 && major.is_none() && minor.is_none() && access == DeviceAccess::ALL {
             // All that came before is void.
             *self = Self { default_allow: allow, rules: Vec::new() };
             return Ok(());
@@ -239,17 +239,17 @@ fn number(value: Option<i64>, check: fn(i64) -> Result<u32>) -> Result<Option<u3
 
 /// No access means all of it, as with the other properties of a rule. Other letters are
 /// passed over, as by other runtimes, unless there is nothing but them.
-fn access(letters: Option<&str>) -> Result<Access> {
+fn access(letters: Option<&str>) -> Result<DeviceAccess> {
     let letters = letters.unwrap_or_default();
     let bit = |letter: char| match letter {
-        'r' => Access::READ.0,
-        'w' => Access::WRITE.0,
-        'm' => Access::MKNOD.0,
+        'r' => DeviceAccess::READ.0,
+        'w' => DeviceAccess::WRITE.0,
+        'm' => DeviceAccess::MKNOD.0,
         _ => 0,
     };
-    let access = Access(letters.chars().map(bit).fold(0, |a, b| a | b));
+    let access = DeviceAccess(letters.chars().map(bit).fold(0, |a, b| a | b));
     ensure!(access.0 != 0 || letters.is_empty(), "access: {letters:?} holds none of r, w and m");
-    Ok(if access.0 == 0 { Access::ALL } else { access })
+    Ok(if access.0 == 0 { DeviceAccess::ALL } else { access })
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub struct Unified {
 
 /// What the caller may do to the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Access {
+pub enum CgroupAccess {
     /// Everything.
     Root,
     /// Nothing, because the caller wants no cgroup.
@@ -222,7 +222,7 @@ impl CgroupPlan {
         resources: Option<&LinuxResources>,
         id: &str,
         layout: &Layout,
-        access: &Access,
+        access: &CgroupAccess,
     ) -> Result<Self> {
         let name = group_name(cgroups_path, id).in_field("linux.cgroupsPath")?;
         let mut plan = Self::default();
@@ -235,12 +235,14 @@ impl CgroupPlan {
         }
         let rules = resources.and_then(|resources| resources.devices().as_deref());
         plan.devices = match access {
-            Access::Root => plan.group.devices(rules.unwrap_or_default())?,
+            CgroupAccess::Root => plan.group.devices(rules.unwrap_or_default())?,
             // Neither lists nor programs are theirs to set, and a user
             // namespace makes no device nodes.
-            Access::Rootless { .. } | Access::Unwanted => None,
+            CgroupAccess::Rootless { .. } | CgroupAccess::Unwanted => None,
         };
-        if *access == Access::Root && plan.devices.is_none() && rules.is_some_and(|r| !r.is_empty())
+        if *access == CgroupAccess::Root
+            && plan.devices.is_none()
+            && rules.is_some_and(|r| !r.is_empty())
         {
             bail!(
                 "linux.resources.devices: this machine has no cgroup that could restrict devices"
@@ -344,7 +346,11 @@ fn group_name(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf> {
 }
 
 /// The group's directories, or why it has none.
-fn place(name: &Path, layout: &Layout, access: &Access) -> std::result::Result<Group, String> {
+fn place(
+    name: &Path,
+    layout: &Layout,
+    access: &CgroupAccess,
+) -> std::result::Result<Group, String> {
     let below = |unified: &Unified, parent: &Path| Directory {
         version: Version::V2,
         controllers: unified.controllers.clone(),
@@ -352,19 +358,19 @@ fn place(name: &Path, layout: &Layout, access: &Access) -> std::result::Result<G
         path: unified.mount.join(parent).join(name),
     };
     let directories = match (layout, access) {
-        (_, Access::Unwanted) => Vec::new(),
+        (_, CgroupAccess::Unwanted) => Vec::new(),
         (Layout::None, _) => return Err("no cgroup tree is mounted".into()),
-        (Layout::V2(unified), Access::Root) => vec![below(unified, Path::new(""))],
-        (Layout::V2(unified), Access::Rootless { own: Some(own) }) => {
+        (Layout::V2(unified), CgroupAccess::Root) => vec![below(unified, Path::new(""))],
+        (Layout::V2(unified), CgroupAccess::Rootless { own: Some(own) }) => {
             let own = Path::new(own.trim_start_matches('/'));
             // An engine that knows its own group may have named it.
             let parent = if name.starts_with(own) { Path::new("") } else { own };
             vec![below(unified, parent)]
         }
-        (_, Access::Rootless { .. }) => {
+        (_, CgroupAccess::Rootless { .. }) => {
             return Err("none was delegated to the calling user".into());
         }
-        (Layout::V1 { hierarchies, unified }, Access::Root) => {
+        (Layout::V1 { hierarchies, unified }, CgroupAccess::Root) => {
             let v1 = hierarchies.iter().map(|hierarchy| Directory {
                 version: Version::V1,
                 controllers: hierarchy.controllers.clone(),
@@ -405,12 +411,12 @@ mod tests {
         Layout::V2(unified("/c", &["cpu", "memory"]))
     }
 
-    fn directories(path: &str, layout: &Layout, access: &Access) -> Vec<String> {
+    fn directories(path: &str, layout: &Layout, access: &CgroupAccess) -> Vec<String> {
         let plan = CgroupPlan::new(Some(path.as_ref()), None, "box", layout, access).unwrap();
         plan.directories().map(|path| path.to_str().unwrap().to_owned()).collect()
     }
 
-    fn error(path: &str, resources: &str, layout: &Layout, access: &Access) -> String {
+    fn error(path: &str, resources: &str, layout: &Layout, access: &CgroupAccess) -> String {
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
         let plan = CgroupPlan::new(Some(path.as_ref()), Some(&resources), "box", layout, access);
         format!("{:#}", plan.unwrap_err())
@@ -464,7 +470,11 @@ mod tests {
             ("my.slice:docker:1f", "my.slice:docker:1f"),
             ("...", "..."),
         ] {
-            assert_eq!(directories(path, &v2(), &Access::Root), [format!("/c/{below}")], "{path}");
+            assert_eq!(
+                directories(path, &v2(), &CgroupAccess::Root),
+                [format!("/c/{below}")],
+                "{path}"
+            );
         }
     }
 
@@ -478,7 +488,7 @@ mod tests {
             ("/a\nb", r#""/a\nb" holds a NUL or a line feed"#),
         ] {
             assert_eq!(
-                error(path, "{}", &v2(), &Access::Root),
+                error(path, "{}", &v2(), &CgroupAccess::Root),
                 format!("linux.cgroupsPath: {reason}")
             );
         }
@@ -487,7 +497,7 @@ mod tests {
     #[test]
     fn a_hybrid_machine_gets_a_directory_in_every_tree() {
         assert_eq!(
-            directories("/x", &hybrid(), &Access::Root),
+            directories("/x", &hybrid(), &CgroupAccess::Root),
             ["/c/systemd/x", "/c/devices/x", "/c/freezer/x", "/c/cpu,cpuacct/x", "/c/unified/x"]
         );
     }
@@ -497,7 +507,7 @@ mod tests {
         let resources = r#"{"cpu":{"shares":5},"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#;
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
         let plan =
-            CgroupPlan::new(None, Some(&resources), "box", &hybrid(), &Access::Root).unwrap();
+            CgroupPlan::new(None, Some(&resources), "box", &hybrid(), &CgroupAccess::Root).unwrap();
         let files: Vec<_> = plan
             .settings
             .iter()
@@ -522,7 +532,7 @@ mod tests {
         let without =
             Layout::V1 { hierarchies: v1(&["cpu"]), unified: Some(unified("/c/unified", &[])) };
         for (layout, directory) in [(v2(), "/c/box"), (without, "/c/unified/box")] {
-            let plan = CgroupPlan::new(None, None, "box", &layout, &Access::Root).unwrap();
+            let plan = CgroupPlan::new(None, None, "box", &layout, &CgroupAccess::Root).unwrap();
             let devices = plan.devices.unwrap();
             assert_eq!((devices.version, devices.directory), (Version::V2, directory.into()));
             assert!(!devices.list.default_allow);
@@ -531,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_rootless_container_is_placed_below_its_callers_group() {
-        let own = Access::Rootless { own: Some("/user.slice/me".into()) };
+        let own = CgroupAccess::Rootless { own: Some("/user.slice/me".into()) };
         assert_eq!(directories("/x", &v2(), &own), ["/c/user.slice/me/x"]);
         assert_eq!(directories("/user.slice/me/x", &v2(), &own), ["/c/user.slice/me/x"]);
         let plan = CgroupPlan::new(None, None, "box", &v2(), &own).unwrap();
@@ -540,11 +550,11 @@ mod tests {
 
     #[test]
     fn a_rootless_container_without_delegation_has_no_group_and_no_limits() {
-        let none = Access::Rootless { own: None };
+        let none = CgroupAccess::Rootless { own: None };
         for (layout, access) in [
             (v2(), none.clone()),
             (hybrid(), none.clone()),
-            (hybrid(), Access::Rootless { own: Some("/me".into()) }),
+            (hybrid(), CgroupAccess::Rootless { own: Some("/me".into()) }),
         ] {
             let devices = r#"{"devices":[{"allow":false,"access":"rwm"}],"cpu":{"shares":0}}"#;
             let devices: LinuxResources = serde_json::from_str(devices).unwrap();
@@ -564,10 +574,10 @@ mod tests {
     #[test]
     fn root_does_not_run_unrestricted_because_no_tree_is_mounted() {
         assert_eq!(
-            error("", r#"{"devices":[{"allow":false}]}"#, &Layout::None, &Access::Root),
+            error("", r#"{"devices":[{"allow":false}]}"#, &Layout::None, &CgroupAccess::Root),
             "linux.resources.devices: this machine has no cgroup that could restrict devices"
         );
-        let plan = CgroupPlan::new(None, None, "box", &Layout::None, &Access::Root).unwrap();
+        let plan = CgroupPlan::new(None, None, "box", &Layout::None, &CgroupAccess::Root).unwrap();
         assert_eq!(plan.warnings, ["the container gets no cgroup: no cgroup tree is mounted"]);
     }
 
@@ -576,7 +586,8 @@ mod tests {
         let resources = r#"{"pids":{},"memory":{"limit":5,"checkBeforeUpdate":true}}"#;
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
         let layout = Layout::V2(unified("/c", &["pids", "memory"]));
-        let plan = CgroupPlan::new(None, Some(&resources), "box", &layout, &Access::Root).unwrap();
+        let plan =
+            CgroupPlan::new(None, Some(&resources), "box", &layout, &CgroupAccess::Root).unwrap();
         let text = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<CgroupPlan>(&text).unwrap(), plan);
     }

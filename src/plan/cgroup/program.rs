@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::devices::{Access, DeviceList, Rule};
+use super::devices::{DeviceAccess, DeviceList, Rule};
 
 /// One instruction in the kernel's encoding (`struct bpf_insn`, linux/bpf.h),
 /// which is part of its ABI.
@@ -110,7 +110,7 @@ impl Program {
     fn decide_all(&mut self, rules: &[&Rule]) -> Result<()> {
         for rule in rules {
             let access = rule.access.0.cast_signed();
-            match (rule.minor, rule.access == Access::ALL) {
+            match (rule.minor, rule.access == DeviceAccess::ALL) {
                 (Some(minor), true) => {
                     self.decide(jump(JUMP_IF_EQUAL, MINOR, minor.cast_signed(), 0), rule.allow);
                 }
@@ -169,7 +169,7 @@ impl Program {
 impl Rule {
     /// Whether no rule before it is of any account to its kind.
     fn is_final(&self) -> bool {
-        self.major.is_none() && self.minor.is_none() && self.access == Access::ALL
+        self.major.is_none() && self.minor.is_none() && self.access == DeviceAccess::ALL
     }
 }
 
@@ -283,11 +283,11 @@ mod tests {
     #[test]
     fn a_container_may_write_null_and_make_any_node_but_not_read_a_disk() {
         let program = compile(&list("[]")).unwrap();
-        let write = Access::READ.0 | Access::WRITE.0;
+        let write = DeviceAccess::READ.0 | DeviceAccess::WRITE.0;
         assert!(run(&program, Kind::Char, write, 1, 3));
-        assert!(run(&program, Kind::Block, Access::MKNOD.0, 8, 0));
-        assert!(!run(&program, Kind::Block, Access::READ.0, 8, 0));
-        assert!(!run(&program, Kind::Block, Access::READ.0 | Access::MKNOD.0, 8, 0));
+        assert!(run(&program, Kind::Block, DeviceAccess::MKNOD.0, 8, 0));
+        assert!(!run(&program, Kind::Block, DeviceAccess::READ.0, 8, 0));
+        assert!(!run(&program, Kind::Block, DeviceAccess::READ.0 | DeviceAccess::MKNOD.0, 8, 0));
     }
 
     /// The kernel refuses a program with an instruction that is never reached, or that

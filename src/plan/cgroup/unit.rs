@@ -634,7 +634,7 @@ mod tests {
             kind,
             major,
             minor,
-            access: super::super::devices::Access(access),
+            access: super::super::devices::DeviceAccess(access),
         };
         let list =
             |default_allow, rules: &[Rule]| DeviceList { default_allow, rules: rules.to_vec() };

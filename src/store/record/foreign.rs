@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{CONFIG, Record, RecordedMount, VERSION};
 use crate::error::InField as _;
-use crate::plan::cgroup::{Access, CgroupPlan, Directory, Group, Layout, Version};
+use crate::plan::cgroup::{CgroupAccess, CgroupPlan, Directory, Group, Layout, Version};
 use crate::plan::hooks::Hook;
 use crate::plan::intel_rdt;
 use crate::processes::ProcessId;
@@ -95,7 +95,7 @@ struct Core {
     init: Option<ProcessId>,
     group: Group,
     #[serde(default)]
-    intel_rdt: Option<intel_rdt::Group>,
+    intel_rdt: Option<intel_rdt::ClassGroup>,
     #[serde(default)]
     mounts: Vec<RecordedMount>,
     #[serde(default)]
@@ -209,7 +209,12 @@ impl Foreign {
     }
 
     /// Where the container's cgroup is on a machine with these trees.
-    pub fn group(&self, config: Option<&str>, layout: &Layout, access: &Access) -> Result<Group> {
+    pub fn group(
+        &self,
+        config: Option<&str>,
+        layout: &Layout,
+        access: &CgroupAccess,
+    ) -> Result<Group> {
         match &self.groups {
             Groups::Known(group) => Ok(group.clone()),
             Groups::ByController(paths) => {
@@ -220,7 +225,7 @@ impl Foreign {
             Groups::ByPath(path) if path.as_os_str().is_empty() => Ok(Group::default()),
             Groups::ByPath(path) => {
                 // Below the mount point, whoever the caller is.
-                Ok(CgroupPlan::new(Some(path), None, "", layout, &Access::Root)?.group)
+                Ok(CgroupPlan::new(Some(path), None, "", layout, &CgroupAccess::Root)?.group)
             }
             Groups::OfConfig => match config {
                 Some(config) => of_config(config, &self.record.id, layout, access),
@@ -252,7 +257,7 @@ fn of_controller(name: &str, path: &Path, layout: &Layout) -> Result<Directory> 
     Ok(Directory { version, controllers, mount, path: path.to_owned() })
 }
 
-fn of_config(config: &str, id: &str, layout: &Layout, access: &Access) -> Result<Group> {
+fn of_config(config: &str, id: &str, layout: &Layout, access: &CgroupAccess) -> Result<Group> {
     let config: Value = serde_json::from_str(config).in_field(CONFIG)?;
     let path = config.pointer("/linux/cgroupsPath").and_then(Value::as_str).map(Path::new);
     Ok(CgroupPlan::new(path, None, id, layout, access)?.group)
@@ -278,7 +283,7 @@ mod tests {
     }
 
     fn paths(foreign: &Foreign, config: Option<&str>) -> Result<Vec<(Version, PathBuf)>> {
-        let group = foreign.group(config, &hybrid(), &Access::Root)?;
+        let group = foreign.group(config, &hybrid(), &CgroupAccess::Root)?;
         Ok(group.directories.into_iter().map(|found| (found.version, found.path)).collect())
     }
 

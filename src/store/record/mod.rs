@@ -68,7 +68,7 @@ pub struct Record {
     pub unit: Option<Unit>,
     /// Its groups in resctrl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub intel_rdt: Option<intel_rdt::Group>,
+    pub intel_rdt: Option<intel_rdt::ClassGroup>,
     /// Whether it has no session keyring of its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub callers_keyring: bool,
@@ -104,7 +104,7 @@ impl Record {
 /// What stands where a record is looked for.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a command makes one, and mostly the large one")]
-pub enum Found {
+pub enum FoundRecord {
     /// A record of ours, whatever version wrote it up to this one.
     Own(Record),
     /// Anything else.
@@ -113,7 +113,7 @@ pub enum Found {
 
 /// Reads what a directory says of its container. ENOENT where it says nothing: an empty
 /// record is none yet.
-pub fn read(directory: &Path) -> Result<Found> {
+pub fn read(directory: &Path) -> Result<FoundRecord> {
     let path = directory.join(RECORD);
     let error = match read_file(&path) {
         Ok(text) => return parse(&text).with_context(|| format!("{path:?}")),
@@ -125,7 +125,7 @@ pub fn read(directory: &Path) -> Result<Found> {
         // `create` may have written both since.
         return match read_file(&path) {
             Ok(text) => parse(&text).with_context(|| format!("{path:?}")),
-            Err(_) => Ok(Found::Foreign(Box::new(foreign))),
+            Err(_) => Ok(FoundRecord::Foreign(Box::new(foreign))),
         };
     }
     Err(error).with_context(|| format!("{path:?}"))
@@ -151,13 +151,13 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Found> {
+fn parse(text: &[u8]) -> Result<FoundRecord> {
     match serde_json::from_slice::<Record>(text) {
-        Ok(record) if record.version == VERSION => Ok(Found::Own(record)),
+        Ok(record) if record.version == VERSION => Ok(FoundRecord::Own(record)),
         Ok(record) if (1..VERSION).contains(&record.version) => {
-            older::upgrade(record).map(Found::Own)
+            older::upgrade(record).map(FoundRecord::Own)
         }
-        parsed => Ok(Found::Foreign(Box::new(foreign::parse(text, parsed.err())))),
+        parsed => Ok(FoundRecord::Foreign(Box::new(foreign::parse(text, parsed.err())))),
     }
 }
 
@@ -173,15 +173,15 @@ mod tests {
 
     fn own(text: &str) -> Record {
         match parse(text.as_bytes()).unwrap() {
-            Found::Own(record) => record,
-            Found::Foreign(foreign) => panic!("{foreign:?}"),
+            FoundRecord::Own(record) => record,
+            FoundRecord::Foreign(foreign) => panic!("{foreign:?}"),
         }
     }
 
     fn foreign(text: &[u8]) -> Foreign {
         match parse(text).unwrap() {
-            Found::Foreign(foreign) => *foreign,
-            Found::Own(record) => panic!("{record:?}"),
+            FoundRecord::Foreign(foreign) => *foreign,
+            FoundRecord::Own(record) => panic!("{record:?}"),
         }
     }
 
@@ -222,14 +222,14 @@ mod tests {
         assert!(read(&directory).is_err());
         write(CONFIG, "{}");
         let found = read(&directory).unwrap();
-        assert!(matches!(&found, Found::Foreign(f) if f.maker.is_cut_short()), "{found:?}");
+        assert!(matches!(&found, FoundRecord::Foreign(f) if f.maker.is_cut_short()), "{found:?}");
         write("status", CRUN);
-        let Found::Foreign(foreign) = read(&directory).unwrap() else { panic!("ours") };
+        let FoundRecord::Foreign(foreign) = read(&directory).unwrap() else { panic!("ours") };
         assert!(matches!(foreign.maker, Maker::Crun), "{foreign:?}");
         assert_eq!(foreign.record.init, Some(ProcessId { pid: 53, started: 116_274 }));
         let long = VERSION_1.replace("kept", &"x".repeat(10_000));
         write(RECORD, &long);
-        let Found::Own(record) = read(&directory).unwrap() else { panic!("not ours") };
+        let FoundRecord::Own(record) = read(&directory).unwrap() else { panic!("not ours") };
         assert_eq!(record.annotations["org.example.note"].len(), 10_000);
         std::fs::remove_dir_all(directory).unwrap();
     }
