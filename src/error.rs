@@ -4,12 +4,19 @@
 //! Everything is an `anyhow::Error`, a chain of sentences from the outermost to
 //! the cause. An error is returned or logged, never both, and printed once, in
 //! `main`. Texts are lower case and have no full stop, so that they chain.
+//!
+//! A program asks for the [`Kind`] of an error, for its field and its errno: they cross from
+//! process to process with the sentences.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 
 use anyhow::{Context as _, Error, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::text::printable;
+
+/// What is said of a call that the kernel does not know.
+const NEEDED: &str = "needs Linux 5.14, and no filter around ferrun that does not know the call";
 
 /// Attaches the place in the configuration that an error is about.
 pub trait InField<T> {
@@ -23,7 +30,137 @@ where
     Self: anyhow::Context<T, E>,
 {
     fn in_field(self, field: impl Display) -> Result<T> {
-        self.with_context(|| field.to_string())
+        self.with_context(|| Field(field.to_string()))
+    }
+}
+
+/// A place in the configuration, as a sentence of an error.
+#[derive(Debug)]
+struct Field(String);
+
+impl Display for Field {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The place in the configuration that an error is about, the outermost one.
+pub fn field(error: &Error) -> Option<&str> {
+    error.downcast_ref::<Field>().map(|field| field.0.as_str())
+}
+
+/// What a failure is, for a program that branches on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// There is no such container.
+    NotFound,
+    /// The ID is taken.
+    Exists,
+    /// The status of the container does not allow the operation.
+    WrongState,
+    /// The configuration, or something else that was given, is not valid or cannot be had.
+    Configuration,
+    /// The kernel has refused a call.
+    Kernel,
+    /// A hook has failed.
+    Hook,
+    /// Valid, but this machine or this version does not have it.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// An error of this kind.
+    pub fn error(self, message: impl Display) -> Error {
+        Error::msg(message.to_string()).context(Mark(self))
+    }
+
+    /// What an error is. The part that knew best has said so; a call that was refused says it
+    /// by itself.
+    pub fn of(error: &Error) -> Self {
+        match (error.downcast_ref::<Mark>(), errno(error)) {
+            (Some(mark), _) => mark.0,
+            (None, Some(libc::ENOSYS | libc::EOPNOTSUPP)) => Self::Unsupported,
+            (None, Some(_)) => Self::Kernel,
+            (None, None) => Self::Other,
+        }
+    }
+}
+
+/// Says what an error is, without words.
+#[derive(Debug)]
+struct Mark(Kind);
+
+impl Display for Mark {
+    fn fmt(&self, _: &mut Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+/// Says what the errors of a step are.
+pub trait OfKind<T> {
+    /// Whatever fails is of this kind, where nothing within has said otherwise.
+    fn of_kind(self, kind: Kind) -> Result<T>;
+}
+
+impl<T> OfKind<T> for Result<T> {
+    fn of_kind(self, kind: Kind) -> Self {
+        self.map_err(|error| if error.is::<Mark>() { error } else { error.context(Mark(kind)) })
+    }
+}
+
+/// An error that crosses from one process to another whole.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its sentences, the outermost first.
+    pub chain: Vec<String>,
+    /// What the kernel has refused it with, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
+    /// What it is, where the errno does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// The place in the configuration that it is about, which is one of the sentences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl Failure {
+    /// The sentences of an error.
+    pub fn new(error: &Error) -> Self {
+        Self {
+            chain: sentences(error),
+            errno: errno(error),
+            kind: Some(Kind::of(error)).filter(|kind| !matches!(kind, Kind::Kernel | Kind::Other)),
+            field: field(error).map(str::to_owned),
+        }
+    }
+
+    /// The error again.
+    pub fn into_error(self) -> Error {
+        let Self { mut chain, errno, kind, field } = self;
+        if errno == Some(libc::ENOSYS) {
+            // It comes with the errno.
+            chain.pop_if(|last| last == NEEDED);
+        }
+        let mut sentences = chain.into_iter().rev();
+        let cause = sentences.next().unwrap_or_default();
+        let errno = errno.map(std::io::Error::from_raw_os_error);
+        let cause = match errno.filter(|errno| one_line(&errno.to_string()) == cause) {
+            Some(errno) => Error::new(errno),
+            None => Error::msg(cause),
+        };
+        let error = sentences.fold(cause, |error, sentence| match field.as_ref() {
+            Some(field) if *field == sentence => error.context(Field(sentence)),
+            _ => error.context(sentence),
+        });
+        match kind {
+            Some(kind) => error.context(Mark(kind)),
+            None => error,
+        }
     }
 }
 
@@ -46,11 +183,11 @@ pub fn sentences(error: &Error) -> Vec<String> {
             Some(errno) => errno.desc().to_owned(),
             None => without_marks(&cause.to_string()),
         })
+        .filter(|sentence| !sentence.is_empty())
         .collect();
     if errno(error) == Some(libc::ENOSYS) {
         // Most often it is a filter: a container of another runtime that is older.
-        let text = "needs Linux 5.14, and no filter around ferrun that does not know the call";
-        sentences.push(text.to_owned());
+        sentences.push(NEEDED.to_owned());
     }
     sentences
 }
@@ -100,6 +237,44 @@ fn without_marks(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_error_is_crosses_with_it_and_adds_no_words() {
+        let refused = || Error::new(nix::errno::Errno::EPERM);
+        let errors = [
+            (Kind::NotFound.error("no container"), Kind::NotFound, None),
+            (refused(), Kind::Kernel, None),
+            (Error::new(nix::errno::Errno::ENOSYS), Kind::Unsupported, None),
+            (Error::msg("odd"), Kind::Other, None),
+            (
+                Err::<(), _>(refused().context("mount"))
+                    .in_field("mounts[3]")
+                    .of_kind(Kind::Configuration)
+                    .unwrap_err()
+                    .context("while it is made"),
+                Kind::Configuration,
+                Some("mounts[3]"),
+            ),
+            (
+                Err::<(), _>(Kind::Hook.error("exit code 1"))
+                    .in_field("hooks.poststart[0]")
+                    .of_kind(Kind::Configuration)
+                    .unwrap_err(),
+                Kind::Hook,
+                Some("hooks.poststart[0]"),
+            ),
+        ];
+        for (error, kind, place) in errors {
+            let told = serde_json::to_string(&Failure::new(&error)).unwrap();
+            let again = serde_json::from_str::<Failure>(&told).unwrap().into_error();
+            for error in [&error, &again] {
+                assert_eq!((Kind::of(error), field(error)), (kind, place), "{told}");
+            }
+            assert_eq!(message(&again), message(&error));
+            assert_eq!(errno(&again), errno(&error));
+            assert!(!message(&error).contains(": :") && !message(&error).starts_with(':'));
+        }
+    }
 
     #[test]
     fn an_errno_is_shown_in_words_alone() {

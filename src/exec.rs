@@ -23,7 +23,7 @@ use crate::channel::gate::Verdict;
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::create::init::{self, Additional};
 use crate::create::spawn::{self, Neighbour, Spawned};
-use crate::error::{errno, message};
+use crate::error::{self, OfKind as _, errno, message};
 use crate::handover::seccomp_agent;
 use crate::handover::{Handover, console};
 use crate::host;
@@ -58,7 +58,7 @@ pub fn exec(container: &Container, options: &ExecOptions) -> Result<(Spawned, Op
     let record = &container.record;
     let spec = container.config()?;
     let process = match &options.process {
-        Some(path) => Wanted::File(read_process(path)?),
+        Some(path) => Wanted::File(read_process(path).of_kind(error::Kind::Configuration)?),
         None => Wanted::Typed(&options.typed),
     };
     let request = ExecRequest { process, cgroups: &options.cgroups, streams: Streams::default() };
@@ -73,7 +73,8 @@ pub fn exec(container: &Container, options: &ExecOptions) -> Result<(Spawned, Op
         group: &record.group,
         is_unit: record.unit.is_some(),
     };
-    let plan = ExecPlan::new(&ExecRequest { streams, ..request }, &inhabited)?;
+    let plan = ExecPlan::new(&ExecRequest { streams, ..request }, &inhabited)
+        .of_kind(error::Kind::Configuration)?;
     security_module::refuse_missing(Some(&plan.process), None)?;
     let adding = Adding {
         container,

@@ -42,7 +42,7 @@ pub fn start(container: &Container, manager: Option<&OsStr>) -> Result<()> {
     let is_running =
         || -> Result<bool> { Ok(container.running_init()?.is_some_and(|init| init.has_executed)) };
     if started.is_err() && verdict.is_open() && is_running()? {
-        bail!(gate::ALREADY_OPEN);
+        return Err(gate::already_open());
     }
     conclude(container, started)?;
     if let (Some(relay), Some(init)) = (relay, init) {

@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait
 
 use super::process::Confined;
 use crate::channel::gate::Verdict;
-use crate::error::{InField as _, message};
+use crate::error::{InField as _, Kind, OfKind as _, message};
 use crate::log;
 use crate::plan::hooks::Hook;
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now, spawn_with_signals};
@@ -29,7 +29,9 @@ const LINES: usize = 5;
 
 /// Calls hooks in order, until one fails. They start in `directory`.
 pub fn run(hooks: &[Hook], state: &str, directory: &Path) -> Result<()> {
-    hooks.iter().try_for_each(|hook| run_one(hook, state, directory).in_field(place(hook)))
+    hooks.iter().try_for_each(|hook| {
+        run_one(hook, state, directory).in_field(place(hook)).of_kind(Kind::Hook)
+    })
 }
 
 /// Calls all hooks in order; a failure is logged and the next one called
@@ -88,7 +90,9 @@ fn run_one(hook: &Hook, state: &str, directory: &Path) -> Result<()> {
 /// Calls hooks in order as the program itself will run: as its user, with its
 /// capabilities, under its filter, in its files. They may be the container's own.
 pub fn run_confined(hooks: &[Hook], confined: &Confined<'_>, state: &str) -> Result<()> {
-    hooks.iter().try_for_each(|hook| run_one_confined(hook, confined, state).in_field(place(hook)))
+    hooks.iter().try_for_each(|hook| {
+        run_one_confined(hook, confined, state).in_field(place(hook)).of_kind(Kind::Hook)
+    })
 }
 
 fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result<()> {
@@ -282,12 +286,12 @@ mod tests {
         let error = run(&[hook("for i in 1 2 3 4 5 6 7; do echo $i >&2; done; exit 3", None)], "")
             .unwrap_err();
         assert_eq!(
-            format!("{error:#}"),
+            message(&error),
             r#"hooks.prestart[0]: error running prestart hook #0: "/bin/sh": exit status 3: 3; 4; 5; 6; 7"#
         );
         let missing = Hook { path: "/no/such/hook".into(), ..hook("", None) };
         let error = run(&[missing], "").unwrap_err();
-        assert!(format!("{error:#}").contains("No such file or directory"), "{error:#}");
+        assert!(message(&error).contains("No such file or directory"), "{error:#}");
     }
 
     #[test]
@@ -295,7 +299,7 @@ mod tests {
         let start = Instant::now();
         let error = run(&[hook("echo slow; sleep 60", Some(1))], "").unwrap_err();
         assert_eq!(
-            format!("{error:#}"),
+            message(&error),
             r#"hooks.prestart[0]: error running prestart hook #0: "/bin/sh": timed out after 1 s: slow"#
         );
         assert!(start.elapsed() < Duration::from_secs(20));

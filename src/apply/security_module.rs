@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{CWD, FsWord, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2, statfs};
 use rustix::io::Errno;
 
-use crate::error::InField as _;
+use crate::error::{InField as _, Kind};
 use crate::plan::process::ProcessPlan;
 
 /// Whether the kernel enforces AppArmor profiles.
@@ -56,20 +56,22 @@ pub fn around() -> Option<String> {
 
 /// Refuses what this kernel cannot apply.
 pub fn refuse_missing(process: Option<&ProcessPlan>, mount_label: Option<&str>) -> Result<()> {
+    let missing = |module: &str, value: &str| -> Result<()> {
+        let text = format!("{value:?}: this kernel has no {module}, or it is switched off");
+        Err(Kind::Unsupported.error(text))
+    };
     if let Some(process) = process {
         if let Some(profile) = process.apparmor_profile.as_ref().filter(|_| !has_apparmor()) {
-            let field = process.field.of("apparmorProfile");
-            bail!("{field}: {profile:?}: this kernel has no AppArmor, or it is switched off");
+            return missing("AppArmor", profile).in_field(process.field.of("apparmorProfile"));
         }
         if let Some(label) = process.selinux_label.as_ref().filter(|_| !has_selinux()) {
-            let field = process.field.of("selinuxLabel");
-            bail!("{field}: {label:?}: this kernel has no SELinux, or it is switched off");
+            return missing("SELinux", label).in_field(process.field.of("selinuxLabel"));
         }
     }
-    if let Some(label) = mount_label.filter(|_| !has_selinux()) {
-        bail!("linux.mountLabel: {label:?}: this kernel has no SELinux, or it is switched off");
+    match mount_label.filter(|_| !has_selinux()) {
+        Some(label) => missing("SELinux", label).in_field("linux.mountLabel"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The caller's procfs, to be opened before the container's files are entered.

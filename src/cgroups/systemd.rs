@@ -14,6 +14,7 @@ use ferrun_dbus::{
 };
 
 use super::{checked, memberships, read_bytes};
+use crate::error;
 use crate::log;
 use crate::plan::cgroup::devices::Kind as DeviceKind;
 use crate::plan::cgroup::unit::{Manager, Place, Property, Systemd, Unit, UnitPlan};
@@ -51,13 +52,14 @@ pub struct Buses {
 /// Looks which systemd there is for the caller, `is_root` of the machine or an ordinary user.
 pub fn look(buses: &Buses, is_root: bool, layout: &Layout) -> Result<Systemd> {
     if !matches!(layout, Layout::V2(_)) {
-        bail!(
-            "--systemd-cgroup: this machine has cgroup v1, where systemd cannot be asked: boot with systemd.unified_cgroup_hierarchy=1, or let the engine use cgroupfs"
-        );
+        return Err(error::Kind::Unsupported.error(
+            "--systemd-cgroup: this machine has cgroup v1, where systemd cannot be asked: boot with systemd.unified_cgroup_hierarchy=1, or let the engine use cgroupfs",
+        ));
     }
     // sd_booted(3)
     if !Path::new("/run/systemd/system").is_dir() {
-        bail!("--systemd-cgroup: systemd does not run here: let the engine use cgroupfs");
+        let text = "--systemd-cgroup: systemd does not run here: let the engine use cgroupfs";
+        return Err(error::Kind::Unsupported.error(text));
     }
     let (manager, places) = if is_root {
         let bus = buses.system.as_deref().unwrap_or("unix:path=/run/dbus/system_bus_socket");

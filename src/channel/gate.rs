@@ -17,13 +17,16 @@ use rustix::net::{
 
 use crate::channel::unix_socket::address;
 use crate::channel::{Channel, CreatorEnd, InitEnd, ToInit};
+use crate::error::Kind;
 use crate::sys::process::SharedWord;
 
 /// The socket's name in the container's directory.
 const NAME: &str = "gate";
 
 /// What a second `start` is told.
-pub const ALREADY_OPEN: &str = "cannot start an already running container";
+pub fn already_open() -> Error {
+    Kind::WrongState.error("cannot start an already running container")
+}
 
 /// The word that both sides see, before anything is known.
 const WAITING: u32 = 0;
@@ -108,7 +111,9 @@ pub fn open(directory: impl AsFd) -> Result<(CreatorEnd, Verdict)> {
     let socket = new_socket()?;
     match connect(&socket, &address(&directory, NAME.as_ref())?) {
         Ok(()) => {}
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => bail!(ALREADY_OPEN),
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => {
+            return Err(already_open());
+        }
         Err(errno) => return Err(errno).context("connect to the gate"),
     }
     let memfd = rustix::fs::memfd_create("ferrun-verdict", MemfdFlags::CLOEXEC)?;
@@ -116,7 +121,7 @@ pub fn open(directory: impl AsFd) -> Result<(CreatorEnd, Verdict)> {
     let verdict = Verdict(SharedWord::in_memfd(&memfd).context("mmap")?);
     let init: CreatorEnd = Channel::over(socket);
     if init.send_with(&ToInit::Start, &memfd).is_err() {
-        bail!(ALREADY_OPEN);
+        return Err(already_open());
     }
     Ok((init, verdict))
 }

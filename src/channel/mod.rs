@@ -24,6 +24,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Failure;
+
 /// What init says. `Failed` may come at any point and ends the conversation.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {
@@ -65,36 +67,6 @@ pub enum ToInit {
     /// The answer to `Ready`: run the program. Carries the page for the result of
     /// execve(2) where it does not share one with init already.
     Start,
-}
-
-/// An error that crosses from one process to the other whole.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Its sentences, the outermost first.
-    pub chain: Vec<String>,
-    /// What the kernel has refused it with, if it has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub errno: Option<i32>,
-}
-
-impl Failure {
-    /// The sentences of an error.
-    pub fn new(error: &anyhow::Error) -> Self {
-        Self { chain: crate::error::sentences(error), errno: crate::error::errno(error) }
-    }
-
-    /// The error again.
-    pub fn into_error(self) -> anyhow::Error {
-        let mut sentences = self.chain.into_iter().rev();
-        let cause = sentences.next().unwrap_or_default();
-        let errno = self.errno.map(std::io::Error::from_raw_os_error);
-        let cause = match errno.filter(|errno| crate::error::one_line(&errno.to_string()) == cause)
-        {
-            Some(errno) => anyhow::Error::new(errno),
-            None => anyhow::Error::msg(cause),
-        };
-        sentences.fold(cause, |error, sentence| error.context(sentence))
-    }
 }
 
 /// The bytes of a datagram that is not the last of its message. What is usually said fits
@@ -318,8 +290,12 @@ mod tests {
         for length in (4050..4100).chain([100_000]) {
             let (creator, init) = pair().unwrap();
             let file = std::fs::File::open("/dev/null").unwrap();
-            let failure =
-                FromInit::Failed(Failure { chain: vec!["x".repeat(length)], errno: None });
+            let failure = FromInit::Failed(Failure {
+                chain: vec!["x".repeat(length)],
+                errno: None,
+                kind: None,
+                field: None,
+            });
             init.send_with(&failure, &file).unwrap();
             init.send(&FromInit::Ready).unwrap();
             let (message, descriptor) = creator.receive().unwrap().unwrap();

@@ -1,12 +1,12 @@
 //! `delete`: what `create` made, and the ID.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result};
 use clap::ArgMatches;
 
 use super::Global;
 use crate::cli::id_of;
 use crate::destroy;
-use crate::error::errno;
+use crate::error::{Kind, errno};
 use crate::host;
 use crate::plan::request::{CgroupMaker, Cgroups};
 use crate::store::{Operation, Remembered, Status};
@@ -42,11 +42,11 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
             if status == Status::Creating {
                 return Err(error);
             }
-            bail!("cannot delete container {id} that is not stopped: {}", status.name());
+            return Err(not_stopped(id, status));
         }
         let strict = std::env::var_os(STRICT).is_some_and(|value| value == "1");
         if strict && status == Status::Created {
-            bail!("cannot delete container {id} that is not stopped: {}", status.name());
+            return Err(not_stopped(id, status));
         }
     }
     match destroy::destroy(&container) {
@@ -54,4 +54,9 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         Err(error) if force && errno(&error) == Some(libc::ENOENT) => Ok(()),
         destroyed => destroyed,
     }
+}
+
+fn not_stopped(id: &str, status: Status) -> Error {
+    let name = status.name();
+    Kind::WrongState.error(format!("cannot delete container {id} that is not stopped: {name}"))
 }

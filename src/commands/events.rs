@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::ArgMatches;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -13,6 +13,7 @@ use super::{Global, print, while_allowed};
 use crate::cgroups::resctrl;
 use crate::cgroups::{self, OomWatch};
 use crate::cli::{id_of, text_of};
+use crate::error::Kind;
 use crate::store::{Container, Operation};
 
 #[derive(Serialize)]
@@ -38,7 +39,9 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
 
 /// Prints events until the init process ends.
 fn watch(container: &Container, interval: Duration) -> Result<()> {
-    let Some(init) = container.open_init()? else { bail!("container not running") };
+    let Some(init) = container.open_init()? else {
+        return Err(Kind::WrongState.error("container not running"));
+    };
     let mut oom = OomWatch::new(&container.record.group).ok();
     let mut next = Instant::now() + interval;
     loop {

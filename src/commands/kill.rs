@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use clap::ArgMatches;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use super::Global;
 use crate::cgroups;
 use crate::cli::{id_of, text_of};
+use crate::error::Kind;
 use crate::log;
 use crate::store::{Container, Operation, Status};
 use crate::sys;
@@ -27,7 +28,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         return kill_left(&container);
     }
     status.check(Operation::Kill)?;
-    let Some(init) = container.open_init()? else { bail!("container not running") };
+    let Some(init) = container.open_init()? else { return Err(not_running()) };
     let group = &container.record.group;
     log::debug(|| {
         let pid = container.record.init.map_or(0, |init| init.pid);
@@ -35,7 +36,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     });
     match sys::process::pidfd_send_signal(&init, number) {
         Ok(()) => {}
-        Err(Errno::ESRCH) => bail!("container not running"),
+        Err(Errno::ESRCH) => return Err(not_running()),
         Err(errno) => return Err(errno).context("kill"),
     }
     if kills_others {
@@ -50,6 +51,10 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         cgroups::thaw_all(group)?;
     }
     Ok(())
+}
+
+fn not_running() -> Error {
+    Kind::WrongState.error("container not running")
 }
 
 /// Also what the end of init has left behind; nothing left is no error.
@@ -68,7 +73,7 @@ fn signal_all(container: &Container, number: i32) -> Result<()> {
 fn kill_left(container: &Container) -> Result<()> {
     let left = cgroups::kept(&container.record.group, &container.directory)?;
     if cgroups::processes(&left)?.is_empty() {
-        bail!("container not running");
+        return Err(not_running());
     }
     cgroups::kill_all(&left)
 }

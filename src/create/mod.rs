@@ -32,7 +32,7 @@ use crate::cgroups::{self, Entering, resctrl};
 use crate::channel::gate::{self, Verdict};
 use crate::channel::{self, CreatorEnd, FromInit, ToInit};
 use crate::destroy;
-use crate::error::{InField as _, message};
+use crate::error::{self, InField as _, OfKind as _, message};
 use crate::handover::seccomp_agent;
 use crate::handover::{Handover, console};
 use crate::host;
@@ -96,7 +96,8 @@ pub struct CreatedContainer {
 /// Creates the container `id`. Where that fails nothing is left of it.
 pub fn create(store: &Store, id: &str, options: &CreateOptions) -> Result<CreatedContainer> {
     crate::store::check_id(id)?;
-    let bundle = Bundle::load(&options.bundle, options.config.as_deref())?;
+    let bundle = Bundle::load(&options.bundle, options.config.as_deref());
+    let bundle = bundle.of_kind(error::Kind::Configuration)?;
     log::debug(|| format!("bundle {:?}: {} bytes of config.json", bundle.path, bundle.text.len()));
     let directory = store.directory(id)?;
     let wants_terminal =
@@ -111,7 +112,7 @@ pub fn create(store: &Store, id: &str, options: &CreateOptions) -> Result<Create
     };
     let host = host::gather(options.cgroups, &options.buses)?;
     log::debug(|| host.summary());
-    let plan = Plan::new(&request, &host)?;
+    let plan = Plan::new(&request, &host).of_kind(error::Kind::Configuration)?;
     log::debug(|| plan.summary());
     security_module::refuse_missing(plan.process.as_ref(), plan.rootfs.label.as_deref())?;
     bundle.warnings.iter().chain(&plan.warnings).for_each(log::warn);

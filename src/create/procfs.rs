@@ -21,9 +21,9 @@ use rustix::process::{fchdir, pivot_root};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::namespaces::{Opened, become_root_inside, join_all, make_new};
-use crate::channel::{self, Failure, FromInit, InitEnd};
+use crate::channel::{self, FromInit, InitEnd};
 use crate::create::spawn::{Birth, Groups, spawn};
-use crate::error::message;
+use crate::error::{Failure, message};
 use crate::log;
 use crate::sys;
 use crate::sys::process::{Clone3, Cloned, clone3, exit_now, hide, set_parent_death_signal};

@@ -29,8 +29,8 @@ use crate::apply::namespaces::{
 };
 use crate::cgroups::resctrl::{explain, tasks};
 use crate::cgroups::{self, Entering, Entrance};
-use crate::channel::{CreatorEnd, Failure, FromInit, InitEnd, ToInit};
-use crate::error::InField as _;
+use crate::channel::{CreatorEnd, FromInit, InitEnd, ToInit};
+use crate::error::{Failure, InField as _};
 use crate::plan::cgroup::Group;
 use crate::plan::intel_rdt;
 use crate::plan::namespaces::{Namespaces, clone_flag};

@@ -13,12 +13,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, chmodat, flock};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
-use crate::channel::gate::ALREADY_OPEN;
+use crate::channel::gate::already_open;
 use crate::channel::unix_socket::{address, send_descriptor};
 use crate::plan::notify::{DIRECTORY, NAME, VARIABLE};
 use crate::store::Container;
@@ -46,7 +46,7 @@ impl Relay {
         let manager = connect(path).with_context(|| format!("{VARIABLE}: {path:?}"))?;
         // Held until this process ends: another `start` must not take the socket away.
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => bail!(ALREADY_OPEN),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(already_open()),
             locked => locked.context("lock the directory for the program's notifications")?,
         }
         let program = listen(&directory).context("the socket for the program's notifications")?;

@@ -1,6 +1,8 @@
 //! The states of a container, and what may be done with it in which.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+
+use crate::error::Kind;
 
 /// The states of a container (runtime.md#state), and `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl Status {
             (Resume, _) => "container not paused",
             (Delete, Running | Paused) => "is not stopped",
         };
-        bail!(reason)
+        Err(Kind::WrongState.error(reason))
     }
 }
 

@@ -23,6 +23,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use self::record::FoundRecord;
 use crate::cgroups;
+use crate::error::Kind;
 use crate::plan::cgroup::unit::{Property, documentation};
 use crate::processes::{boot_id, hold, open_process};
 
@@ -92,7 +93,8 @@ impl Store {
         match made {
             Ok(()) => Ok(directory),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                bail!("container with given ID already exists: {id:?}")
+                let text = format!("container with given ID already exists: {id:?}");
+                Err(Kind::Exists.error(text))
             }
             Err(error) => Err(error).with_context(|| format!("mkdir {directory:?}")),
         }
@@ -103,13 +105,17 @@ impl Store {
         match self.find(id)? {
             Remembered::Own(container) => Ok(container),
             Remembered::Foreign(_, foreign) => {
-                bail!("container {id:?} {}; only delete --force can end it", foreign.maker)
+                let text =
+                    format!("container {id:?} {}; only delete --force can end it", foreign.maker);
+                Err(Kind::Unsupported.error(text))
             }
             // Callers look for the first words, and ask while it is created or deleted.
-            Remembered::Begun(_) => bail!(
+            Remembered::Begun(_) => Err(Kind::NotFound.error(format!(
                 "container {id:?} does not exist: it has no record (delete --force removes the rest)"
-            ),
-            Remembered::None => bail!("container {id:?} does not exist"),
+            ))),
+            Remembered::None => {
+                Err(Kind::NotFound.error(format!("container {id:?} does not exist")))
+            }
         }
     }
 
@@ -173,11 +179,14 @@ fn write_file(path: &Path, flags: OFlags, text: &[u8]) -> Result<()> {
 pub fn check_id(id: &str) -> Result<()> {
     const LONGEST: usize = 255;
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    let wrong = |text: &str| Err(Kind::Configuration.error(text));
     if id.is_empty() {
-        bail!("container id cannot be empty");
+        return wrong("container id cannot be empty");
     }
     if id == "." || id == ".." || id.len() > LONGEST || !id.chars().all(allowed) {
-        bail!("invalid container id {id:?}: only letters, digits and _ + - . up to {LONGEST}");
+        return wrong(&format!(
+            "invalid container id {id:?}: only letters, digits and _ + - . up to {LONGEST}"
+        ));
     }
     Ok(())
 }
@@ -310,7 +319,7 @@ impl Container {
         };
         let Some((handle, facts)) = held else {
             self.check(operation)?;
-            bail!("container not running");
+            return Err(Kind::WrongState.error("container not running"));
         };
         self.status_with(Some(facts))?.check(operation)?;
         Ok(handle)
@@ -369,6 +378,7 @@ impl Container {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::message;
 
     #[test]
     fn ids_are_what_runc_allows() {
@@ -386,11 +396,11 @@ mod tests {
         let store = Store::new(root.join("deeper"));
         store.reserve("a").unwrap();
         let error = store.reserve("a").unwrap_err();
-        assert_eq!(error.to_string(), r#"container with given ID already exists: "a""#);
+        assert_eq!(message(&error), r#"container with given ID already exists: "a""#);
         let error = store.load("b").unwrap_err();
-        assert_eq!(error.to_string(), r#"container "b" does not exist"#);
+        assert_eq!(message(&error), r#"container "b" does not exist"#);
         let error = store.load("a").unwrap_err();
-        assert!(error.to_string().starts_with(r#"container "a" does not exist: "#), "{error}");
+        assert!(message(&error).starts_with(r#"container "a" does not exist: "#), "{error}");
         fs::remove_dir_all(root).unwrap();
     }
 
