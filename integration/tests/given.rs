@@ -10,7 +10,7 @@
 //! | `access` of a device rule with other letters than r, w and m | those are passed over | `letters_beside_those_of_access_are_passed_over` |
 //! | a group twice | there once | `a_group_is_there_once` |
 //! | a masked or read-only path twice | covered once | `mounts::a_path_that_is_listed_twice_is_covered_once` |
-//! | a limit, a namespace, a property of an object twice | refused by its place: one of them is not meant | `errors::*`, `src/bundle.rs` |
+//! | a limit, a namespace, a property of an object twice | refused by its place: one of them is not meant | `errors::*`, `src/bundle/mod.rs` |
 //! | a property in another spelling | one that nobody knows, and passed over as the specification wants it | |
 //! | null, and an empty text | not given | `tests/absent.rs` |
 //! | 0 and an empty text for `update`, null in its object | not given | `update::zero_and_nothing_leave_what_is_there` |

@@ -133,11 +133,11 @@ pub fn make_new(kinds: &[Kind]) -> Result<()> {
 
 /// The namespaces that the caller left for a while; dropping it returns to them.
 #[derive(Debug, Default)]
-pub struct Excursion {
+pub struct LeftNamespaces {
     home: Vec<(Kind, OwnedFd)>,
 }
 
-impl Excursion {
+impl LeftNamespaces {
     /// Remembers the caller's own namespace of this type before he leaves it.
     pub fn leave(&mut self, kind: Kind) -> Result<()> {
         // pid and time namespaces are those of children; one's own never changes.
@@ -149,7 +149,7 @@ impl Excursion {
     }
 }
 
-impl Drop for Excursion {
+impl Drop for LeftNamespaces {
     fn drop(&mut self) {
         for (kind, home) in self.home.drain(..).rev() {
             let flag = CloneFlags::from_bits_retain(clone_flag(kind) as i32);

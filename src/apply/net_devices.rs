@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::namespaces::{Excursion, Opened};
+use super::namespaces::{LeftNamespaces, Opened};
 use crate::apply::netlink::{Route, attributes, push_attribute};
 use crate::error::InField as _;
 use crate::plan::net_devices::NetDevice;
@@ -119,8 +119,8 @@ pub fn move_to(destination: &Destination, found: &[FoundDevice]) -> Result<()> {
 }
 
 fn refuse_taken(namespace: &Opened, found: &[FoundDevice]) -> Result<()> {
-    let mut excursion = Excursion::default();
-    excursion.leave(namespace.kind)?;
+    let mut left = LeftNamespaces::default();
+    left.leave(namespace.kind)?;
     namespace.join()?;
     for FoundDevice { device, .. } in found {
         if index_of(&device.inside).is_ok() {

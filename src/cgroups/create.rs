@@ -204,7 +204,7 @@ fn enable_controllers(plan: &CgroupPlan, directory: &Directory, all: bool) -> Re
 }
 
 /// The group's directory of version 2 for `CLONE_INTO_CGROUP`, on a hybrid
-/// machine too, where the other trees are left to [`Entrance`].
+/// machine too, where the other trees are left to [`TasksFiles`].
 pub fn directory_fd(group: &Group) -> Result<Option<OwnedFd>> {
     let Some(directory) = group.unified() else { return Ok(None) };
     let path = checked(directory)?;
@@ -222,7 +222,7 @@ pub enum Entering {
     ByItself,
 }
 
-/// The way into the trees for a process that moves itself: those of version 1, and that of
+/// The files by which a process moves itself into its groups: those of version 1, and that of
 /// version 2 where it is not born there.
 ///
 /// Moving another process, or one's own with all its threads, makes the kernel
@@ -232,54 +232,54 @@ pub enum Entering {
 /// The kernel asks what the opener may do, so a child that has given up its
 /// rights can still use what its parent has opened.
 #[derive(Debug)]
-pub struct Entrance {
-    doors: Vec<Door>,
+pub struct TasksFiles {
+    files: Vec<TasksFile>,
 }
 
 /// A file to which a thread writes 0 to move itself.
 #[derive(Debug)]
-struct Door {
+struct TasksFile {
     path: PathBuf,
     file: OwnedFd,
     explain: fn(io::Error) -> Error,
 }
 
-impl Entrance {
+impl TasksFiles {
     /// Opens the group's files, close-on-exec.
     pub fn open(group: &Group, entering: Entering) -> Result<Self> {
-        let mut entrance = Self { doors: Vec::new() };
+        let mut opened = Self { files: Vec::new() };
         for directory in &group.directories {
             let file = match directory.version {
                 Version::V1 => "tasks",
                 Version::V2 if entering == Entering::ByItself => "cgroup.procs",
                 Version::V2 => continue,
             };
-            entrance.add(checked(directory)?.join(file), Error::new)?;
+            opened.add(checked(directory)?.join(file), Error::new)?;
         }
-        Ok(entrance)
+        Ok(opened)
     }
 
     /// Whether there is nothing to enter.
     pub fn is_empty(&self) -> bool {
-        self.doors.is_empty()
+        self.files.is_empty()
     }
 
     /// Adds another file of this kind, and what may be known of its errors.
     pub fn add(&mut self, path: PathBuf, explain: fn(io::Error) -> Error) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = open(&path, flags, Mode::empty()).with_context(|| format!("open {path:?}"))?;
-        self.doors.push(Door { path, file, explain });
+        self.files.push(TasksFile { path, file, explain });
         Ok(())
     }
 
     /// Moves the calling thread, which has to be its process's only one.
     pub fn enter(&self) -> Result<()> {
-        for Door { path, file, explain } in &self.doors {
+        for TasksFile { path, file, explain } in &self.files {
             rustix::io::write(file, b"0").map_err(|errno| {
                 explain(errno.into()).context(format!("write \"0\" to {path:?}"))
             })?;
         }
-        log::debug(|| format!("entered {} groups by their files tasks", self.doors.len()));
+        log::debug(|| format!("entered {} groups by their files tasks", self.files.len()));
         Ok(())
     }
 }

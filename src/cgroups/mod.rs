@@ -28,7 +28,7 @@ pub mod systemd;
 mod tree;
 
 pub use apply::{apply_devices, apply_settings};
-pub use create::{CreatedGroups, Entering, Entrance, create, delegate, directory_fd, hand_down};
+pub use create::{CreatedGroups, Entering, TasksFiles, create, delegate, directory_fd, hand_down};
 pub use life::{
     freeze, has_freezers_below, holding, is_frozen, kill_all, oom_kills, processes, remove,
     remove_unused, signal_all, thaw, thaw_all, wait_until_thawed,

@@ -426,8 +426,8 @@ fn stay_with(creator: &InitEnd) -> Result<()> {
 /// has them as its roots. Then what is joined, and at last what is made new, so that a new
 /// user namespace takes no right to join away.
 fn join(remaining: Remaining<'_>) -> Result<()> {
-    if let Some(entrance) = remaining.entrance {
-        entrance.enter()?;
+    if let Some(tasks) = remaining.tasks {
+        tasks.enter()?;
     }
     if let Some((process, flags)) = &remaining.join_process {
         setns(process, *flags).context("setns")?;

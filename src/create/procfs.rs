@@ -37,7 +37,7 @@ pub fn context_in(joined: Vec<Opened>, cgroup: &Groups) -> Result<OwnedFd> {
     let (creator, end) = channel::pair()?;
     let helper = spawn(&Birth::in_group(cgroup.unified()), &creator, || {
         end_with_parent()?;
-        cgroup.entrance().enter()?;
+        cgroup.tasks().enter()?;
         let Err(error) = bring_context(joined, &end).map(|()| exit_now(0));
         let _ = end.send(&FromInit::Failed(Failure::new(&error)));
         exit_now(1)

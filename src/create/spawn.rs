@@ -25,10 +25,9 @@ use rustix::process::{
 };
 
 use crate::apply::namespaces::{
-    Excursion, Opened, enter, explain_new, open_joined, write_time_offsets,
+    LeftNamespaces, Opened, enter, explain_new, open_joined, write_time_offsets,
 };
-use crate::cgroups::resctrl::{explain, tasks};
-use crate::cgroups::{self, Entering, Entrance};
+use crate::cgroups::{self, Entering, TasksFiles, resctrl};
 use crate::channel::{CreatorEnd, FromInit, InitEnd, ToInit};
 use crate::error::{Failure, InField as _};
 use crate::plan::cgroup::Group;
@@ -192,7 +191,7 @@ fn pid_of(pidfd: &OwnedFd) -> Option<Pid> {
 #[derive(Debug)]
 pub struct Groups {
     unified: Option<OwnedFd>,
-    entrance: Entrance,
+    tasks: TasksFiles,
     /// Whether the process leaves the creator's group, in some tree, by itself.
     moves: bool,
     /// Whether somebody else puts it into its group, later.
@@ -210,12 +209,12 @@ impl Groups {
             Entering::AtBirth => cgroups::directory_fd(group)?,
             Entering::ByItself => None,
         };
-        let mut entrance = Entrance::open(group, entering)?;
-        let moves = !entrance.is_empty();
-        for tasks in classes.map(tasks).transpose()?.into_iter().flatten() {
-            entrance.add(tasks, explain).in_field("linux.intelRdt")?;
+        let mut tasks = TasksFiles::open(group, entering)?;
+        let moves = !tasks.is_empty();
+        for path in classes.map(resctrl::tasks).transpose()?.into_iter().flatten() {
+            tasks.add(path, resctrl::explain).in_field("linux.intelRdt")?;
         }
-        Ok(Self { unified, entrance, moves, is_later: false })
+        Ok(Self { unified, tasks, moves, is_later: false })
     }
 
     /// Where systemd puts the process into its group, once it is there. It is in those in
@@ -231,8 +230,8 @@ impl Groups {
     }
 
     /// What a process enters by itself.
-    pub fn entrance(&self) -> &Entrance {
-        &self.entrance
+    pub fn tasks(&self) -> &TasksFiles {
+        &self.tasks
     }
 }
 
@@ -240,7 +239,7 @@ impl Groups {
 #[derive(Debug, Default)]
 pub struct Remaining<'a> {
     /// Trees of cgroup version 1 to enter.
-    pub entrance: Option<&'a Entrance>,
+    pub tasks: Option<&'a TasksFiles>,
     /// To join.
     pub join: Vec<Opened>,
     /// The namespaces of another process to join at once.
@@ -267,7 +266,7 @@ pub fn container(
 ) -> Result<Spawned> {
     let mut opened = namespaces.joined.iter().map(open_joined).collect::<Result<Vec<_>>>()?;
     let mut remaining = Remaining {
-        entrance: Some(&cgroup.entrance),
+        tasks: Some(&cgroup.tasks),
         joined_user_namespace: namespaces.is_joined(Kind::User),
         ..Remaining::default()
     };
@@ -286,7 +285,7 @@ pub fn container(
         return Ok(Spawned { is_between: true, ..between });
     }
 
-    let mut excursion = Excursion::default();
+    let mut left = LeftNamespaces::default();
     let new_user = namespaces.is_new(Kind::User);
     // Where the cgroup is entered after the clone, the namespace must be rooted there.
     if new.contains(&Kind::Cgroup) && cgroup.moves {
@@ -299,7 +298,7 @@ pub fn container(
         if namespaces.gets_offsets() {
             remaining.new.push(Kind::Time);
         } else if namespaces.own_offsets().is_none() {
-            excursion.leave(Kind::Time)?;
+            left.leave(Kind::Time)?;
             unshare(CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32))
                 .context("unshare: linux.namespaces: time")?;
             write_time_offsets(Pid::this(), &namespaces.time_offsets)?;
@@ -320,7 +319,7 @@ pub fn container(
     // A new user namespace has no rights over the others: the creator joins those for
     // it. So he does for time, which only children enter.
     for join in opened.extract_if(.., |join| new_user || join.kind == Kind::Time) {
-        excursion.leave(join.kind)?;
+        left.leave(join.kind)?;
         join.join()?;
     }
     remaining.join = opened;
@@ -350,7 +349,7 @@ pub fn beside(
         | CloneFlags::CLONE_NEWUSER
         | CloneFlags::from_bits_retain(clone_flag(Kind::Time) as i32);
     let remaining = Remaining {
-        entrance: Some(&cgroup.entrance),
+        tasks: Some(&cgroup.tasks),
         join_process: (!flags.is_empty()).then_some((neighbour.pidfd, flags)),
         joined_user_namespace: flags.contains(CloneFlags::CLONE_NEWUSER),
         is_between: flags.intersects(for_children),
