@@ -5,6 +5,8 @@ use engines::{Host, on_a_host};
 
 const SETTING: &str = "kernel.apparmor_restrict_unprivileged_userns";
 const PROFILE: &str = include_str!("../../../../packaging/apparmor/ferrun");
+/// The copy that the profile is for.
+const COPY: &str = "/usr/local/libexec/ferrun/ferrun";
 const BUNDLE: &str = "
     mkdir -p ~/one/rootfs/bin && cd ~/one && cp /bin/busybox rootfs/bin/id && $RUNTIME spec --rootless &&
     jq '.process.terminal = false | .process.args = [\"/bin/id\", \"-u\"]' config.json > new && mv new config.json";
@@ -38,12 +40,13 @@ fn a_profile_lets_an_ordinary_user_have_containers() {
         load_the_usual(host);
         host.write("/etc/apparmor.d/ferrun", PROFILE);
         host.sh("apparmor_parser --replace /etc/apparmor.d/ferrun").succeeds();
-        user.sh(run).prints("0");
+        host.sh(&format!("install -D $RUNTIME {COPY}")).succeeds();
+        user.sh(&run.replace("$RUNTIME", COPY)).prints("0");
         host.sh("apparmor_parser --remove /etc/apparmor.d/ferrun").succeeds();
         // Who makes the namespace itself needs one, as Ubuntu has for Podman.
         host.write(
             "/etc/apparmor.d/podman",
-            &PROFILE.replace("local/bin/", "bin/").replace("ferrun", "podman"),
+            &PROFILE.replace(COPY, "/usr/bin/podman").replace("ferrun-rootless", "podman"),
         );
         host.sh("apparmor_parser --replace /etc/apparmor.d/podman").succeeds();
         host.write("/etc/containers/containers.conf", crate::podman::CONFIG);
