@@ -573,3 +573,21 @@ fn a_mark_that_a_container_may_have_written_is_not_believed() {
         assert!(has_ended(pid));
     });
 }
+
+/// Who restores a container has to give its programs the same again, and nobody else remembers.
+#[test]
+fn what_stdio_was_at_the_start_is_on_record() {
+    as_root(|bed| {
+        if bed.is_peer("their records are their own") {
+            return;
+        }
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        let pid = container.pid();
+        let link = |number: u32| fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+        let links: Vec<_> =
+            (0..3).map(|number| link(number).to_str().unwrap().to_owned()).collect();
+        let text = fs::read_to_string(record(bed, &container.id)).unwrap();
+        let written: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(written["stdio"], json!(links));
+    });
+}

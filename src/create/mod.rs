@@ -189,6 +189,7 @@ fn intent(
         boot: crate::processes::boot_id().unwrap_or_default().to_owned(),
         creator: Some(own_id()?),
         init: None,
+        stdio: stdio(plan),
         has_process: plan.process.is_some(),
         namespaces: namespaces.new.iter().copied().chain(joined).collect(),
         own_pids: namespaces.is_new(Kind::Pid),
@@ -207,6 +208,19 @@ fn intent(
         poststart: plan.hooks.poststart.clone(),
         poststop: plan.hooks.poststop.clone(),
     })
+}
+
+/// What init will have as stdin, stdout and stderr: what this process has, but for a terminal.
+/// Names of files are bytes; what is no text is found by nobody, and stands for itself here.
+fn stdio(plan: &Plan) -> Vec<String> {
+    if plan.process.as_ref().is_some_and(|process| process.terminal.is_some()) {
+        return Vec::new();
+    }
+    let link = |number: u32| {
+        let link = rustix::fs::readlink(format!("/proc/self/fd/{number}"), Vec::new());
+        link.map(|link| link.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    (0..3).map(link).collect()
 }
 
 fn own_id() -> Result<ProcessId> {

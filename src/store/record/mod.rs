@@ -33,54 +33,65 @@ pub const RECORD: &str = "state.json";
 /// The copy of config.json that later operations use.
 pub const CONFIG: &str = "config.json";
 
-/// What is remembered of a container.
+/// What is remembered of a container. Behind each field stands who reads it; `delete` is each
+/// way to nothing, `run` at its end and a `create` that fails among them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The version of this format. It comes first, so that a record that is cut short can
-    /// still be told from another runtime's.
+    /// still be told from another runtime's: every command.
     pub version: u32,
-    /// The container's ID.
+    /// The container's ID: every command.
     pub id: String,
-    /// The absolute path of its bundle.
+    /// The absolute path of its bundle: `state`, `list`; hooks of `start` and `delete`.
     pub bundle: PathBuf,
-    /// The absolute path of its root on the host.
+    /// The absolute path of its root on the host: `state`, `list`; `start`, for why a program
+    /// cannot be run; `delete`, to undo mounts.
     pub rootfs: PathBuf,
-    /// When it was created, RFC 3339.
+    /// When it was created, RFC 3339: `state`, `list`; whoever has to know whether the ID is
+    /// still this container's; systemd's unit bears it.
     pub created: String,
-    /// The user id of whoever created it.
+    /// The user id of whoever created it: `list`.
     pub owner: u32,
-    /// The boot of the machine that the processes belong to; empty where it was not known.
+    /// The boot of the machine that the processes belong to; empty where it was not known:
+    /// every command that looks for them.
     pub boot: String,
-    /// Who is creating it; None once it is created.
+    /// Who is creating it; None once it is created: the status; `delete`, to stop him.
     pub creator: Option<ProcessId>,
-    /// Its init process; None until it is made.
+    /// Its init process; None until it is made: the status; `kill`, `exec`, `start`, `update`,
+    /// `delete`.
     pub init: Option<ProcessId>,
-    /// Whether it has a program to start.
+    /// What the links /proc/PID/fd/0, 1 and 2 of init were at the start, to be found again when
+    /// its state is restored from a checkpoint; empty where it has a terminal of its own, or an
+    /// older version did not write them: nobody so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stdio: Vec<String>,
+    /// Whether it has a program to start: `start`.
     pub has_process: bool,
-    /// The namespaces that are not the creator's.
+    /// The namespaces that are not the creator's: `exec`.
     pub namespaces: Vec<LinuxNamespaceType>,
-    /// Whether all its processes end with its init.
+    /// Whether all its processes end with its init: `start`, `kill`.
     pub own_pids: bool,
-    /// Its cgroup; empty until systemd has made it, where it does.
+    /// Its cgroup; empty until systemd has made it, where it does: the status; `exec`, `kill`,
+    /// `pause`, `resume`, `ps`, `events`, `update`, `start`, `delete`.
     pub group: Group,
-    /// The unit of systemd's that its cgroup is, if it is one.
+    /// The unit of systemd's that its cgroup is, if it is one: `exec`, `update`, `delete`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
-    /// Its groups in resctrl.
+    /// Its groups in resctrl: `exec`, `events`, `update`, `delete`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<intel_rdt::ClassGroup>,
-    /// Whether it has no session keyring of its own.
+    /// Whether it has no session keyring of its own: `exec`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub callers_keyring: bool,
-    /// Mounts to undo one by one, where it has no mount namespace of its own.
+    /// Mounts to undo one by one, where it has no mount namespace of its own: `delete`.
     pub mounts: Vec<RecordedMount>,
-    /// `annotations` of the configuration.
+    /// `annotations` of the configuration: `state`, `list`; hooks of `start` and `delete`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Hooks that `start` calls.
+    /// Hooks that are called once the program runs: `start`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub poststart: Vec<Hook>,
-    /// Hooks that `delete` calls.
+    /// Hooks that are called when nothing is left: `delete`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub poststop: Vec<Hook>,
 }
@@ -135,7 +146,7 @@ pub fn read(directory: &Path) -> Result<FoundRecord> {
 /// One that is empty is not there yet.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = vec![0; 2048];
+    let mut text = vec![0; 4096];
     let mut length = 0;
     loop {
         let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
@@ -167,6 +178,8 @@ mod tests {
 
     /// As each program wrote it, but for pids, times and the name of the machine.
     const VERSION_1: &str = include_str!("fixtures/version-1.json");
+    /// Before it said what stdin, stdout and stderr are.
+    const VERSION_2: &str = include_str!("fixtures/version-2.json");
     const NEWER: &str = include_str!("fixtures/newer.json");
     const RUNC: &str = include_str!("fixtures/runc-1.1.5.json");
     const CRUN: &str = include_str!("fixtures/crun-1.8.1.json");
@@ -195,6 +208,16 @@ mod tests {
         let text = serde_json::to_string(&record).unwrap();
         assert!(text.starts_with("{\"version\":"), "{text}");
         assert_eq!(own(&text), record);
+    }
+
+    #[test]
+    fn a_record_without_what_was_added_since_is_one_of_today() {
+        let record = own(VERSION_2);
+        assert_eq!((record.version, record.stdio.len()), (VERSION, 0));
+        assert_eq!(record.init, Some(ProcessId { pid: 174, started: 2_852_298 }));
+        let stdio = ["/dev/null", "pipe:[7]", "/a \u{fffd}"].map(str::to_owned).to_vec();
+        let more = Record { stdio: stdio.clone(), ..record };
+        assert_eq!(own(&serde_json::to_string(&more).unwrap()).stdio, stdio);
     }
 
     #[test]
