@@ -15,18 +15,23 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::apply::{hooks, mounts};
+use crate::cgroups::systemd::Buses;
 use crate::cgroups::{self, resctrl, systemd};
-use crate::error::{InField as _, message};
+use crate::error::{InField as _, Kind, errno, message};
+use crate::host;
 use crate::log;
 use crate::plan::cgroup::{CgroupAccess, Group, Layout};
+use crate::plan::request::{CgroupMaker, Cgroups};
 use crate::processes::open_process;
 use crate::resolve;
-use crate::store::{CONFIG, Container, Foreign, RECORD, Record, Status};
+use crate::store::{
+    CONFIG, Container, Foreign, Operation, RECORD, Record, Remembered, Status, Store,
+};
 
 /// How long a killed process may take to end: so often this long.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -34,6 +39,57 @@ const ATTEMPTS: u32 = 100;
 
 /// How long an init process may live on after its creator was killed.
 const LAST_BREATH: Duration = Duration::from_secs(2);
+
+/// Ends and removes the container `id`, or what is left of one. Without `force` it must have
+/// stopped, or, unless `is_strict`, not have been started. Groups of others' records are looked
+/// for as `cgroups` and `buses` say.
+pub fn delete(
+    store: &Store,
+    id: &str,
+    force: bool,
+    is_strict: bool,
+    (cgroups, buses): (Cgroups, &Buses),
+) -> Result<()> {
+    let container = match force {
+        true => match store.find(id)? {
+            Remembered::Own(container) => container,
+            Remembered::Foreign(directory, foreign) => {
+                // Its group is that of a file system, whoever makes new ones.
+                let cgroups = Cgroups { maker: CgroupMaker::Runtime, ..cgroups };
+                let host = host::gather(cgroups, buses)?;
+                let (layout, access) = (&host.cgroups, &cgroups.access(&host));
+                return destroy_foreign(&directory, &foreign, layout, access)
+                    .with_context(|| format!("container {id:?} {}", foreign.maker));
+            }
+            // Cut short before it was written down, and so before anything was made.
+            Remembered::Begun(directory) => return remove_directory(&directory),
+            Remembered::None => return Ok(()),
+        },
+        false => store.load(id)?,
+    };
+    if !force {
+        let status = container.status()?;
+        if let Err(error) = status.check(Operation::Delete) {
+            if status == Status::Creating {
+                return Err(error);
+            }
+            return Err(not_stopped(id, status));
+        }
+        if is_strict && status == Status::Created {
+            return Err(not_stopped(id, status));
+        }
+    }
+    match destroy(&container) {
+        // Somebody else deletes it too, and was faster.
+        Err(error) if force && errno(&error) == Some(libc::ENOENT) => Ok(()),
+        destroyed => destroyed,
+    }
+}
+
+fn not_stopped(id: &str, status: Status) -> Error {
+    let name = status.name();
+    Kind::WrongState.error(format!("cannot delete container {id} that is not stopped: {name}"))
+}
 
 /// Kills what is left of a container and removes everything of it.
 pub fn destroy(container: &Container) -> Result<()> {

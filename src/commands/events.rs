@@ -10,8 +10,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::{Global, print, while_allowed};
-use crate::cgroups::resctrl;
-use crate::cgroups::{self, OomWatch};
+use crate::cgroups::OomWatch;
 use crate::cli::{id_of, text_of};
 use crate::error::Kind;
 use crate::store::{Container, Operation};
@@ -73,11 +72,7 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
 }
 
 fn print_stats(container: &Container) -> Result<()> {
-    let mut stats = cgroups::stats(&container.record.group)?;
-    if let Some(group) = &container.record.intel_rdt {
-        stats.intel_rdt = resctrl::stats(group)?;
-    }
-    print_event("stats", container, Some(stats))
+    print_event("stats", container, Some(container.stats()?))
 }
 
 fn print_event<T: Serialize>(kind: &str, container: &Container, data: Option<T>) -> Result<()> {

@@ -22,7 +22,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use self::record::FoundRecord;
-use crate::cgroups;
+use crate::cgroups::{self, Stats, resctrl};
 use crate::error::Kind;
 use crate::plan::cgroup::unit::{Property, documentation};
 use crate::processes::{boot_id, hold, open_process};
@@ -334,6 +334,15 @@ impl Container {
         };
         let Record { rootfs, created, .. } = &self.record;
         Ok(self.record.identity().for_callers(status, pid, More { rootfs, created, owner }))
+    }
+
+    /// What it uses.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut stats = cgroups::stats(&self.record.group)?;
+        if let Some(group) = &self.record.intel_rdt {
+            stats.intel_rdt = resctrl::stats(group)?;
+        }
+        Ok(stats)
     }
 
     /// The status with an error for an operation that it does not allow.
