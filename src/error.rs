@@ -78,13 +78,14 @@ impl Kind {
         Error::msg(message.to_string()).context(Mark(self))
     }
 
-    /// What an error is. The part that knew best has said so; a call that was refused says it
-    /// by itself.
+    /// What an error is. The part that knew best has said so; a call that was refused, or a
+    /// field that is named, says it by itself.
     pub fn of(error: &Error) -> Self {
         match (error.downcast_ref::<Mark>(), errno(error)) {
             (Some(mark), _) => mark.0,
             (None, Some(libc::ENOSYS | libc::EOPNOTSUPP)) => Self::Unsupported,
             (None, Some(_)) => Self::Kernel,
+            (None, None) if field(error).is_some() => Self::Configuration,
             (None, None) => Self::Other,
         }
     }

@@ -11,19 +11,22 @@
 //! sealed copy in memory.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{
     Access, CWD, MemfdFlags, OFlags, SealFlags, StatVfsMountFlags, accessat, fcntl_add_seals,
     fcntl_get_seals, memfd_create, open, statvfs,
 };
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::abi::MountAttributes;
 use crate::plan::options::MOUNT_ATTR_RDONLY;
 use crate::sys::arguments::Arguments;
 use crate::sys::mount::mount_setattr;
+use crate::sys::process::FIRST_FREE;
 
 const EXECUTABLE: &str = "/proc/self/exe";
 const FAILED: &str = "execute the protected executable";
@@ -36,7 +39,7 @@ pub fn protect(arguments: Arguments) -> Result<()> {
         return Ok(());
     }
     if rustix::process::geteuid().is_root()
-        && let Ok(clone) = read_only_clone()
+        && let Ok(clone) = read_only_clone(EXECUTABLE)
     {
         return Err(arguments.execute(clone)).context(FAILED);
     }
@@ -45,6 +48,20 @@ pub fn protect(arguments: Arguments) -> Result<()> {
         return Ok(());
     }
     Err(arguments.execute(sealed_copy()?)).context(FAILED)
+}
+
+/// Holds the program at `path` for [`path_of`], by a mount of its own that is read-only and
+/// attached nowhere where the caller may make one: so protected, it need not start twice.
+pub fn hold(path: &Path) -> Result<OwnedFd> {
+    let held = open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    let held = read_only_clone(&path_of(&held)).unwrap_or(held);
+    // Not by a number that the program gets something else by, before it is executed.
+    fcntl_dupfd_cloexec(&held, FIRST_FREE).context("dup")
+}
+
+/// The path by which a child of this process executes a program that is held.
+pub fn path_of(held: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", held.as_raw_fd())
 }
 
 /// What this process runs from, for the log.
@@ -60,9 +77,9 @@ pub fn describe() -> &'static str {
 
 /// The binary on a mount of its own that is read-only and attached nowhere. The
 /// descriptor must be closed by execve(2): through it the mount could be changed.
-fn read_only_clone() -> Result<OwnedFd> {
+fn read_only_clone(path: &str) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let clone = open_tree(CWD, EXECUTABLE, flags).context("open_tree")?;
+    let clone = open_tree(CWD, path, flags).context("open_tree")?;
     let read_only = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
     mount_setattr(&clone, false, &read_only).context("mount_setattr")?;
     Ok(clone)

@@ -29,9 +29,7 @@ const LINES: usize = 5;
 
 /// Calls hooks in order, until one fails. They start in `directory`.
 pub fn run(hooks: &[Hook], state: &str, directory: &Path) -> Result<()> {
-    hooks.iter().try_for_each(|hook| {
-        run_one(hook, state, directory).in_field(place(hook)).of_kind(Kind::Hook)
-    })
+    hooks.iter().try_for_each(|hook| named(hook, run_one(hook, state, directory)))
 }
 
 /// Calls all hooks in order; a failure is logged and the next one called
@@ -43,18 +41,19 @@ pub fn run_all(hooks: &[Hook], state: &str, directory: &Path) {
     // A bundle may be gone before its container.
     let directory = if directory.is_dir() { directory } else { Path::new("/") };
     for hook in hooks {
-        if let Err(error) = run_one(hook, state, directory).in_field(place(hook)) {
+        if let Err(error) = named(hook, run_one(hook, state, directory)) {
             log::warn(message(&error));
         }
     }
 }
 
-/// Its place in the configuration, and the words by which callers of runc know a hook
-/// that has failed: `hooks.prestart[0]: error running prestart hook #0`.
-fn place(hook: &Hook) -> String {
+/// Names the hook that has failed by its place in the configuration, and with the words by
+/// which callers of runc know it: `hooks.prestart[0]: error running prestart hook #0`.
+fn named(hook: &Hook, called: Result<()>) -> Result<()> {
     let name = hook.field.trim_start_matches("hooks.").trim_end_matches(']');
     let (kind, number) = name.split_once('[').unwrap_or((name, "0"));
-    format!("{}: error running {kind} hook #{number}", hook.field)
+    let words = || format!("error running {kind} hook #{number}");
+    called.with_context(words).in_field(&hook.field).of_kind(Kind::Hook)
 }
 
 fn run_one(hook: &Hook, state: &str, directory: &Path) -> Result<()> {
@@ -90,9 +89,7 @@ fn run_one(hook: &Hook, state: &str, directory: &Path) -> Result<()> {
 /// Calls hooks in order as the program itself will run: as its user, with its
 /// capabilities, under its filter, in its files. They may be the container's own.
 pub fn run_confined(hooks: &[Hook], confined: &Confined<'_>, state: &str) -> Result<()> {
-    hooks.iter().try_for_each(|hook| {
-        run_one_confined(hook, confined, state).in_field(place(hook)).of_kind(Kind::Hook)
-    })
+    hooks.iter().try_for_each(|hook| named(hook, run_one_confined(hook, confined, state)))
 }
 
 fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result<()> {

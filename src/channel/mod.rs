@@ -202,6 +202,12 @@ fn last_words<T>(mut receive: impl FnMut() -> rustix::io::Result<T>) -> Result<O
     }
 }
 
+impl<Tx, Rx> AsFd for Channel<Tx, Rx> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl CreatorEnd {
     /// Waits for a message from a process whose end others may have too: one in between and
     /// the one that it makes share it, and whoever may trace that can take a copy. None: the
@@ -259,12 +265,6 @@ impl InitEnd {
             Some((other, _)) => bail!("{other:?} where a tree was due"),
             None => bail!("the creator is gone"),
         }
-    }
-}
-
-impl AsFd for InitEnd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 

@@ -66,6 +66,10 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
         .arg(path("root", "Where containers are remembered"))
         .arg(path("log", "Append warnings and errors to this file"))
         .arg(text("log-format", "text (the default) or json").value_parser(["text", "json"]))
+        .arg(
+            // For programs that embed ferrun.
+            Arg::new("report").long("report").value_parser(value_parser!(i32)).hide(true),
+        )
         .arg(flag("debug", "Log each step and decision too, to stderr without --log"))
         .arg(flag("systemd-cgroup", "Let systemd make the cgroups of containers (cgroup v2)"))
         .arg(

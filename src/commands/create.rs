@@ -34,7 +34,7 @@ pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Cr
         keeps_keyring: matches.get_flag("no-new-keyring"),
         no_pivot: matches.get_flag("no-pivot"),
         notifies: service_manager().is_some(),
-        handover: handover(matches),
+        handover: handover(matches, global),
         stays: false,
     }
 }

@@ -19,7 +19,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
         typed: typed(matches),
         cgroups: texts(matches, "cgroup"),
         streams: streams(matches, in_foreground),
-        handover: handover(matches),
+        handover: handover(matches, global),
     };
     if options.process.is_none() && options.typed.args.is_empty() {
         bail!("exec: neither a program nor --process is given");

@@ -20,6 +20,7 @@ mod update;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
@@ -29,6 +30,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use crate::cgroups::systemd::Buses;
 use crate::cli::path_of;
 use crate::handover::Handover;
+use crate::handover::report::Reporter;
 use crate::host;
 use crate::plan::notify;
 use crate::plan::request::{CgroupMaker, Cgroups, Console, Streams};
@@ -45,6 +47,8 @@ pub struct Global {
     pub cgroups: Cgroups,
     /// Where systemd is looked for.
     pub buses: Buses,
+    /// Who has executed this command, and wants to know more than its exit code.
+    pub reporter: Option<Rc<Reporter>>,
 }
 
 impl Global {
@@ -76,7 +80,9 @@ impl Global {
             None => default_root(),
         };
         let cgroups = Cgroups { maker, rootless };
-        Ok(Self { store: Store::new(root), root_given, cgroups, buses: buses() })
+        let report = matches.get_one::<i32>("report").copied();
+        let reporter = report.map(Reporter::over).transpose()?.map(Rc::new);
+        Ok(Self { store: Store::new(root), root_given, cgroups, buses: buses(), reporter })
     }
 }
 
@@ -109,8 +115,9 @@ fn streams(matches: &ArgMatches, in_foreground: bool) -> Streams {
 }
 
 /// Who is told of the process that was made.
-fn handover(matches: &ArgMatches) -> Handover {
+fn handover(matches: &ArgMatches, global: &Global) -> Handover {
     Handover {
+        reporter: global.reporter.clone(),
         pidfd_socket: path_of(matches, "pidfd-socket"),
         pid_file: path_of(matches, "pid-file"),
     }
@@ -132,6 +139,14 @@ fn default_root() -> PathBuf {
 
 /// Runs a verb. Returns the exit code.
 pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
+    let ran = run_verb(verb, matches, global);
+    if let (Err(error), Some(reporter)) = (&ran, &global.reporter) {
+        reporter.failed(error);
+    }
+    ran
+}
+
+fn run_verb(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
     match verb {
         "create" => create::run(matches, global).map(|()| 0),
         "delete" => delete::run(matches, global).map(|()| 0),

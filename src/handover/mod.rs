@@ -3,14 +3,17 @@
 
 pub mod console;
 mod pid_file;
+pub mod report;
 pub mod sd_notify;
 pub mod seccomp_agent;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 
+use self::report::Reporter;
 use crate::channel::unix_socket::{dial, send_descriptor};
 use crate::log;
 
@@ -21,6 +24,8 @@ pub struct Handover {
     pub pidfd_socket: Option<PathBuf>,
     /// The file that gets its pid (`--pid-file`).
     pub pid_file: Option<PathBuf>,
+    /// Who has executed this command (`--report`).
+    pub reporter: Option<Rc<Reporter>>,
 }
 
 impl Handover {
@@ -28,13 +33,16 @@ impl Handover {
     pub fn tell_of(&self, pid: i32, pidfd: impl AsFd) -> Result<()> {
         if let Some(path) = &self.pidfd_socket {
             dial(path)
-                .and_then(|socket| send_descriptor(socket, pidfd, b"pidfd"))
+                .and_then(|socket| send_descriptor(socket, &pidfd, b"pidfd"))
                 .with_context(|| format!("--pidfd-socket: {path:?}"))?;
         }
         if let Some(path) = &self.pid_file {
             pid_file::write(path, pid)?;
             log::debug(|| format!("--pid-file: {path:?}: written"));
         }
-        Ok(())
+        match &self.reporter {
+            Some(reporter) => reporter.made(pid, pidfd),
+            None => Ok(()),
+        }
     }
 }

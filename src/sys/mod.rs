@@ -22,6 +22,16 @@ pub fn borrow_descriptor<'a>(number: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
+/// Takes over a descriptor that this program was executed with, by its number, so that no
+/// program that it executes has it. To be called once for a number that nothing else here owns.
+pub fn take_descriptor(number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: F_SETFD only sets a flag, and fails where nothing is open by that number.
+    let ret = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    Errno::result(ret)?;
+    // SAFETY: it is open, and by the caller's word nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Closes a descriptor that a cloned process has inherited from its parent, whose
 /// code owns it. Only for processes that never return to that code.
 pub fn close_inherited(descriptor: impl AsFd) {

@@ -146,8 +146,8 @@ impl SharedWord {
     }
 
     fn map(descriptor: libc::c_int, flags: libc::c_int) -> nix::Result<Self> {
-        // SAFETY: the kernel picks an unused address; the mapping is never unmapped and so
-        // stays valid for the life of the process.
+        // SAFETY: the kernel picks an unused address, and the mapping stays until the value
+        // that owns it is dropped.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -165,8 +165,8 @@ impl SharedWord {
     }
 
     fn atomic(&self) -> &AtomicU32 {
-        // SAFETY: `word` is page aligned, mapped for the life of the process (see `map`),
-        // and only ever used as an atomic.
+        // SAFETY: `word` is page aligned, mapped as long as this value lives (see `map`), and
+        // only ever used as an atomic.
         unsafe { AtomicU32::from_ptr(self.word) }
     }
 
@@ -178,6 +178,13 @@ impl SharedWord {
     /// Reads the word.
     pub fn get(&self) -> u32 {
         self.atomic().load(Ordering::Acquire)
+    }
+}
+
+impl Drop for SharedWord {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and nobody refers to it any more.
+        let _ = unsafe { libc::munmap(self.word.cast(), Self::LENGTH) };
     }
 }
 
@@ -340,6 +347,41 @@ pub fn spawn_with_signals(command: &mut Command) -> io::Result<Child> {
     // async-signal-safe calls are allowed: sigaction(2) and sigprocmask(2) are, and it
     // neither allocates nor takes a lock.
     unsafe { command.pre_exec(|| reset_signals().map_err(io::Error::from)) };
+    command.spawn()
+}
+
+/// The first descriptor that [`spawn_alone`] does not put into the place of another one.
+pub const FIRST_FREE: libc::c_int = 4;
+
+/// Starts a program that has of this process its standard descriptors, those of `command`, and
+/// `socket` by the number 3, and that is killed when the thread that calls this ends
+/// (PR_SET_PDEATHSIG in prctl(2)).
+pub fn spawn_alone(command: &mut Command, socket: OwnedFd) -> io::Result<Child> {
+    const NUMBER: libc::c_int = FIRST_FREE - 1;
+    let parent = std::process::id() as libc::pid_t;
+    // By another number: dup2(2) would leave the flag of one that is right already.
+    let socket = rustix::io::fcntl_dupfd_cloexec(&socket, FIRST_FREE)?;
+    ignored_signals();
+    let own = socket.as_raw_fd();
+    // SAFETY: the closure runs in the child between fork(2) and execve(2), where only
+    // async-signal-safe calls are allowed: all of these are bare system calls, and it neither
+    // allocates nor takes a lock. What close_range(2) marks stays open until execve(2).
+    unsafe {
+        command.pre_exec(move || {
+            let is_done = |ret: libc::c_long| match ret {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            };
+            reset_signals().map_err(io::Error::from)?;
+            is_done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
+            if libc::getppid() != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            let rest = libc::CLOSE_RANGE_CLOEXEC;
+            is_done(libc::syscall(libc::SYS_close_range, NUMBER, u32::MAX, rest))?;
+            is_done(libc::dup2(own, NUMBER).into())
+        });
+    }
     command.spawn()
 }
 

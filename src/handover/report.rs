@@ -1,0 +1,58 @@
+//! What a command tells the program that executed it (`--report`), when that is more than an
+//! exit code: which process it made, and why it failed.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context as _, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::channel::Channel;
+use crate::error::Failure;
+use crate::sys;
+
+/// What is told.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The process that was made; carries a pidfd of it.
+    Made {
+        /// Its pid, as the command sees it.
+        pid: i32,
+    },
+    /// Why the command failed.
+    Failed(Failure),
+}
+
+/// What the other side says.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Nothing {}
+
+/// The command's end.
+#[derive(Debug)]
+pub struct Reporter(Channel<Report, Nothing>);
+
+/// The end of who has executed it.
+pub type Reports = Channel<Nothing, Report>;
+
+impl Reporter {
+    /// Over the descriptor that the command line names. To be called once, before anything
+    /// that could take its number.
+    pub fn over(number: i32) -> Result<Self> {
+        let socket = sys::take_descriptor(number).with_context(|| format!("--report {number}"))?;
+        Ok(Self(Channel::over(socket)))
+    }
+
+    /// Tells of the process that was made.
+    pub fn made(&self, pid: i32, pidfd: impl AsFd) -> Result<()> {
+        self.0.send_with(&Report::Made { pid }, pidfd).context("--report")
+    }
+
+    /// Tells why the command fails. Whoever is gone need not know.
+    pub fn failed(&self, error: &Error) {
+        let _ = self.0.send(&Report::Failed(Failure::new(error)));
+    }
+}
+
+/// The end of the executing program, over its socket.
+pub fn reports(socket: OwnedFd) -> Reports {
+    Channel::over(socket)
+}

@@ -1,0 +1,317 @@
+//! The runtime as a library: what a program that embeds it may call.
+//!
+//! A [`Runtime`] has a place for its containers and the program that creates them. `create`
+//! and `exec` run that program in a process of its own, since a process that makes a container
+//! leaves its namespaces, hides itself and takes on what its child is to inherit. All else runs
+//! in the caller, which must have no other thread while it is called, and leaves it as it was.
+//!
+//! ```no_run
+//! use ferrun::{Create, Error, Kind, Runtime};
+//!
+//! # fn main() -> Result<(), Error> {
+//! let runtime = Runtime::new("/usr/local/bin/ferrun", "/run/ferrun")?;
+//! let made = runtime.create("one", Create::bundle("/tmp/alpine"))?.wait()?;
+//! runtime.start("one")?;
+//! println!("process {} is {}", made.pid, runtime.state("one")?.status.name());
+//! match runtime.delete("one", false) {
+//!     Err(error) if error.kind() == Kind::WrongState => runtime.delete("one", true),
+//!     deleted => deleted,
+//! }
+//! # }
+//! ```
+
+mod error;
+mod work;
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use nix::libc;
+
+pub use self::error::Error;
+pub use self::work::{Made, Work};
+use crate::cgroups::systemd::Buses;
+use crate::cgroups::{self, Stats};
+use crate::destroy;
+use crate::own_executable;
+use crate::plan::request::{CgroupMaker, Cgroups};
+use crate::processes::ProcessId;
+use crate::signal;
+use crate::start;
+use crate::store::{Container, Operation, Status, Store};
+use crate::update;
+
+/// A place for containers, and the program that creates them.
+#[derive(Debug)]
+pub struct Runtime {
+    store: Store,
+    root: PathBuf,
+    program: OwnedFd,
+    by_systemd: bool,
+    buses: Buses,
+}
+
+/// How a container is to be created: what `ferrun create` takes.
+#[derive(Debug, Default)]
+pub struct Create {
+    /// The directory of the bundle.
+    pub bundle: PathBuf,
+    /// Another file than config.json in it.
+    pub config: Option<PathBuf>,
+    /// The socket that gets the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// The file that gets the pid of the init process.
+    pub pid_file: Option<PathBuf>,
+    /// Whether pivot_root(2) is not to be used.
+    pub no_pivot: bool,
+    /// Whether the program stays in the session keyring of the caller.
+    pub no_new_keyring: bool,
+    /// What the program has as stdin, stdout and stderr.
+    pub stdio: Stdio,
+}
+
+/// A process to add to a container: what `ferrun exec --detach` takes.
+#[derive(Debug, Default)]
+pub struct Exec {
+    /// The file that holds the process (config.md#process).
+    pub process: PathBuf,
+    /// The socket that gets the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// The file that gets the pid of the process.
+    pub pid_file: Option<PathBuf>,
+    /// What the process has as stdin, stdout and stderr.
+    pub stdio: Stdio,
+}
+
+/// The first three descriptors of a process; the null device where there is none.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    /// Stdin.
+    pub stdin: Option<OwnedFd>,
+    /// Stdout.
+    pub stdout: Option<OwnedFd>,
+    /// Stderr.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// What is known of a container (runtime.md#state).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Its ID.
+    pub id: String,
+    /// Its status, as the kernel tells it now.
+    pub status: Status,
+    /// Its init process, while there is one.
+    pub init: Option<ProcessId>,
+    /// The absolute path of its bundle.
+    pub bundle: PathBuf,
+    /// When it was created (RFC 3339).
+    pub created: String,
+}
+
+impl Create {
+    /// A container of the bundle in this directory.
+    pub fn bundle(directory: impl Into<PathBuf>) -> Self {
+        Self { bundle: directory.into(), ..Self::default() }
+    }
+}
+
+impl Runtime {
+    /// The containers that are remembered below `root`; `program` is the command `ferrun`, which
+    /// is held from now on: to replace the file changes nothing.
+    ///
+    /// # Errors
+    /// `Configuration` where the program cannot be had, or `root` is `/`.
+    pub fn new(program: impl AsRef<Path>, root: impl AsRef<Path>) -> Result<Self, Error> {
+        let (program, root) = (program.as_ref(), root.as_ref());
+        let held = own_executable::hold(program).with_context(|| format!("{program:?}"));
+        let absolute = std::path::absolute(root).with_context(|| format!("{root:?}"));
+        let root = absolute.map_err(Error::of_configuration)?;
+        Ok(Self {
+            store: Store::new(root.clone()),
+            root,
+            program: held.map_err(Error::of_configuration)?,
+            by_systemd: false,
+            buses: Buses::default(),
+        })
+    }
+
+    /// Has systemd make the cgroups of new containers, found by these buses.
+    pub fn with_systemd(self, buses: Buses) -> Self {
+        Self { by_systemd: true, buses, ..self }
+    }
+
+    /// Begins to create a container. Where that fails nothing is left of it; where the caller
+    /// ends before, what there is ends with `delete`.
+    ///
+    /// # Errors
+    /// Those of starting the program; [`Work`] tells of all others: `Exists`, `Configuration`,
+    /// `Kernel`, `Hook`, `Unsupported`.
+    pub fn create(&self, id: &str, options: Create) -> Result<Work, Error> {
+        let mut words: Vec<OsString> = vec!["create".into()];
+        let paths = [
+            ("--bundle", Some(options.bundle)),
+            ("--config", options.config),
+            ("--console-socket", options.console_socket),
+            ("--pid-file", options.pid_file),
+        ];
+        words.extend(given(paths)?);
+        words.extend(options.no_pivot.then(|| "--no-pivot".into()));
+        words.extend(options.no_new_keyring.then(|| "--no-new-keyring".into()));
+        words.extend(["--".into(), id.into()]);
+        self.work(words, options.stdio)
+    }
+
+    /// Begins to add a process to a container.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::create`], with `NotFound` and `WrongState`.
+    pub fn exec(&self, id: &str, options: Exec) -> Result<Work, Error> {
+        let mut words: Vec<OsString> = vec!["exec".into(), "--detach".into()];
+        let paths = [
+            ("--process", Some(options.process)),
+            ("--console-socket", options.console_socket),
+            ("--pid-file", options.pid_file),
+        ];
+        words.extend(given(paths)?);
+        words.extend(["--".into(), id.into()]);
+        self.work(words, options.stdio)
+    }
+
+    fn work(&self, words: Vec<OsString>, stdio: Stdio) -> Result<Work, Error> {
+        let mut all: Vec<OsString> = vec!["--root".into(), self.root.clone().into()];
+        all.extend(self.by_systemd.then(|| "--systemd-cgroup".into()));
+        all.extend(words);
+        Ok(Work::begin(&self.program, all, &self.buses, stdio)?)
+    }
+
+    /// Runs the program of a created container. Waits until it runs.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`; `Configuration` where the program cannot be executed, and
+    /// `Hook`: then the container is gone.
+    pub fn start(&self, id: &str) -> Result<(), Error> {
+        Ok(start::start(&self.store.load(id)?, None)?)
+    }
+
+    /// What is known of a container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn state(&self, id: &str) -> Result<State, Error> {
+        Ok(state(&self.store.load(id)?)?)
+    }
+
+    /// All containers, by ID. Those that cannot be read are left out.
+    ///
+    /// # Errors
+    /// `Kernel` where the place cannot be read.
+    pub fn list(&self) -> Result<Vec<State>, Error> {
+        match self.store.list() {
+            // It comes into being with the first container.
+            Err(error) if crate::error::errno(&error) == Some(libc::ENOENT) => Ok(Vec::new()),
+            containers => Ok(containers?.iter().filter_map(|one| state(one).ok()).collect()),
+        }
+    }
+
+    /// Sends a signal, by its number, to the init process of a container.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, `Kernel`.
+    pub fn kill(&self, id: &str, signal: i32) -> Result<(), Error> {
+        Ok(signal::send(&self.store.load(id)?, signal)?)
+    }
+
+    /// The same to every process of a container, or what its init has left.
+    ///
+    /// # Errors
+    /// As [`Runtime::kill`].
+    pub fn kill_all(&self, id: &str, signal: i32) -> Result<(), Error> {
+        Ok(signal::send_to_all(&self.store.load(id)?, signal)?)
+    }
+
+    /// Removes a container that has stopped or was never started. With `force` it is killed
+    /// first, and one that is not there is no error.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, `Kernel`.
+    pub fn delete(&self, id: &str, force: bool) -> Result<(), Error> {
+        let cgroups = Cgroups { maker: CgroupMaker::Runtime, rootless: None };
+        Ok(destroy::delete(&self.store, id, force, false, (cgroups, &self.buses))?)
+    }
+
+    /// Freezes every process of a container.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, `Kernel`.
+    pub fn pause(&self, id: &str) -> Result<(), Error> {
+        let container = self.store.load(id)?;
+        container.check(Operation::Pause)?;
+        Ok(cgroups::freeze(&container.record.group)?)
+    }
+
+    /// Lets the processes of a paused container run.
+    ///
+    /// # Errors
+    /// As [`Runtime::pause`].
+    pub fn resume(&self, id: &str) -> Result<(), Error> {
+        let container = self.store.load(id)?;
+        container.check(Operation::Resume)?;
+        Ok(cgroups::thaw(&container.record.group)?)
+    }
+
+    /// Lays these limits (an object of the form of linux.resources) over those of a container.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, `Configuration`, `Kernel`.
+    pub fn update(&self, id: &str, resources: serde_json::Value) -> Result<(), Error> {
+        let container = self.store.load(id)?;
+        container.check(Operation::Update)?;
+        Ok(update::update(&self.store, &container, resources, None)?)
+    }
+
+    /// The pids of the processes of a container.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, `Kernel`.
+    pub fn processes(&self, id: &str) -> Result<Vec<u32>, Error> {
+        let container = self.store.load(id)?;
+        container.check(Operation::Ps)?;
+        let group = cgroups::kept(&container.record.group, &container.directory)?;
+        Ok(cgroups::processes(&group)?)
+    }
+
+    /// What a container uses.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, `Kernel`.
+    pub fn stats(&self, id: &str) -> Result<Stats, Error> {
+        let container = self.store.load(id)?;
+        container.check(Operation::Events)?;
+        Ok(container.stats()?)
+    }
+}
+
+/// The options that are given; the command has another working directory.
+fn given<const N: usize>(paths: [(&str, Option<PathBuf>); N]) -> Result<Vec<OsString>, Error> {
+    let mut words = Vec::new();
+    for (name, path) in paths.into_iter().filter_map(|(name, path)| Some((name, path?))) {
+        let path = std::path::absolute(&path).with_context(|| format!("{name}: {path:?}"));
+        words.extend([name.into(), path.map_err(Error::of_configuration)?.into()]);
+    }
+    Ok(words)
+}
+
+fn state(container: &Container) -> anyhow::Result<State> {
+    let record = &container.record;
+    let status = container.status()?;
+    Ok(State {
+        id: record.id.clone(),
+        status,
+        init: record.init.filter(|_| status != Status::Stopped),
+        bundle: record.bundle.clone(),
+        created: record.created.clone(),
+    })
+}
