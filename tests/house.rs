@@ -73,6 +73,18 @@ fn plan_makes_no_call_and_knows_no_clock_environment_or_file_system() {
     }
 }
 
+#[test]
+fn the_environment_is_read_by_commands_alone() {
+    let mut readers = 0;
+    for (path, code) in files("").unwrap() {
+        // What `std::env` has besides is the process's own: its id, its directory.
+        let reads = ["env::var", "env::vars"].iter().any(|name| code.contains(name));
+        assert!(!reads || path.starts_with("commands"), "{path:?}");
+        readers += usize::from(reads);
+    }
+    assert!(readers > 0);
+}
+
 /// The name of the module in a file, as in `plan::cgroup::unit`.
 fn module_of(path: &Path) -> Vec<String> {
     let path = path.with_extension("");

@@ -429,7 +429,7 @@ pub struct Starting {
 
 /// Asks for the unit around the process `pid`, and waits for nothing. By `mark` the unit is
 /// known as the container's before its invocation is.
-pub fn start(plan: &UnitPlan, mark: Property, pid: u32) -> Result<Starting> {
+pub fn ask_for(plan: &UnitPlan, mark: Property, pid: u32) -> Result<Starting> {
     let talk = Talk::with(&plan.unit).with_context(|| describe(&plan.unit))?;
     let mut plan = plan.clone();
     plan.properties.push(mark);

@@ -41,14 +41,14 @@ use crate::sys::process as kernel;
 
 /// What opens the way to the program.
 #[derive(Debug)]
-pub enum Start<'a> {
+pub enum StartedBy<'a> {
     /// A `start` that comes through the gate.
     Gate(OwnedFd),
     /// The creator, who stays.
     Creator(&'a Verdict),
 }
 
-impl Start<'_> {
+impl StartedBy<'_> {
     fn gate(&self) -> Option<&OwnedFd> {
         match self {
             Self::Gate(gate) => Some(gate),
@@ -61,7 +61,7 @@ impl Start<'_> {
 #[derive(Debug)]
 pub struct Given<'a> {
     /// Who waits for what comes after `Ready`.
-    pub start: Start<'a>,
+    pub start: StartedBy<'a>,
     /// What hooks get to read.
     pub identity: Identity<'a>,
     /// The mount that is the creator's root.
@@ -92,13 +92,13 @@ pub fn container(
         None => bail!("process: missing: there is no program to start"),
     };
     match given.start {
-        Start::Gate(gate) => {
+        StartedBy::Gate(gate) => {
             // The creator goes, and init stays.
             drop(creator);
             let (start, verdict) = gate::wait(&gate)?;
             told(&start, run(&verdict, &start))
         }
-        Start::Creator(verdict) => {
+        StartedBy::Creator(verdict) => {
             told(&creator, creator.expect(&ToInit::Start).and_then(|()| run(verdict, &creator)))
         }
     }

@@ -343,9 +343,9 @@ impl Making<'_> {
         }
         // systemd works on it while the new process makes its mounts.
         let unit = self.plan.unit.as_ref();
-        let start =
-            |unit| systemd::start(unit, self.container.unit_mark(), init.pid.as_raw() as u32);
-        let starting = unit.map(start).transpose();
+        let ask =
+            |unit| systemd::ask_for(unit, self.container.unit_mark(), init.pid.as_raw() as u32);
+        let starting = unit.map(ask).transpose();
         let starting = starting.in_field("linux.cgroupsPath")?;
         self.is_asked_for = starting.is_some();
         // Init waits for its ids before it does anything in a new user namespace.
@@ -430,8 +430,8 @@ impl Making<'_> {
         // A caller who stays shares a page with init; else `start` will bring one.
         let verdict = self.options.stays.then(Verdict::new).transpose()?;
         let start = match &verdict {
-            Some(verdict) => init::Start::Creator(verdict),
-            None => init::Start::Gate(gate::make(self.container.open_directory()?)?),
+            Some(verdict) => init::StartedBy::Creator(verdict),
+            None => init::StartedBy::Gate(gate::make(self.container.open_directory()?)?),
         };
         let labels = LabelWriter::open(self.plan.process.as_ref())?;
         let around = init::Given {
