@@ -156,6 +156,17 @@ fn a_unit_has_the_properties_of_a_container() {
         }
         delete(host, "c1");
         host.assert_nothing_left();
+        // What CRI-O sets for each container.
+        let annotations = json!({
+            "org.systemd.property.After": "['crio.service']",
+            "org.systemd.property.DefaultDependencies": "true",
+        });
+        host.start(&host.bundle(USUAL).with("/annotations", annotations), "c1");
+        assert_eq!(host.show(UNIT, "DefaultDependencies"), "yes");
+        let after = host.show(UNIT, "After");
+        assert!(after.split(' ').any(|unit| unit == "crio.service"), "{after}");
+        delete(host, "c1");
+        host.assert_nothing_left();
         // Without any limit of devices systemd has none to keep either.
         let free = json!([{"allow": true, "access": "rwm"}]);
         host.start(&host.bundle(USUAL).with("/linux/resources/devices", free), "c1");
@@ -179,6 +190,10 @@ fn annotations_that_reach_beyond_the_unit_are_refused() {
             ("BPFProgram", "[]"),
             ("Conflicts", "['dbus.service']"),
             ("Wants", "['x.service']"),
+            ("Before", "['dbus.service']"),
+            ("After", "['dbus.service']"),
+            ("After", "['crio.service', 'dbus.service']"),
+            ("DefaultDependencies", "false"),
             ("PropagatesStopTo", "['dbus.service']"),
             ("OnFailure", "['x.service']"),
             ("SuccessAction", "'poweroff'"),

@@ -391,6 +391,17 @@ const ACCEPTED: [&str; 42] = [
     "WatchdogSignal",
 ];
 
+/// CRI-O sets these for each container, and they are accepted with these words alone: when the
+/// machine ends, the container ends before CRI-O. Any other order of units could have systemd
+/// drop a job of somebody else's.
+fn is_of_crio(property: &Property) -> bool {
+    match property.0.as_str() {
+        "After" => property.1 == Value::texts(["crio.service"]),
+        "DefaultDependencies" => property.1 == Value::Bool(true),
+        _ => false,
+    }
+}
+
 /// The properties that annotations ask for, by their order.
 pub fn of_annotations<'a>(
     annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
@@ -412,7 +423,7 @@ fn annotation(name: &str, text: &str) -> Result<Property> {
     let is_seconds = name.strip_suffix("Sec").is_some_and(|stem| {
         stem.ends_with(|c: char| c.is_ascii_lowercase()) && !stem.ends_with('U')
     });
-    let (name, value) = if is_seconds {
+    let property = if is_seconds {
         let stem = name.strip_suffix("Sec").unwrap_or(name);
         let micros = match value {
             Value::U64(number) => number.checked_mul(1_000_000),
@@ -425,8 +436,12 @@ fn annotation(name: &str, text: &str) -> Result<Property> {
     } else {
         (name.to_owned(), value)
     };
-    ensure!(ACCEPTED.contains(&name.as_str()), "{name}: not a property that an annotation may set");
-    Ok((name, value))
+    let name = property.0.as_str();
+    ensure!(
+        ACCEPTED.contains(&name) || is_of_crio(&property),
+        "{name}: not a property that an annotation may set"
+    );
+    Ok(property)
 }
 
 /// A value in GVariant's text form, as far as properties need it: `true`, `'text'`,
@@ -698,6 +713,8 @@ mod tests {
             ("SendSIGHUP", "true", ("SendSIGHUP", Value::Bool(true))),
             ("RuntimeMaxSec", "300", ("RuntimeMaxUSec", Value::U64(300_000_000))),
             ("TimeoutStopSec", "uint64 3", ("TimeoutStopUSec", Value::U64(3_000_000))),
+            ("After", "['crio.service']", ("After", Value::texts(["crio.service"]))),
+            ("DefaultDependencies", "true", ("DefaultDependencies", Value::Bool(true))),
         ] {
             let expected = (expected.0.to_owned(), expected.1);
             assert_eq!(properties_of(&[(name, text)]).unwrap(), [expected], "{name}");
@@ -731,6 +748,14 @@ mod tests {
         ] {
             let error = format!("{:#}", properties_of(&[(name, "true")]).unwrap_err());
             assert!(error.contains(&format!("annotations[\"{PREFIX}{name}\"]")), "{error}");
+        }
+        for (name, text) in [
+            ("After", "['dbus.service']"),
+            ("After", "['crio.service', 'dbus.service']"),
+            ("After", "'crio.service'"),
+            ("DefaultDependencies", "false"),
+        ] {
+            assert!(properties_of(&[(name, text)]).is_err(), "{name}: {text}");
         }
         for text in [
             "",
