@@ -234,7 +234,8 @@ engines() {
     without_daemons packages docker:docker.io dockerd:docker.io docker-compose:docker-compose iptables:iptables \
         podman:podman buildah:buildah conmon:conmon containerd:containerd catatonit:catatonit ip:iproute2 \
         slirp4netns:slirp4netns newuidmap:uidmap /usr/lib/podman/netavark:netavark runc:runc \
-        /usr/lib/cni/bridge:containernetworking-plugins
+        /usr/lib/cni/bridge:containernetworking-plugins \
+        pkg-config:pkg-config
     debian13
     tests
 }

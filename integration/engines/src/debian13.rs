@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -38,7 +39,7 @@ const NETWORK: &str = "
 const LEFT: &str = "
     units() {
         systemctl $* list-units --all --plain --no-legend |
-            grep -E '^(docker|libpod|ctr|cri-containerd|buildah|nerdctl|ferrun)-|libpod_pod' |
+            grep -E '^(docker|libpod|ctr|cri-containerd|buildah|nerdctl|crio|ferrun)-|libpod_pod' |
             grep -v ^libpod-conmon
     }
     units; units --user --machine=tester@
@@ -47,11 +48,14 @@ const LEFT: &str = "
     pgrep --exact --list-full 'ferrun|runc|crun'
     true";
 
-/// Takes the limits out of what the CRI asks for, as it always does. All else is left as it is.
+/// Takes out of a configuration what the CRI always asks for and this machine cannot give: limits,
+/// and a better score before the kernel's killer, for which root may lack CAP_SYS_RESOURCE. All
+/// else is left as it is.
 const UNLIMITED: &str = r#"#!/bin/sh
 for word; do
     if [ "$before" = --bundle ]; then
-        jq 'del(.linux.resources | .cpu, .memory, .pids, .unified, .hugepageLimits)' \
+        jq 'del(.process.oomScoreAdj) |
+            del(.linux.resources | .cpu, .memory, .pids, .unified, .hugepageLimits)' \
             "$word/config.json" > "$word/config.new" && mv "$word/config.new" "$word/config.json"
     fi
     before=$word
@@ -81,8 +85,8 @@ impl By {
 #[derive(Debug)]
 struct Debian13 {
     by: By,
-    /// Of the programs that `current/` is the source of, the one that the test is about.
-    built: Option<&'static str>,
+    /// What it has besides of the programs that `current/` is the source of.
+    built: &'static [&'static str],
 }
 
 /// A registry of the host.
@@ -111,23 +115,23 @@ pub struct Machine<'host> {
 #[track_caller]
 pub fn on_debian_13(test: impl Fn(&Machine<'_>) + Sync) {
     for by in [By::Ferrun, By::Usual] {
-        on(&Debian13 { by, built: None }, &test);
+        on(&Debian13 { by, built: &[] }, &test);
     }
 }
 
-/// Runs a test in the same way where this program is, which is not Debian's. With `crictl`
-/// comes what pods need: a network, and images.
+/// Runs a test in the same way where these programs are, which are not Debian's. With `crictl`
+/// comes what pods need: a network, images, and `unlimited`, which is the runtime for pods.
 #[track_caller]
-pub fn on_debian_13_with(program: &'static str, test: impl Fn(&Machine<'_>) + Sync) {
+pub fn on_debian_13_with(programs: &'static [&'static str], test: impl Fn(&Machine<'_>) + Sync) {
     for by in [By::Ferrun, By::Usual] {
-        on(&Debian13 { by, built: Some(program) }, &test);
+        on(&Debian13 { by, built: programs }, &test);
     }
 }
 
 /// Runs a test as root of a host, once.
 #[track_caller]
 pub fn on_debian_13_by_ferrun(test: impl Fn(&Machine<'_>) + Sync) {
-    on(&Debian13 { by: By::Ferrun, built: None }, &test);
+    on(&Debian13 { by: By::Ferrun, built: &[] }, &test);
 }
 
 #[track_caller]
@@ -138,11 +142,16 @@ fn on<F: Fn(&Machine<'_>) + Sync>(debian: &Debian13, test: &F) {
             let steps = Cell::default();
             let machine = Machine { host, by: debian.by, user: None, steps: &steps };
             machine.start();
-            test(&machine);
-            machine.eventually("nothing is left of containers", || {
-                machine.host.sh(LEFT).success().is_empty()
-            });
+            let tested = catch_unwind(AssertUnwindSafe(|| {
+                test(&machine);
+                machine.claim_nothing_left();
+            }));
             tell(&format!("{} by {:?}", host.bed().test, debian.by), steps.get(), started);
+            if let Err(panic) = tested {
+                let journal = "journalctl --no-pager --lines 60 --output cat --priority warning";
+                eprintln!("the end of the journal:\n{}", host.sh(journal).stdout);
+                resume_unwind(panic);
+            }
         });
     });
 }
@@ -191,7 +200,7 @@ impl Debian13 {
         ]
     }
 
-    /// What containerd is told. A root that lacks CAP_SYS_RESOURCE cannot lower the score of a pod.
+    /// What containerd is told.
     fn of_pods(&self, program: &Path) -> String {
         let program = match self.has_pods() {
             true => program.with_file_name("unlimited"),
@@ -200,7 +209,6 @@ impl Debian13 {
         format!(
             "version = 2\n\
              [plugins.'io.containerd.grpc.v1.cri']\n\
-             restrict_oom_score_adj = true\n\
              sandbox_image = 'registry.k8s.io/pause:3.10'\n\
              [plugins.'io.containerd.grpc.v1.cri'.cni]\n\
              bin_dir = '/usr/lib/cni'\n\
@@ -225,7 +233,7 @@ impl Debian13 {
     }
 
     fn has_pods(&self) -> bool {
-        self.built == Some("crictl")
+        self.built.contains(&"crictl")
     }
 
     /// Makes it a host with pods.
@@ -255,7 +263,7 @@ impl Distribution for Debian13 {
     }
 
     fn hindrance(&self) -> Option<String> {
-        if let Some(name) = self.built.filter(|name| !built().join(name).exists()) {
+        if let Some(name) = self.built.iter().find(|name| !built().join(name).exists()) {
             return Some(format!("make has not built {name}"));
         }
         let missing = missing(&["mmdebstrap", "docker-registry"]);
@@ -285,7 +293,7 @@ impl Distribution for Debian13 {
             let link = units.join("multi-user.target.wants").join(&unit);
             symlink(format!("../{unit}"), link).expect("a link");
         }
-        if let Some(name) = self.built {
+        for name in self.built {
             fs::copy(built().join(name), root.join("usr/bin").join(name)).expect("a copy");
         }
         if self.has_pods() {
@@ -330,6 +338,20 @@ impl<'host> Machine<'host> {
     fn start(&self) {
         self.sh(NETWORK).output.success();
         self.sh("mount --make-rshared /").output.success();
+    }
+
+    /// Nothing is left of containers. The engine's own clean-up may take a moment.
+    #[track_caller]
+    fn claim_nothing_left(&self) {
+        let mut left = String::new();
+        for _ in 0..100 {
+            left = self.host.sh(LEFT).success().to_owned();
+            if left.is_empty() {
+                return count(self.steps);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("left behind:\n{left}");
     }
 
     /// The same machine for its ordinary user.

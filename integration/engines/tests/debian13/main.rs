@@ -12,3 +12,4 @@ mod cost;
 mod docker;
 mod nerdctl;
 mod podman;
+mod pods;

@@ -4,7 +4,7 @@ use engines::debian13::on_debian_13_with;
 
 #[test]
 fn containers_by_nerdctl() {
-    on_debian_13_with("nerdctl", |debian| {
+    on_debian_13_with(&["nerdctl"], |debian| {
         debian.write("/etc/nerdctl/nerdctl.toml", "cni_path = '/usr/lib/cni'\n");
         debian.write(
             "/etc/containerd/certs.d/docker.io/hosts.toml",
