@@ -45,7 +45,6 @@ impl<'place> Docker<'place> {
         let mut config = json!({
             "runtimes": {name: {"path": program}},
             "default-runtime": name,
-            "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "cgroup-parent": format!("/{}", place.bed.name),
             "insecure-registries": ["127.0.0.1:5000"],
             "registry-mirrors": ["http://127.0.0.1:5000"],

@@ -20,7 +20,8 @@ pub fn configure(place: &Place<'_>) {
     configure_with(place, &runtime().for_others(&place.bed.directory));
 }
 
-/// Writes it with `program` as the runtime.
+/// Writes it with `program` as the runtime. Podman judges by the machine's first process whether
+/// there is a systemd, and a place has none.
 pub fn configure_with(place: &Place<'_>, program: &Path) {
     let name = runtime_name();
     place.write(
