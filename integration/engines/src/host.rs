@@ -75,6 +75,8 @@ impl<'bed> Host<'bed> {
     pub fn as_user(&self) -> Host<'bed> {
         let user = Host { bed: self.bed, user: Some(USER), steps: Rc::clone(&self.steps) };
         if !user.callers().exists() {
+            // The machine may still be starting it.
+            self.sh(&format!("systemctl start user@{USER}.service")).output.success();
             let line =
                 "systemd-run --user --quiet --unit callers --property Delegate=yes sleep infinity";
             let call = user.call("/bin/sh").args(["-c", line]);
