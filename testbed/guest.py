@@ -42,7 +42,7 @@ LEFT_OUT = {"compare", "subjects"}
 PROGRAMS = ["bash", "cp", "env", "install", "mount", "newgidmap", "newuidmap", "nsenter", "ps", "setpriv", "sh", "sleep",
             "true", "umount", "unshare"]
 DISK_MODULES = ["virtio_pci", "virtio_blk"]
-MODULES = ["veth"]
+MODULES = ["overlay", "veth"]
 STAND_IN = "resctrl"
 # Run where SELinux is, and nothing else is.
 SELINUX = {"selinux"}
