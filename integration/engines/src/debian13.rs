@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration::systemd_host::{Distribution, SystemdHost, USER, User, beside_a_host};
 use integration::terminal::Terminal;
@@ -396,10 +396,26 @@ impl<'host> Machine<'host> {
         call.env("RUNTIME", &self.host.program).args(["-c", line]).patience(PATIENCE)
     }
 
-    /// Types a line of shell, and waits for its end.
+    /// Types a line of shell, and waits for its end. `docker run` is typed again where dockerd has
+    /// lost all that it printed.
     #[track_caller]
     pub fn sh(&self, line: &str) -> Answer<'host> {
-        Answer::new(self.steps, self.call(line).output())
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let output = self.call(line).output();
+        let is_silent = output.stdout.is_empty() && (output.code == 0 || output.stderr.is_empty());
+        if line.starts_with("docker run ") && is_silent && self.has_lost_output(began) {
+            return self.sh(line);
+        }
+        Answer::new(self.steps, output)
+    }
+
+    /// Whether dockerd says so. On a busy machine a container may have ended before dockerd opens
+    /// the pipe for what it prints, whatever the runtime; the faster it is the likelier.
+    fn has_lost_output(&self, began: u64) -> bool {
+        let said = self.host.sh(&format!(
+            "journalctl --quiet --unit docker --since @{began} --grep 'reading from a closed fifo'"
+        ));
+        !said.stdout.is_empty()
     }
 
     /// Types a line of shell on a terminal of 80 columns and 24 rows.
