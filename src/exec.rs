@@ -253,10 +253,7 @@ impl Adding<'_> {
                     return Ok(terminal);
                 }
                 Some((FromInit::Console, Some(master))) if take(&mut terminal_is_due) => {
-                    match &self.console {
-                        Some(socket) => console::send(socket, master)?,
-                        None => terminal = Some(master),
-                    }
+                    terminal = console::deliver(self.console.as_ref(), master)?;
                 }
                 Some((FromInit::Listener, Some(listener))) if take(&mut listener_is_due) => {
                     let pid = spawned.pid.as_raw();

@@ -570,11 +570,9 @@ impl Making<'_> {
                     self.run_creators_hooks(init)?;
                     channel.send(&ToInit::HooksDone).map_err(|_| self.cause_of_death(init))?;
                 }
-                Some((FromInit::Console, Some(master))) if take(&mut due.terminal) => match console
-                {
-                    Some(socket) => console::send(socket, master)?,
-                    None => terminal = Some(master),
-                },
+                Some((FromInit::Console, Some(master))) if take(&mut due.terminal) => {
+                    terminal = console::deliver(console, master)?;
+                }
                 Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
                 Some((other, _)) => bail!("{other:?} out of turn from the init process"),
                 None => return Err(self.cause_of_death(init)),

@@ -1,6 +1,6 @@
 //! The way of a terminal's master side to whoever will serve it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -17,7 +17,10 @@ pub fn connect(process: Option<&ProcessPlan>) -> Result<Option<OwnedFd>> {
     socket.map(connect).transpose()
 }
 
-/// Sends the master side, with the name that receivers expect beside it.
-pub fn send(socket: impl AsFd, master: impl AsFd) -> Result<()> {
-    send_descriptor(socket, master, b"/dev/ptmx").context("--console-socket: send the terminal")
+/// Gives the master side to whoever serves the terminal: returns it where that is the caller.
+/// Beside it goes the name that receivers expect.
+pub fn deliver(socket: Option<&OwnedFd>, master: OwnedFd) -> Result<Option<OwnedFd>> {
+    let Some(socket) = socket else { return Ok(Some(master)) };
+    send_descriptor(socket, master, b"/dev/ptmx").context("--console-socket: send the terminal")?;
+    Ok(None)
 }
