@@ -371,7 +371,11 @@ mod tests {
             no-new-keyring preserve-fds";
         let run = format!("{CREATING} detach,d keep no-subreaper");
         for (verb, runc, own) in [
-            ("", "debug log log-format root systemd-cgroup rootless version,v", "cgroup-manager"),
+            (
+                "",
+                "debug log log-format root systemd-cgroup rootless version,v",
+                "cgroup-manager report",
+            ),
             ("create", CREATING, "config,f"),
             ("run", &run, "config,f"),
             (

@@ -31,7 +31,7 @@ use anyhow::Context as _;
 use nix::libc;
 
 pub use self::error::Error;
-pub use self::work::{Made, Work};
+pub use self::work::{Made, Stdio, Work};
 use crate::cgroups::systemd::Buses;
 use crate::cgroups::{self, Stats};
 use crate::destroy;
@@ -83,17 +83,6 @@ pub struct Exec {
     pub pid_file: Option<PathBuf>,
     /// What the process has as stdin, stdout and stderr.
     pub stdio: Stdio,
-}
-
-/// The first three descriptors of a process; the null device where there is none.
-#[derive(Debug, Default)]
-pub struct Stdio {
-    /// Stdin.
-    pub stdin: Option<OwnedFd>,
-    /// Stdout.
-    pub stdout: Option<OwnedFd>,
-    /// Stderr.
-    pub stderr: Option<OwnedFd>,
 }
 
 /// What is known of a container (runtime.md#state).

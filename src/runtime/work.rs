@@ -8,10 +8,21 @@ use std::process::{Child, Command, Stdio as ChildStdio};
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Error, Stdio};
+use super::error::Error;
 use crate::cgroups::systemd::Buses;
 use crate::handover::report::{Report, Reports, reports};
 use crate::sys::process::spawn_alone;
+
+/// The first three descriptors of a process; the null device where there is none.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    /// Stdin.
+    pub stdin: Option<OwnedFd>,
+    /// Stdout.
+    pub stdout: Option<OwnedFd>,
+    /// Stderr.
+    pub stderr: Option<OwnedFd>,
+}
 
 /// A process that was made.
 #[derive(Debug)]
