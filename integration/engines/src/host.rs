@@ -62,7 +62,9 @@ pub fn on_a_host<F: Fn(&Host<'_>)>(programs: &[&str], test: F) {
         let tested = catch_unwind(AssertUnwindSafe(|| test(&host)));
         tell(&bed.test, host.steps.get(), started);
         if let Err(panic) = tested {
-            let journal = "journalctl --no-pager --lines 60 --output cat --priority warning";
+            // What services have said: the kernel says much about its processor of software.
+            let journal = "journalctl --no-pager --lines 60 --output cat \
+                           _TRANSPORT=stdout + _TRANSPORT=journal + _TRANSPORT=syslog";
             eprintln!("the end of the journal:\n{}", host.sh(journal).output.stdout);
             resume_unwind(panic);
         }

@@ -4,7 +4,7 @@ use engines::{Host, Unit, cpu_weight, on_a_host};
 use integration::Bundle;
 use serde_json::json;
 
-use crate::whatever_systemd_does;
+use crate::{keeps_weights, whatever_systemd_does};
 
 const MIB: u64 = 1 << 20;
 const SLICE: &str = "test-limits.slice";
@@ -40,6 +40,7 @@ fn bundle(host: &Host<'_>) -> Bundle {
 #[test]
 fn each_limit_is_in_the_unit_and_in_its_file_and_stays_there() {
     on_a_host(&[], |host| {
+        let weights = keeps_weights(host);
         let resources = json!({
             "memory": {"limit": 64 * MIB, "reservation": 32 * MIB, "swap": 96 * MIB},
             "pids": {"limit": 50},
@@ -63,8 +64,6 @@ fn each_limit_is_in_the_unit_and_in_its_file_and_stays_there() {
                     ("CPUQuotaPeriodUSec", "100ms"),
                     ("AllowedCPUs", "0"),
                     ("AllowedMemoryNodes", "0"),
-                    // The file alone has it with runc.
-                    ("IOWeight", host.own_or("4950", "[not set]")),
                     ("Delegate", "yes"),
                     ("memory.max", "67108864"),
                     ("memory.swap.max", "33554432"),
@@ -76,9 +75,11 @@ fn each_limit_is_in_the_unit_and_in_its_file_and_stays_there() {
                     ("cpu.max", "50000 100000"),
                     ("cpuset.cpus", "0"),
                     ("cpuset.mems", "0"),
-                    ("io.weight", "default 4950"),
                 ],
             );
+            if weights {
+                unit.has(when, &[("IOWeight", "4950"), ("io.weight", "default 4950")]);
+            }
         });
         end(host);
     });
@@ -87,6 +88,7 @@ fn each_limit_is_in_the_unit_and_in_its_file_and_stays_there() {
 #[test]
 fn an_update_is_in_the_unit_and_in_the_files_and_stays_there() {
     on_a_host(&[], |host| {
+        let weights = keeps_weights(host);
         let resources = json!({
             "memory": {"limit": 64 * MIB, "swap": 96 * MIB},
             "pids": {"limit": 50},
@@ -109,7 +111,6 @@ fn an_update_is_in_the_unit_and_in_the_files_and_stays_there() {
                     ("CPUQuotaPerSecUSec", "600ms"),
                     ("CPUQuotaPeriodUSec", "200ms"),
                     ("AllowedCPUs", "0"),
-                    ("IOWeight", host.own_or("2930", "[not set]")),
                     ("memory.max", "134217728"),
                     ("memory.swap.max", "67108864"),
                     ("memory.low", "16777216"),
@@ -117,9 +118,11 @@ fn an_update_is_in_the_unit_and_in_the_files_and_stays_there() {
                     ("cpu.weight", cpu_weight("35", "10")),
                     ("cpu.max", "120000 200000"),
                     ("cpuset.cpus", "0"),
-                    ("io.weight", "default 2930"),
                 ],
             );
+            if weights {
+                unit.has(when, &[("IOWeight", "2930"), ("io.weight", "default 2930")]);
+            }
         });
         // No limit at all.
         host.sh("$RUNTIME update --memory -1 --memory-swap -1 --pids-limit -1 --cpu-quota -1 c1")
@@ -148,6 +151,9 @@ fn an_update_is_in_the_unit_and_in_the_files_and_stays_there() {
 #[test]
 fn a_quota_is_the_same_for_systemd_and_the_kernel() {
     on_a_host(&[], |host| {
+        if host.bed.is_peer("runc 1.1 writes what was asked for, until systemd rounds it") {
+            return;
+        }
         let cpu = json!({"cpu": {"quota": 12_345, "period": 100_000}});
         let unit = start(host, &bundle(host).with("/linux/resources", cpu));
         whatever_systemd_does(host, SLICE, SIBLING, |when| {
@@ -172,8 +178,9 @@ fn what_an_administrator_sets_holds_until_an_update() {
         host.sh("systemctl daemon-reload").succeeds();
         let updated = [("MemoryMax", "100663296"), ("memory.max", "100663296")];
         unit.has("after an update", &updated);
-        // It sets all that the container is to have.
-        unit.has("what the update does not name", &[("TasksMax", "50"), ("pids.max", "50")]);
+        // It sets all that the container is to have; runc 1.1 only what it names.
+        let tasks = host.own_or("50", "40");
+        unit.has("what the update does not name", &[("TasksMax", tasks), ("pids.max", tasks)]);
         end(host);
     });
 }

@@ -2,7 +2,7 @@
 
 use engines::{Host, Unit, cpu_weight, on_a_host};
 
-use crate::whatever_systemd_does;
+use crate::{keeps_weights, whatever_systemd_does};
 
 pub const CONFIG: &str = "[engine]\nruntime = \"$NAME\"\nruntime_supports_json = [\"$NAME\"]\n\
                       [engine.runtimes]\n$NAME = [\"$RUNTIME\"]\n";
@@ -72,7 +72,7 @@ fn limits_of_a_container_and_their_update() {
             .prints("systemd v2");
         let more = "--memory-reservation 32m --cpu-shares 512 --cpuset-cpus 0 --blkio-weight 300";
         host.sh(&format!("{RUN} --detach --name box {LIMITS} {more} small sleep 1000")).succeeds();
-        let unit = unit(host, "box");
+        let (unit, weights) = (unit(host, "box"), keeps_weights(host));
         whatever_systemd_does(host, "machine.slice", SIBLING, |when| {
             unit.has(when, &RUN_WITH);
             unit.has(
@@ -85,9 +85,11 @@ fn limits_of_a_container_and_their_update() {
                     ("memory.low", "33554432"),
                     ("cpu.weight", cpu_weight("59", "20")),
                     ("cpuset.cpus", "0"),
-                    ("io.weight", "default 2930"),
                 ],
             );
+            if weights {
+                unit.has(when, &[("io.weight", "default 2930")]);
+            }
         });
         host.sh(UPDATE).succeeds();
         whatever_systemd_does(host, "machine.slice", SIBLING, |when| unit.has(when, &UPDATED_TO));
@@ -249,7 +251,9 @@ fn an_ordinary_user() {
         let many = "small sh -c 'for i in $(seq 20); do sleep 1 & done; wait'";
         host.sh(&format!("{RUN} --rm --pids-limit 10 {many}")).fails(2, "fork");
         // One that the user is not given.
-        host.sh(&format!("{RUN} --rm --cpuset-cpus 0 small true")).fails(126, "cpuset");
+        if !host.bed.is_peer("runc 1.1 names the file that is not there, and so it is 127") {
+            host.sh(&format!("{RUN} --rm --cpuset-cpus 0 small true")).fails(126, "cpuset");
+        }
         clear(host);
     });
 }

@@ -27,7 +27,7 @@ pub fn with_containerd(programs: &[&str], test: impl Fn(&Host<'_>)) {
         let socket = "runtime-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 120\n";
         host.write("/etc/crictl.yaml", socket);
         host.sh("systemctl restart containerd.service").succeeds();
-        for (name, command) in [("pause", "sleep infinity"), ("small", "sh")] {
+        for (name, command) in [("pause", "/bin/sleep infinity"), ("small", "sh")] {
             let image = format!("docker.io/library/{name}:latest");
             let words = json!(command.split(' ').collect::<Vec<_>>());
             host.sh(&format!(
