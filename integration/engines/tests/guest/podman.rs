@@ -14,7 +14,8 @@ const LIMITS: &str = "--memory 64m --memory-swap 96m --cpus 0.5 --pids-limit 50"
 fn with_podman(test: impl Fn(&Host<'_>)) {
     on_a_host(&["podman", "conmon"], |host| {
         host.write("/etc/containers/containers.conf", CONFIG);
-        let import = "podman image exists small || podman import --quiet /var/tmp/image.tar small";
+        let import =
+            "podman image exists localhost/small || podman import --quiet /var/tmp/image.tar small";
         host.sh(import).succeeds();
         // Left by a test that has failed.
         clear(host);
@@ -212,7 +213,8 @@ fn a_service_that_is_a_container() {
 fn an_ordinary_user() {
     with_podman(|root| {
         let host = &root.as_user();
-        let import = "podman image exists small || podman import --quiet /var/tmp/image.tar small";
+        let import =
+            "podman image exists localhost/small || podman import --quiet /var/tmp/image.tar small";
         host.sh(import).succeeds();
         host.sh("podman info --format '{{.Host.CgroupManager}} {{.Host.CgroupsVersion}}'")
             .prints("systemd v2");
