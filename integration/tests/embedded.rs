@@ -38,11 +38,13 @@ fn embeds(bed: &Bed, lives: u32) {
     let output = call.args(paths).output();
     let printed = output.success();
     println!("{printed}");
-    // Each bundle has the end that it was made for.
+    // Each bundle has the end that it was made for. An ordinary user's has no cgroup.
+    let whole =
+        if bed.is_rootless() { "pause: Other, the container has no cgroup" } else { "whole" };
     let ends = [
-        "whole",
-        "whole",
-        "create: Kernel, mounts[",
+        whole,
+        whole,
+        "create: Kernel, mounts[4].source",
         "create: Configuration, process.args[0]",
         "create: Hook, hooks.createRuntime[0]",
     ];

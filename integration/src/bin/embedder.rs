@@ -7,10 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use ferrun::{Create, Error, Exec, Kind, Runtime, Status};
+use ferrun::{Create, Error, Exec, Kind, Made, Runtime, Status};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 /// How much memory of its own the process may have more at the end, in KiB.
 const GROWTH: u64 = 64;
@@ -22,6 +24,8 @@ fn main() {
     let [program, root, lives, process, bundles @ ..] = words.as_slice() else {
         panic!("{words:?}")
     };
+    // As containerd's shims are: the processes of containers become children of this one.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("prctl");
     let runtime = Runtime::new(program, root).expect("a runtime");
     let bundles: Vec<PathBuf> = bundles.iter().map(PathBuf::from).collect();
     let mut ends: BTreeMap<String, u32> = BTreeMap::new();
@@ -103,7 +107,7 @@ fn live_through(
     let process = process.to_owned();
     let added = at("exec", runtime.exec(id, Exec { process, ..Exec::default() }))?;
     let added = at("exec", added.wait())?;
-    poll(&mut [PollFd::new(&added.pidfd, PollFlags::IN)], None).expect("poll");
+    reap(&added);
     let running = at("state", runtime.state(id))?;
     assert_eq!(running.status, Status::Running);
     assert_eq!(running.init.map(|init| init.pid), Some(made.pid));
@@ -116,7 +120,14 @@ fn live_through(
     at("kill", runtime.kill(id, 9))?;
     poll(&mut [PollFd::new(&made.pidfd, PollFlags::IN)], None).expect("poll");
     assert_eq!(at("state", runtime.state(id))?.status, Status::Stopped);
+    reap(&made);
+    assert_eq!(at("state", runtime.state(id))?.status, Status::Stopped);
     Ok(())
+}
+
+/// Waits for the end of a process. Until somebody has, its pid namespace stays.
+fn reap(made: &Made) {
+    waitid(WaitId::PidFd(made.pidfd.as_fd()), WaitIdOptions::EXITED).expect("waitid");
 }
 
 fn at<T>(step: &'static str, result: Result<T, Error>) -> Result<T, (&'static str, Error)> {
@@ -125,6 +136,9 @@ fn at<T>(step: &'static str, result: Result<T, Error>) -> Result<T, (&'static st
 
 /// What the process is, by name.
 fn facts() -> BTreeMap<String, String> {
+    // What a container that has failed leaves behind becomes a child of this one.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    while let Ok(Some(_)) = waitid(WaitId::All, options) {}
     let mut facts = BTreeMap::new();
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     for line in read("/proc/self/status").lines() {
