@@ -68,7 +68,7 @@ _ferrun() {
 
     case "${cmd}" in
         ferrun)
-            opts="-v -h --version --root --log --log-format --debug --systemd-cgroup --cgroup-manager --rootless --help create delete events exec features kill list pause ps resume run spec start state update"
+            opts="-v -h --version --root --log --log-format --report --debug --systemd-cgroup --cgroup-manager --rootless --help create delete events exec features kill list pause ps resume run spec start state update"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -84,6 +84,10 @@ _ferrun() {
                     ;;
                 --log-format)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --report)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --cgroup-manager)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_ferrun_global_optspecs
-    string join \n v/version root= log= log-format= debug systemd-cgroup cgroup-manager= rootless= h/help
+    string join \n v/version root= log= log-format= report= debug systemd-cgroup cgroup-manager= rootless= h/help
 end
 
 function __fish_ferrun_needs_command
@@ -24,25 +24,26 @@ function __fish_ferrun_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c ferrun -n "__fish_ferrun_needs_command" -l root -d 'Where containers are remembered' -r -F
+complete -c ferrun -n "__fish_ferrun_needs_command" -l root -d 'Directory for container state [default: /run/ferrun, or ferrun in $XDG_RUNTIME_DIR without root]' -r -F
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log -d 'Append warnings and errors to this file' -r -F
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log-format -d 'text (the default) or json' -r -f -a "text\t''
 json\t''"
-complete -c ferrun -n "__fish_ferrun_needs_command" -l cgroup-manager -d 'Who makes cgroups: cgroupfs (the default), systemd, or disabled for none at all' -r -f -a "cgroupfs\t''
+complete -c ferrun -n "__fish_ferrun_needs_command" -l report -r
+complete -c ferrun -n "__fish_ferrun_needs_command" -l cgroup-manager -d 'How cgroups are managed: cgroupfs (the default), systemd, or disabled (no cgroups)' -r -f -a "cgroupfs\t''
 systemd\t''
 disabled\t''"
-complete -c ferrun -n "__fish_ferrun_needs_command" -l rootless -d 'Go on where cgroups cannot be used: true, false or auto' -r -f -a "true\t''
+complete -c ferrun -n "__fish_ferrun_needs_command" -l rootless -d 'Run without cgroups if they are not accessible: true, false or auto (the default)' -r -f -a "true\t''
 false\t''
 auto\t''"
 complete -c ferrun -n "__fish_ferrun_needs_command" -s v -l version -d 'Print the version'
-complete -c ferrun -n "__fish_ferrun_needs_command" -l debug -d 'Log each step and decision too, to stderr without --log'
+complete -c ferrun -n "__fish_ferrun_needs_command" -l debug -d 'Also log each step and decision, to stderr if --log is not given'
 complete -c ferrun -n "__fish_ferrun_needs_command" -l systemd-cgroup -d 'Let systemd make the cgroups of containers (cgroup v2)'
 complete -c ferrun -n "__fish_ferrun_needs_command" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "create" -d 'Create a container'
-complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "delete" -d 'Delete a container, what it made, and its ID'
-complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "events" -d 'Print what a container uses, as JSON, and when memory runs out'
+complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "delete" -d 'Delete a container and everything that create made'
+complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "events" -d 'Print resource usage and out-of-memory events, as JSON'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "exec" -d 'Run another process in a container'
-complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "features" -d 'Print what this runtime can do, as JSON'
+complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "features" -d 'Print the features of this runtime, as JSON'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "kill" -d 'Send a signal to a container\'s init process'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "list" -d 'List containers'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "pause" -d 'Freeze every process of a container'
@@ -53,84 +54,84 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "spec" -d 'Write a con
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "start" -d 'Run the program of a created container'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "state" -d 'Print the state of a container, as JSON'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "update" -d 'Change the limits of a container'
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s b -l bundle -d 'The directory of the bundle' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s f -l config -d 'Another file than config.json in the bundle' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l console-socket -d 'A socket that gets the terminal' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l pidfd-socket -d 'A socket that gets a pidfd of the init process' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s b -l bundle -d 'Directory of the bundle' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s f -l config -d 'Use this file instead of the bundle\'s config.json' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l console-socket -d 'Send the terminal\'s master side to this Unix socket' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l pidfd-socket -d 'Send a pidfd of the init process to this Unix socket' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l pid-file -d 'Write the pid of the init process to this file' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l preserve-fds -d 'Pass this many descriptors after stdio on' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l no-pivot -d 'Do not use pivot_root: for a root in an initramfs'
-complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l no-new-keyring -d 'Keep the session keyring of the caller'
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l preserve-fds -d 'Also pass this many descriptors after stdin, stdout and stderr' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l no-pivot -d 'Do not use pivot_root(2), for a root file system in an initramfs'
+complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l no-new-keyring -d 'Keep the caller\'s session keyring'
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s h -l help -d 'Print help'
-complete -c ferrun -n "__fish_ferrun_using_subcommand delete" -s f -l force -d 'Kill it first, and do not mind if it is not there'
+complete -c ferrun -n "__fish_ferrun_using_subcommand delete" -s f -l force -d 'Kill the container first if it runs; no error if it does not exist'
 complete -c ferrun -n "__fish_ferrun_using_subcommand delete" -s h -l help -d 'Print help'
-complete -c ferrun -n "__fish_ferrun_using_subcommand events" -l interval -d 'Time between two prints, 5s where it is not given' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand events" -l stats -d 'Print once'
+complete -c ferrun -n "__fish_ferrun_using_subcommand events" -l interval -d 'Time between two prints, as in 500ms or 1m30s [default: 5s]' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand events" -l stats -d 'Print resource usage once, and exit'
 complete -c ferrun -n "__fish_ferrun_using_subcommand events" -s h -l help -d 'Print help'
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l console-socket -d 'A socket that gets the terminal' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l pidfd-socket -d 'A socket that gets a pidfd of the process' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l cwd -d 'The working directory' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s e -l env -d 'A variable NAME=VALUE' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s u -l user -d 'UID[:GID]' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s g -l additional-gids -d 'A group besides the container\'s' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s p -l process -d 'A file with the process, as JSON' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l console-socket -d 'Send the terminal\'s master side to this Unix socket' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l pidfd-socket -d 'Send a pidfd of the process to this Unix socket' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l cwd -d 'Working directory [default: the container\'s]' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s e -l env -d 'Set a variable, NAME=VALUE; may be repeated' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s u -l user -d 'User and group as numbers, UID[:GID]' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s g -l additional-gids -d 'Additional group, by number; may be repeated' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s p -l process -d 'Read the process from this JSON file' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l pid-file -d 'Write the pid of the process to this file' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l process-label -d 'The SELinux label' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l apparmor -d 'The AppArmor profile' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s c -l cap -d 'A capability besides the container\'s' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l preserve-fds -d 'Pass this many descriptors after stdio on' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l cgroup -d 'A cgroup below the container\'s, [CONTROLLER[,...]:]PATH' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s t -l tty -d 'Use a terminal'
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s d -l detach -d 'Do not wait for the end of the process'
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l no-new-privs -d 'Set no_new_privs'
-complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l ignore-paused -d 'Wait up to 10 s for a paused container to be resumed'
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l process-label -d 'SELinux label of the process' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l apparmor -d 'AppArmor profile of the process' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s c -l cap -d 'Add a capability, as in CAP_NET_ADMIN; may be repeated' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l preserve-fds -d 'Also pass this many descriptors after stdin, stdout and stderr' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l cgroup -d 'Run in a cgroup below the container\'s, [CONTROLLER[,...]:]PATH' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s t -l tty -d 'Allocate a terminal'
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s d -l detach -d 'Return as soon as the process runs'
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l no-new-privs -d 'Keep the process from gaining privileges (no_new_privs)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -l ignore-paused -d 'If the container is paused, wait up to 10 s until it is resumed'
 complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand features" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand kill" -s a -l all -d 'Send it to every process of the container'
 complete -c ferrun -n "__fish_ferrun_using_subcommand kill" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand list" -s f -l format -d 'table (the default) or json' -r -f -a "table\t''
 json\t''"
-complete -c ferrun -n "__fish_ferrun_using_subcommand list" -s q -l quiet -d 'Print IDs only'
+complete -c ferrun -n "__fish_ferrun_using_subcommand list" -s q -l quiet -d 'Print only IDs'
 complete -c ferrun -n "__fish_ferrun_using_subcommand list" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand pause" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand ps" -s f -l format -d 'table (the default) or json' -r -f -a "table\t''
 json\t''"
 complete -c ferrun -n "__fish_ferrun_using_subcommand ps" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand resume" -s h -l help -d 'Print help'
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s b -l bundle -d 'The directory of the bundle' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s f -l config -d 'Another file than config.json in the bundle' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l console-socket -d 'A socket that gets the terminal' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l pidfd-socket -d 'A socket that gets a pidfd of the init process' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s b -l bundle -d 'Directory of the bundle' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s f -l config -d 'Use this file instead of the bundle\'s config.json' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l console-socket -d 'Send the terminal\'s master side to this Unix socket' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l pidfd-socket -d 'Send a pidfd of the init process to this Unix socket' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l pid-file -d 'Write the pid of the init process to this file' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l preserve-fds -d 'Pass this many descriptors after stdio on' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-pivot -d 'Do not use pivot_root: for a root in an initramfs'
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-new-keyring -d 'Keep the session keyring of the caller'
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s d -l detach -d 'Do not wait for the end of the container'
-complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l keep -d 'Do not delete the container after its end'
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l preserve-fds -d 'Also pass this many descriptors after stdin, stdout and stderr' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-pivot -d 'Do not use pivot_root(2), for a root file system in an initramfs'
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-new-keyring -d 'Keep the caller\'s session keyring'
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s d -l detach -d 'Return as soon as the program runs'
+complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l keep -d 'Do not delete the container when it has ended'
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -l no-subreaper -d 'Do not reap what the container leaves behind'
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s h -l help -d 'Print help'
-complete -c ferrun -n "__fish_ferrun_using_subcommand spec" -s b -l bundle -d 'Where to write it' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand spec" -l rootless -d 'For an ordinary user'
+complete -c ferrun -n "__fish_ferrun_using_subcommand spec" -s b -l bundle -d 'Directory to write config.json to' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand spec" -l rootless -d 'With a user namespace, for use without root'
 complete -c ferrun -n "__fish_ferrun_using_subcommand spec" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand start" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand state" -s h -l help -d 'Print help'
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -s r -l resources -d 'A file with linux.resources as JSON, - for stdin' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l blkio-weight -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-burst -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-idle -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-period -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-quota -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-rt-period -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-rt-runtime -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-share -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory-tcp -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-reservation -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-swap -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l pids-limit -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-cpus -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-mems -d 'See linux.resources' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l l3-cache-schema -d 'See linux.intelRdt' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l mem-bw-schema -d 'See linux.intelRdt' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -s r -l resources -d 'Read limits from this JSON file (an object like linux.resources; -: stdin)' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l blkio-weight -d 'Weight of block I/O, 10 to 1000' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-burst -d 'CPU time that may be saved up and used beyond the quota, in microseconds' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-idle -d '1: run only while no other cgroup wants the CPU; 0: as usual' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-period -d 'Period of the CPU quota, in microseconds' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-quota -d 'CPU time per period, in microseconds; -1: no limit' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-rt-period -d 'Real-time period, in microseconds (cgroup v1)' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-rt-runtime -d 'Real-time CPU time per period, in microseconds (cgroup v1)' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-share -d 'Relative weight for CPU time, 2 to 262144' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory -d 'Kernel memory limit, in bytes (obsolete)' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory-tcp -d 'TCP buffer limit, in bytes (cgroup v1)' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory -d 'Memory limit, in bytes or with a suffix k, m, g or t; -1: no limit' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-reservation -d 'Memory that is kept for the container under pressure, as for --memory' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-swap -d 'Limit for memory and swap together, as for --memory; -1: no limit' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l pids-limit -d 'Most processes and threads; -1: no limit' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-cpus -d 'CPUs to run on, as in 0-3,7' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-mems -d 'Memory nodes to use, as in 0,1' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l l3-cache-schema -d 'L3 cache of the class of service, as in L3:0=ff;1=f0 (Intel RDT)' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l mem-bw-schema -d 'Memory bandwidth of the class of service, as in MB:0=50;1=70 (Intel RDT)' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -s h -l help -d 'Print help'

@@ -25,10 +25,10 @@ type Arguments = fn(Command) -> Command;
 /// The verbs in the order of the help.
 const VERBS: [(&str, &str, Arguments); 15] = [
     ("create", "Create a container", create),
-    ("delete", "Delete a container, what it made, and its ID", delete),
-    ("events", "Print what a container uses, as JSON, and when memory runs out", events),
+    ("delete", "Delete a container and everything that create made", delete),
+    ("events", "Print resource usage and out-of-memory events, as JSON", events),
     ("exec", "Run another process in a container", exec),
-    ("features", "Print what this runtime can do, as JSON", |command| command),
+    ("features", "Print the features of this runtime, as JSON", |command| command),
     ("kill", "Send a signal to a container's init process", kill),
     ("list", "List containers", list),
     ("pause", "Freeze every process of a container", one_id),
@@ -63,19 +63,19 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
         // As for Go programs: what is given twice is what it was given last.
         .args_override_self(true)
         .arg(flag("version", "Print the version").short('v'))
-        .arg(path("root", "Where containers are remembered"))
+        .arg(path("root", "Directory for container state [default: /run/ferrun, or ferrun in $XDG_RUNTIME_DIR without root]"))
         .arg(path("log", "Append warnings and errors to this file"))
         .arg(text("log-format", "text (the default) or json").value_parser(["text", "json"]))
         .arg(
             // For programs that embed ferrun.
             Arg::new("report").long("report").value_parser(value_parser!(i32)).hide(true),
         )
-        .arg(flag("debug", "Log each step and decision too, to stderr without --log"))
+        .arg(flag("debug", "Also log each step and decision, to stderr if --log is not given"))
         .arg(flag("systemd-cgroup", "Let systemd make the cgroups of containers (cgroup v2)"))
         .arg(
             text(
                 "cgroup-manager",
-                "Who makes cgroups: cgroupfs (the default), systemd, or disabled for none at all",
+                "How cgroups are managed: cgroupfs (the default), systemd, or disabled (no cgroups)",
             )
             .value_parser(["cgroupfs", "systemd", "disabled"]),
         )
@@ -85,7 +85,7 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
                 .long("rootless")
                 .value_name("BOOL")
                 .value_parser(["true", "false", "auto"])
-                .help("Go on where cgroups cannot be used: true, false or auto"),
+                .help("Run without cgroups if they are not accessible: true, false or auto (the default)"),
         );
     let wanted = VERBS.iter().filter(|(name, ..)| is_wanted(name));
     wanted.fold(command, |command, (name, about, arguments)| {
@@ -103,63 +103,70 @@ fn create(command: Command) -> Command {
 
 fn run(command: Command) -> Command {
     creating(command)
-        .arg(flag("detach", "Do not wait for the end of the container").short('d'))
-        .arg(flag("keep", "Do not delete the container after its end"))
+        .arg(flag("detach", "Return as soon as the program runs").short('d'))
+        .arg(flag("keep", "Do not delete the container when it has ended"))
         .arg(flag("no-subreaper", "Do not reap what the container leaves behind"))
         .arg(id())
 }
 
 fn creating(command: Command) -> Command {
     command
-        .arg(path("bundle", "The directory of the bundle").short('b').default_value("."))
-        .arg(path("config", "Another file than config.json in the bundle").short('f'))
-        .arg(path("console-socket", "A socket that gets the terminal"))
-        .arg(path("pidfd-socket", "A socket that gets a pidfd of the init process"))
+        .arg(path("bundle", "Directory of the bundle").short('b').default_value("."))
+        .arg(path("config", "Use this file instead of the bundle's config.json").short('f'))
+        .arg(path("console-socket", "Send the terminal's master side to this Unix socket"))
+        .arg(path("pidfd-socket", "Send a pidfd of the init process to this Unix socket"))
         .arg(path("pid-file", "Write the pid of the init process to this file"))
-        .arg(flag("no-pivot", "Do not use pivot_root: for a root in an initramfs"))
-        .arg(flag("no-new-keyring", "Keep the session keyring of the caller"))
+        .arg(flag("no-pivot", "Do not use pivot_root(2), for a root file system in an initramfs"))
+        .arg(flag("no-new-keyring", "Keep the caller's session keyring"))
         .arg(preserve_fds())
 }
 
 fn events(command: Command) -> Command {
     command
-        .arg(text("interval", "Time between two prints, 5s where it is not given"))
-        .arg(flag("stats", "Print once"))
+        .arg(text("interval", "Time between two prints, as in 500ms or 1m30s [default: 5s]"))
+        .arg(flag("stats", "Print resource usage once, and exit"))
         .arg(id())
 }
 
 fn exec(command: Command) -> Command {
     command
-        .arg(path("console-socket", "A socket that gets the terminal"))
-        .arg(path("pidfd-socket", "A socket that gets a pidfd of the process"))
-        .arg(text("cwd", "The working directory"))
-        .arg(text("env", "A variable NAME=VALUE").short('e').action(ArgAction::Append))
-        .arg(flag("tty", "Use a terminal").short('t'))
-        .arg(text("user", "UID[:GID]").short('u'))
+        .arg(path("console-socket", "Send the terminal's master side to this Unix socket"))
+        .arg(path("pidfd-socket", "Send a pidfd of the process to this Unix socket"))
+        .arg(text("cwd", "Working directory [default: the container's]"))
         .arg(
-            text("additional-gids", "A group besides the container's")
+            text("env", "Set a variable, NAME=VALUE; may be repeated")
+                .short('e')
+                .action(ArgAction::Append),
+        )
+        .arg(flag("tty", "Allocate a terminal").short('t'))
+        .arg(text("user", "User and group as numbers, UID[:GID]").short('u'))
+        .arg(
+            text("additional-gids", "Additional group, by number; may be repeated")
                 .short('g')
                 .value_delimiter(',')
                 .value_parser(|text: &str| parse_id(text).map_err(|error| message(&error)))
                 .action(ArgAction::Append),
         )
-        .arg(path("process", "A file with the process, as JSON").short('p'))
-        .arg(flag("detach", "Do not wait for the end of the process").short('d'))
+        .arg(path("process", "Read the process from this JSON file").short('p'))
+        .arg(flag("detach", "Return as soon as the process runs").short('d'))
         .arg(path("pid-file", "Write the pid of the process to this file"))
-        .arg(text("process-label", "The SELinux label"))
-        .arg(text("apparmor", "The AppArmor profile"))
-        .arg(flag("no-new-privs", "Set no_new_privs"))
+        .arg(text("process-label", "SELinux label of the process"))
+        .arg(text("apparmor", "AppArmor profile of the process"))
+        .arg(flag("no-new-privs", "Keep the process from gaining privileges (no_new_privs)"))
         .arg(
-            text("cap", "A capability besides the container's")
+            text("cap", "Add a capability, as in CAP_NET_ADMIN; may be repeated")
                 .short('c')
                 .action(ArgAction::Append),
         )
         .arg(preserve_fds())
         .arg(
-            text("cgroup", "A cgroup below the container's, [CONTROLLER[,...]:]PATH")
+            text("cgroup", "Run in a cgroup below the container's, [CONTROLLER[,...]:]PATH")
                 .action(ArgAction::Append),
         )
-        .arg(flag("ignore-paused", "Wait up to 10 s for a paused container to be resumed"))
+        .arg(flag(
+            "ignore-paused",
+            "If the container is paused, wait up to 10 s until it is resumed",
+        ))
         .arg(id())
         .arg(
             Arg::new("args")
@@ -180,18 +187,21 @@ fn kill(command: Command) -> Command {
             Arg::new("signal")
                 .value_name("SIGNAL")
                 .default_value("SIGTERM")
-                .help("A name or a number"),
+                .help("Name or number of the signal"),
         )
 }
 
 fn delete(command: Command) -> Command {
     command
-        .arg(flag("force", "Kill it first, and do not mind if it is not there").short('f'))
+        .arg(
+            flag("force", "Kill the container first if it runs; no error if it does not exist")
+                .short('f'),
+        )
         .arg(id())
 }
 
 fn list(command: Command) -> Command {
-    command.arg(format()).arg(flag("quiet", "Print IDs only").short('q'))
+    command.arg(format()).arg(flag("quiet", "Print only IDs").short('q'))
 }
 
 fn ps(command: Command) -> Command {
@@ -202,15 +212,18 @@ fn ps(command: Command) -> Command {
             .num_args(0..)
             .trailing_var_arg(true)
             .allow_hyphen_values(true)
-            .help("Options of ps(1), -ef where none is given"),
+            .help("Options for ps(1) [default: -ef]"),
     )
 }
 
 fn update_limits(command: Command) -> Command {
     let command = command.arg(
-        text("resources", "A file with linux.resources as JSON, - for stdin")
-            .short('r')
-            .allow_hyphen_values(true),
+        text(
+            "resources",
+            "Read limits from this JSON file (an object like linux.resources; -: stdin)",
+        )
+        .short('r')
+        .allow_hyphen_values(true),
     );
     update::options()
         .fold(command, |command, (name, help)| {
@@ -223,8 +236,8 @@ fn update_limits(command: Command) -> Command {
 
 fn spec(command: Command) -> Command {
     command
-        .arg(path("bundle", "Where to write it").short('b').default_value("."))
-        .arg(flag("rootless", "For an ordinary user"))
+        .arg(path("bundle", "Directory to write config.json to").short('b').default_value("."))
+        .arg(flag("rootless", "With a user namespace, for use without root"))
 }
 
 fn id() -> Arg {
@@ -244,7 +257,7 @@ fn preserve_fds() -> Arg {
         .value_name("N")
         .value_parser(value_parser!(u32).range(..=i64::from(MOST_DESCRIPTORS)))
         .default_value("0")
-        .help("Pass this many descriptors after stdio on")
+        .help("Also pass this many descriptors after stdin, stdout and stderr")
 }
 
 fn flag(name: &'static str, help: &'static str) -> Arg {

@@ -1,31 +1,60 @@
 //! The options of `update`, one for each limit.
 
-/// The options that hold a number, and the property that each sets.
-pub const NUMBERS: [(&str, &[&str]); 14] = [
-    ("blkio-weight", &["blockIO", "weight"]),
-    ("cpu-burst", &["cpu", "burst"]),
-    ("cpu-idle", &["cpu", "idle"]),
-    ("cpu-period", &["cpu", "period"]),
-    ("cpu-quota", &["cpu", "quota"]),
-    ("cpu-rt-period", &["cpu", "realtimePeriod"]),
-    ("cpu-rt-runtime", &["cpu", "realtimeRuntime"]),
-    ("cpu-share", &["cpu", "shares"]),
-    ("kernel-memory", &["memory", "kernel"]),
-    ("kernel-memory-tcp", &["memory", "kernelTCP"]),
-    ("memory", &["memory", "limit"]),
-    ("memory-reservation", &["memory", "reservation"]),
-    ("memory-swap", &["memory", "swap"]),
-    ("pids-limit", &["pids", "limit"]),
+/// An option: its name, the property that it sets, and its help.
+type Limit = (&'static str, &'static [&'static str], &'static str);
+
+/// The options that hold a number.
+pub const NUMBERS: [Limit; 14] = [
+    ("blkio-weight", &["blockIO", "weight"], "Weight of block I/O, 10 to 1000"),
+    (
+        "cpu-burst",
+        &["cpu", "burst"],
+        "CPU time that may be saved up and used beyond the quota, in microseconds",
+    ),
+    ("cpu-idle", &["cpu", "idle"], "1: run only while no other cgroup wants the CPU; 0: as usual"),
+    ("cpu-period", &["cpu", "period"], "Period of the CPU quota, in microseconds"),
+    ("cpu-quota", &["cpu", "quota"], "CPU time per period, in microseconds; -1: no limit"),
+    ("cpu-rt-period", &["cpu", "realtimePeriod"], "Real-time period, in microseconds (cgroup v1)"),
+    (
+        "cpu-rt-runtime",
+        &["cpu", "realtimeRuntime"],
+        "Real-time CPU time per period, in microseconds (cgroup v1)",
+    ),
+    ("cpu-share", &["cpu", "shares"], "Relative weight for CPU time, 2 to 262144"),
+    ("kernel-memory", &["memory", "kernel"], "Kernel memory limit, in bytes (obsolete)"),
+    ("kernel-memory-tcp", &["memory", "kernelTCP"], "TCP buffer limit, in bytes (cgroup v1)"),
+    (
+        "memory",
+        &["memory", "limit"],
+        "Memory limit, in bytes or with a suffix k, m, g or t; -1: no limit",
+    ),
+    (
+        "memory-reservation",
+        &["memory", "reservation"],
+        "Memory that is kept for the container under pressure, as for --memory",
+    ),
+    (
+        "memory-swap",
+        &["memory", "swap"],
+        "Limit for memory and swap together, as for --memory; -1: no limit",
+    ),
+    ("pids-limit", &["pids", "limit"], "Most processes and threads; -1: no limit"),
 ];
 /// The options that hold a text.
-pub const TEXTS: [(&str, &[&str]); 2] =
-    [("cpuset-cpus", &["cpu", "cpus"]), ("cpuset-mems", &["cpu", "mems"])];
+pub const TEXTS: [Limit; 2] = [
+    ("cpuset-cpus", &["cpu", "cpus"], "CPUs to run on, as in 0-3,7"),
+    ("cpuset-mems", &["cpu", "mems"], "Memory nodes to use, as in 0,1"),
+];
 
 /// The options that change the class of service, and are no cgroup's.
 pub const CLASS: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
+const CLASS_HELP: [&str; 2] = [
+    "L3 cache of the class of service, as in L3:0=ff;1=f0 (Intel RDT)",
+    "Memory bandwidth of the class of service, as in MB:0=50;1=70 (Intel RDT)",
+];
 
-/// The names of the options, for the command line, and where their values are described.
+/// The names of the options, for the command line, and their help.
 pub fn options() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let of_cgroup = NUMBERS.iter().chain(&TEXTS).map(|(name, _)| (*name, "See linux.resources"));
-    of_cgroup.chain(CLASS.map(|name| (name, "See linux.intelRdt")))
+    let of_cgroup = NUMBERS.iter().chain(&TEXTS).map(|(name, _, help)| (*name, *help));
+    of_cgroup.chain(CLASS.into_iter().zip(CLASS_HELP))
 }

@@ -96,14 +96,14 @@ fn drop_empty(value: &mut Value) {
 fn from_options(matches: &ArgMatches) -> Result<Value> {
     let mut request = json!({});
     let given = |name| text_of(matches, name).filter(|text| !text.is_empty());
-    for (name, place) in NUMBERS {
+    for (name, place, _) in NUMBERS {
         if let Some(text) = given(name) {
             let number =
                 bytes(&text).with_context(|| format!("--{name}: {text:?}: not a number"))?;
             update::put(&mut request, place, number.into());
         }
     }
-    for (name, place) in TEXTS {
+    for (name, place, _) in TEXTS {
         if let Some(text) = given(name) {
             update::put(&mut request, place, text.into());
         }
