@@ -221,8 +221,16 @@ man: ## man pages and shell completions, from the command lines' own definitions
 	$(CARGO) run --locked --package manual
 
 PREFIX ?= /usr/local
+INSTALLED = bin/ferrun bin/image-tool \
+	$(patsubst man/%,share/man/man1/%,$(wildcard man/*.1)) $(patsubst man/%,share/man/man8/%,$(wildcard man/*.8)) \
+	$(addprefix share/bash-completion/completions/,ferrun image-tool) \
+	$(addprefix share/zsh/site-functions/,_ferrun _image-tool) \
+	$(addprefix share/fish/vendor_completions.d/,ferrun.fish image-tool.fish) \
+	$(addprefix share/doc/ferrun/,LICENSE README.md CHANGELOG.md)
+
 .PHONY: install
-install: build ## binaries, man pages and completions below PREFIX (/usr/local), DESTDIR before it
+install: ## what make has built below PREFIX (/usr/local), with man pages and completions; DESTDIR before it
+	@test -x bin/ferrun -a -x bin/image-tool || { echo 'make install: nothing is built yet: run make first' >&2; exit 1; }
 	install -D --target-directory=$(DESTDIR)$(PREFIX)/bin bin/ferrun bin/image-tool
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man1 man/*.1
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
@@ -232,6 +240,12 @@ install: build ## binaries, man pages and completions below PREFIX (/usr/local),
 	done
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/zsh/site-functions packaging/completions/_*
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d packaging/completions/*.fish
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/doc/ferrun LICENSE README.md CHANGELOG.md
+
+.PHONY: uninstall
+uninstall: ## remove what make install has put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))
+	-rmdir $(DESTDIR)$(PREFIX)/share/doc/ferrun
 
 .PHONY: clean
 clean: ## remove what was built and fetched

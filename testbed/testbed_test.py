@@ -6,6 +6,7 @@ import unittest
 import alpine
 import dependencies
 import run_tests
+import text_order
 
 
 class Counting(unittest.TestCase):
@@ -31,6 +32,17 @@ class Counting(unittest.TestCase):
         passed, failed, skipped, reasons = run_tests.count("skip: hooks: silent\nprograms: 31 passed, 1 failed, 26 skipped\n")
         self.assertEqual((passed, failed, skipped), (31, 1, 26))
         self.assertEqual(reasons, ["skip: hooks: silent"])
+
+
+class OrderOfFunctions(unittest.TestCase):
+    def test_what_changes_with_versions_of_crates_and_compilers_is_left_open(self):
+        for name, pattern in {
+            "memcpy": "memcpy",
+            "_RNvXs2_NtNtCs7BliBxkEZsN_4core3str5lossy": "_RNvXs2_NtNtCs*_4core3str5lossy",
+            "_ZN4core3fmt5write17h0123456789abcdefE": "_ZN4core3fmt5write17h*E",
+            "_RNvCs1_6ferrun4main.llvm.123": "_RNvCs*_6ferrun4main*",
+        }.items():
+            self.assertEqual(text_order.pattern(name), pattern)
 
 
 class Licences(unittest.TestCase):
