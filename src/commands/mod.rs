@@ -68,21 +68,14 @@ impl Global {
             _ => None,
         };
         let root_given = given.is_some();
-        let root = match given {
-            Some(root) => {
-                let root =
-                    std::path::absolute(&root).with_context(|| format!("--root: {root:?}"))?;
-                if root.parent().is_none() {
-                    bail!("--root: {root:?}: cannot be the root directory");
-                }
-                root
-            }
-            None => default_root(),
+        let store = match given {
+            Some(root) => Store::below(&root)?,
+            None => Store::new(default_root()),
         };
         let cgroups = Cgroups { maker, rootless };
         let report = matches.get_one::<i32>("report").copied();
         let reporter = report.map(Reporter::over).transpose()?.map(Rc::new);
-        Ok(Self { store: Store::new(root), root_given, cgroups, buses: buses(), reporter })
+        Ok(Self { store, root_given, cgroups, buses: buses(), reporter })
     }
 }
 

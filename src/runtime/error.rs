@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::error::{Failure, Kind, OfKind as _, one_line};
+use crate::error::{Failure, Kind, one_line};
 
 /// Why something failed. Its text is one line, the outermost sentence first, and names the
 /// field, the call and the object.
@@ -32,12 +32,6 @@ impl Error {
     /// cause.
     pub fn sentences(&self) -> &[String] {
         &self.failure.chain
-    }
-
-    pub(super) fn of_configuration(error: anyhow::Error) -> Self {
-        Err::<(), _>(error)
-            .of_kind(Kind::Configuration)
-            .map_or_else(Self::from, |()| Self::from(Kind::Configuration.error("not valid")))
     }
 }
 
@@ -74,7 +68,7 @@ mod tests {
         assert_eq!(error.errno(), Some(nix::libc::EPERM));
         assert_eq!(error.to_string(), "mounts[3]: mount: Operation not permitted");
         assert_eq!(error.sentences().len(), 3);
-        let error = Error::of_configuration(anyhow::Error::msg("odd"));
+        let error = Error::from(Kind::Configuration.error("odd"));
         assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Configuration, "odd"));
     }
 }

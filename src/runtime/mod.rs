@@ -35,6 +35,7 @@ pub use self::work::{Made, Stdio, Work};
 use crate::cgroups::systemd::Buses;
 use crate::cgroups::{self, Stats};
 use crate::destroy;
+use crate::error::{Kind, OfKind as _};
 use crate::own_executable;
 use crate::plan::request::{CgroupMaker, Cgroups};
 use crate::processes::ProcessId;
@@ -47,7 +48,6 @@ use crate::update;
 #[derive(Debug)]
 pub struct Runtime {
     store: Store,
-    root: PathBuf,
     program: OwnedFd,
     by_systemd: bool,
     buses: Buses,
@@ -114,14 +114,11 @@ impl Runtime {
     /// # Errors
     /// `Configuration` where the program cannot be had, or `root` is `/`.
     pub fn new(program: impl AsRef<Path>, root: impl AsRef<Path>) -> Result<Self, Error> {
-        let (program, root) = (program.as_ref(), root.as_ref());
+        let program = program.as_ref();
         let held = own_executable::hold(program).with_context(|| format!("{program:?}"));
-        let absolute = std::path::absolute(root).with_context(|| format!("{root:?}"));
-        let root = absolute.map_err(Error::of_configuration)?;
         Ok(Self {
-            store: Store::new(root.clone()),
-            root,
-            program: held.map_err(Error::of_configuration)?,
+            store: Store::below(root.as_ref()).of_kind(Kind::Configuration)?,
+            program: held.of_kind(Kind::Configuration)?,
             by_systemd: false,
             buses: Buses::default(),
         })
@@ -170,7 +167,7 @@ impl Runtime {
     }
 
     fn work(&self, words: Vec<OsString>, stdio: Stdio) -> Result<Work, Error> {
-        let mut all: Vec<OsString> = vec!["--root".into(), self.root.clone().into()];
+        let mut all: Vec<OsString> = vec!["--root".into(), self.store.root().into()];
         all.extend(self.by_systemd.then(|| "--systemd-cgroup".into()));
         all.extend(words);
         Ok(Work::begin(&self.program, all, &self.buses, stdio)?)
@@ -288,7 +285,7 @@ fn given<const N: usize>(paths: [(&str, Option<PathBuf>); N]) -> Result<Vec<OsSt
     let mut words = Vec::new();
     for (name, path) in paths.into_iter().filter_map(|(name, path)| Some((name, path?))) {
         let path = std::path::absolute(&path).with_context(|| format!("{name}: {path:?}"));
-        words.extend([name.into(), path.map_err(Error::of_configuration)?.into()]);
+        words.extend([name.into(), path.of_kind(Kind::Configuration)?.into()]);
     }
     Ok(words)
 }
@@ -303,4 +300,17 @@ fn state(container: &Container) -> anyhow::Result<State> {
         bundle: record.bundle.clone(),
         created: record.created.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_or_a_program_that_cannot_be_is_refused() {
+        for (program, root) in [("/proc/self/exe", "/"), ("/no/such/ferrun", "/tmp/ferrun")] {
+            let refused = Runtime::new(program, root).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Configuration, "{refused}");
+        }
+    }
 }

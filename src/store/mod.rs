@@ -66,9 +66,23 @@ pub enum Remembered {
 }
 
 impl Store {
-    /// The containers below `root`.
+    /// The containers below `root`, an absolute path.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// The containers below `root`, which may be any directory but `/`.
+    pub fn below(root: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(root).with_context(|| format!("--root: {root:?}"))?;
+        if absolute.parent().is_none() {
+            bail!("--root: {absolute:?}: cannot be the root directory");
+        }
+        Ok(Self::new(absolute))
+    }
+
+    /// The directory that holds them.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where the container of this ID is remembered. Refuses what is no ID.
