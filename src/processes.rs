@@ -81,16 +81,20 @@ impl ProcessFacts {
         // The name, in brackets, may hold anything, brackets too.
         let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
         let fields = std::str::from_utf8(text.get(end_of_name + 1..)?).ok()?;
-        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        let flags = number(9)?;
+        // The first of them is field 3.
+        let mut fields = fields.split_ascii_whitespace();
+        let leader_has_ended = matches!(fields.next()?, "Z" | "X" | "x");
+        let mut number =
+            |since_the_last: usize| fields.nth(since_the_last - 1)?.parse::<u64>().ok();
+        let flags = number(9 - 3)?;
+        let minor_faults = number(10 - 9)?;
         Some(Self {
             pid,
-            shown: number(22)?,
-            leader_has_ended: matches!(*fields.first()?, "Z" | "X" | "x"),
+            shown: number(22 - 10)?,
+            leader_has_ended,
             is_exiting: flags & PF_EXITING != 0,
             has_executed: flags & PF_FORKNOEXEC == 0,
-            has_run: number(10)? > 0,
+            has_run: minor_faults > 0,
         })
     }
 

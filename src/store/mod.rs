@@ -135,8 +135,12 @@ impl Store {
 
     /// What is remembered under an ID, whoever has put it there.
     pub fn find(&self, id: &str) -> Result<Remembered> {
+        self.find_with(id, &mut Vec::new())
+    }
+
+    fn find_with(&self, id: &str, text: &mut Vec<u8>) -> Result<Remembered> {
         let directory = self.directory(id)?;
-        match record::read(&directory) {
+        match record::read_with(&directory, text) {
             Ok(FoundRecord::Own(record)) => Ok(Remembered::Own(Container { directory, record })),
             Ok(FoundRecord::Foreign(foreign)) => Ok(Remembered::Foreign(directory, foreign)),
             Err(error) if is_missing(&error) && directory.is_dir() => {
@@ -152,12 +156,13 @@ impl Store {
         let entries =
             fs::read_dir(&self.root).with_context(|| format!("--root: {:?}", self.root))?;
         let mut containers = Vec::new();
+        let mut text = Vec::new();
         for entry in entries {
             let Ok(id) = entry?.file_name().into_string() else { continue };
             if check_id(&id).is_err() {
                 continue;
             }
-            match self.find(&id) {
+            match self.find_with(&id, &mut text) {
                 Ok(Remembered::Own(container)) => containers.push(container),
                 Ok(Remembered::Foreign(_, foreign)) => {
                     crate::log::warn(format!("container {id:?} {}", foreign.maker));
@@ -234,7 +239,8 @@ impl Container {
     /// The configuration as it was at create.
     pub fn config(&self) -> Result<Box<oci_spec::runtime::Spec>> {
         let path = self.directory.join(CONFIG);
-        let text = record::read_file(&path).with_context(|| format!("{path:?}"))?;
+        let mut text = Vec::new();
+        record::read_file(&path, &mut text).with_context(|| format!("{path:?}"))?;
         let text = std::str::from_utf8(&text).with_context(|| format!("{path:?}"))?;
         crate::bundle::parse_stored(text).with_context(|| format!("{path:?}"))
     }

@@ -1,74 +1,147 @@
-//! Memory that is handed out from one block and never taken back.
+//! Memory that is handed out from blocks and never taken back.
 //!
 //! A command of ferrun lives for milliseconds and needs some hundred kilobytes;
-//! asking the kernel for them page by page costs more than using them. What
-//! does not fit into the block, and what is freed of that, is left to the
-//! C library.
+//! asking the kernel for them page by page costs more than using them. The first block lies
+//! in the program. Further ones, for a command that walks over hundreds of containers, come
+//! from the C library, and so does each part that is large, alone.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::ptr::{self, null_mut};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// The length of the block in bytes. It lies in .bss: what is not used costs nothing.
-const LENGTH: usize = 512 * 1024;
+/// The length of the first block in bytes. It lies in .bss: what is not used costs nothing.
+const FIRST: usize = 512 * 1024;
+/// The length of each further block.
+const FURTHER: usize = 256 * 1024;
+/// From which length on a part is large.
+const LARGE: usize = 64 * 1024;
 
 /// The allocator of the binary.
 #[repr(C)]
 pub struct Arena {
-    /// How much of the block is handed out, from its start. It is changed most often, and
-    /// comes first to share a page with what is handed out first.
-    used: AtomicUsize,
-    block: UnsafeCell<[u8; LENGTH]>,
+    /// The block that is handed out from; null: the first one. What is changed comes first, to
+    /// share a page with what is handed out first.
+    current: AtomicPtr<Head>,
+    first: Block<FIRST>,
 }
 
-// SAFETY: `block` is only ever handed out in parts, each once, by moving `used` forward
+/// The beginning of a block.
+#[repr(C)]
+struct Head {
+    /// Where the next part may begin, counted from here.
+    used: AtomicUsize,
+    /// The length of the block with its head.
+    length: usize,
+}
+
+#[repr(C)]
+struct Block<const LENGTH: usize> {
+    head: Head,
+    bytes: UnsafeCell<[u8; LENGTH]>,
+}
+
+/// The layout of a further block, which asks for the alignment of its head.
+const BLOCK: Layout = Layout::new::<Block<FURTHER>>();
+
+impl Head {
+    /// That of a block of this length with nothing handed out.
+    const fn of(length: usize) -> Self {
+        Self { used: AtomicUsize::new(size_of::<Self>()), length }
+    }
+}
+
+// SAFETY: the bytes are only ever handed out in parts, each once, by moving `used` forward
 // atomically.
 unsafe impl Sync for Arena {}
 
+/// Whether a part of this layout is one of a block. One that the C library gave when it was
+/// larger may be taken for such a one: it is not given back then.
+fn is_small(layout: Layout) -> bool {
+    layout.size() < LARGE && layout.align() < LARGE
+}
+
 impl Arena {
-    /// An allocator with its block whole.
+    /// An allocator with its first block whole.
     pub const fn new() -> Self {
-        Self { block: UnsafeCell::new([0; LENGTH]), used: AtomicUsize::new(0) }
+        let first =
+            Block { head: Head::of(size_of::<Block<FIRST>>()), bytes: UnsafeCell::new([0; FIRST]) };
+        Self { current: AtomicPtr::new(null_mut()), first }
     }
 
-    fn start(&self) -> *mut u8 {
-        self.block.get().cast()
+    /// The block that is handed out from.
+    fn current(&self) -> *const Head {
+        let current = self.current.load(Ordering::Acquire);
+        if current.is_null() { ptr::from_ref(&self.first).cast() } else { current }
     }
 
-    /// Where in the block `pointer` lies, if it does.
-    fn offset(&self, pointer: *mut u8) -> Option<usize> {
-        (pointer as usize).checked_sub(self.start() as usize).filter(|offset| *offset < LENGTH)
-    }
-
-    /// Takes a part of the block; null where it does not fit.
+    /// Takes a part; null where there is no memory.
     fn take(&self, layout: Layout) -> *mut u8 {
-        let block = self.start() as usize;
-        let place = |used: usize| {
-            // An alignment is a power of two: no need to divide.
-            let aligned = (block + used).checked_add(layout.align() - 1)? & !(layout.align() - 1);
-            let start = aligned - block;
-            let end = start.checked_add(layout.size())?;
-            (end <= LENGTH).then_some((start, end))
-        };
-        let mut used = self.used.load(Relaxed);
-        while let Some((start, end)) = place(used) {
-            match self.used.compare_exchange_weak(used, end, Relaxed, Relaxed) {
-                // SAFETY: start is at most LENGTH, so the pointer stays inside of the block.
-                Ok(_) => return unsafe { self.start().add(start) },
-                Err(now) => used = now,
+        loop {
+            let block = self.current();
+            let taken = take_of(block, layout);
+            if !taken.is_null() || !self.go_on_from(block) {
+                return taken;
             }
         }
-        null_mut()
+    }
+
+    /// Puts a further block in the place of the full one. Returns false where there is no memory.
+    #[cold]
+    fn go_on_from(&self, full: *const Head) -> bool {
+        // SAFETY: the layout is not empty.
+        let new: *mut Head = unsafe { System.alloc(BLOCK) }.cast();
+        if new.is_null() {
+            return false;
+        }
+        // SAFETY: a block is as long as its head at least, aligned as it asks, and nobody else's.
+        unsafe { new.write(Head::of(BLOCK.size())) };
+        let is_first = ptr::eq(full, ptr::from_ref(&self.first).cast());
+        let full = if is_first { null_mut() } else { full.cast_mut() };
+        let put = self.current.compare_exchange(full, new, Ordering::AcqRel, Ordering::Relaxed);
+        if put.is_err() {
+            // Another thread was quicker.
+            // SAFETY: it was given with this layout and is known to nobody.
+            unsafe { System.dealloc(new.cast(), BLOCK) };
+        }
+        true
     }
 
     /// Changes the length of the part that was handed out last, in place.
-    fn resize_last(&self, offset: usize, old: usize, new: usize) -> bool {
+    fn resize_last(&self, part: *mut u8, old: usize, new: usize) -> bool {
+        let block = self.current();
+        // SAFETY: heads are never given back.
+        let head = unsafe { &*block };
+        let Some(offset) = (part as usize).checked_sub(block as usize) else { return false };
         let (Some(end), Some(new_end)) = (offset.checked_add(old), offset.checked_add(new)) else {
             return false;
         };
-        new_end <= LENGTH && self.used.compare_exchange(end, new_end, Relaxed, Relaxed).is_ok()
+        let (relaxed, length) = (Ordering::Relaxed, head.length);
+        new_end <= length && head.used.compare_exchange(end, new_end, relaxed, relaxed).is_ok()
     }
+}
+
+/// Takes a part of a block; null where it does not fit.
+fn take_of(block: *const Head, layout: Layout) -> *mut u8 {
+    // SAFETY: heads are never given back.
+    let head = unsafe { &*block };
+    let place = |used: usize| {
+        // An alignment is a power of two: no need to divide.
+        let aligned =
+            (block as usize + used).checked_add(layout.align() - 1)? & !(layout.align() - 1);
+        let start = aligned - block as usize;
+        let end = start.checked_add(layout.size())?;
+        (end <= head.length).then_some((start, end))
+    };
+    let mut used = head.used.load(Ordering::Relaxed);
+    while let Some((start, end)) = place(used) {
+        match head.used.compare_exchange_weak(used, end, Ordering::Relaxed, Ordering::Relaxed) {
+            // SAFETY: start is less than the length, so the pointer stays inside of the block.
+            Ok(_) => return unsafe { block.cast::<u8>().cast_mut().add(start) },
+            Err(now) => used = now,
+        }
+    }
+    null_mut()
 }
 
 impl Default for Arena {
@@ -77,51 +150,53 @@ impl Default for Arena {
     }
 }
 
-// SAFETY: `take` hands every byte of the block out at most once and aligned as asked; a part
-// is only given back or resized where it is the last one. All else is the System allocator's,
-// which gets back only what it gave.
+// SAFETY: `take` hands every byte of a block out at most once and aligned as asked; a part is
+// only given back or resized where it is the last one of its block. All else is the System
+// allocator's, which gets back only what it gave: a part of a block is always small.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let taken = self.take(layout);
-        if !taken.is_null() {
-            return taken;
+        if is_small(layout) {
+            return self.take(layout);
         }
         // SAFETY: the caller's layout, handed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if !is_small(layout) {
+            // SAFETY: the caller's layout, handed on.
+            return unsafe { System.alloc_zeroed(layout) };
+        }
         let taken = self.take(layout);
         if !taken.is_null() {
             // SAFETY: `take` gave this many bytes to nobody else. They may have been used
             // before, by a part that was given back.
             unsafe { taken.write_bytes(0, layout.size()) };
-            return taken;
         }
-        // SAFETY: the caller's layout, handed on.
-        unsafe { System.alloc_zeroed(layout) }
+        taken
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        match self.offset(pointer) {
-            Some(offset) => {
-                self.resize_last(offset, layout.size(), 0);
-            }
-            // SAFETY: it is not from the block, so the System allocator gave it.
-            None => unsafe { System.dealloc(pointer, layout) },
+        if is_small(layout) {
+            self.resize_last(pointer, layout.size(), 0);
+        } else {
+            // SAFETY: no part of a block is large, so the System allocator gave it.
+            unsafe { System.dealloc(pointer, layout) }
         }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        let Some(offset) = self.offset(pointer) else {
-            // SAFETY: it is not from the block, so the System allocator gave it.
+        if !is_small(layout) {
+            // SAFETY: no part of a block is large, so the System allocator gave it.
             return unsafe { System.realloc(pointer, layout, new_size) };
-        };
-        if new_size <= layout.size() || self.resize_last(offset, layout.size(), new_size) {
-            return pointer;
         }
         // SAFETY: the caller promises that the new size makes a valid layout.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        if new_size <= layout.size()
+            || (is_small(new_layout) && self.resize_last(pointer, layout.size(), new_size))
+        {
+            return pointer;
+        }
         // SAFETY: as above.
         let moved = unsafe { self.alloc(new_layout) };
         if !moved.is_null() {
@@ -137,11 +212,13 @@ unsafe impl GlobalAlloc for Arena {
 mod tests {
     use super::*;
 
-    static ARENA: Arena = Arena::new();
+    fn layout(size: usize) -> Layout {
+        Layout::from_size_align(size, 16).unwrap()
+    }
 
     #[test]
-    fn parts_are_aligned_grow_in_place_at_the_end_and_spill_over() {
-        let layout = |size| Layout::from_size_align(size, 16).unwrap();
+    fn parts_are_aligned_grow_in_place_at_the_end_and_leave_the_block_when_they_get_large() {
+        static ARENA: Arena = Arena::new();
         // SAFETY: every pointer is used within its size and given back with its layout.
         unsafe {
             let first = ARENA.alloc(layout(3));
@@ -154,10 +231,37 @@ mod tests {
             ARENA.dealloc(third, layout(50));
             let zeroed = ARENA.alloc_zeroed(layout(50));
             assert_eq!((zeroed, *zeroed.add(49)), (third, 0));
-            let large = ARENA.alloc(layout(LENGTH));
-            assert!(ARENA.offset(large).is_none());
-            let larger = ARENA.realloc(large, layout(LENGTH), 2 * LENGTH);
-            ARENA.dealloc(larger, layout(2 * LENGTH));
+            let large = ARENA.realloc(zeroed, layout(50), LARGE);
+            assert_ne!((large, *large), (zeroed, 7));
+            let larger = ARENA.realloc(large, layout(LARGE), 2 * LARGE);
+            // The C library's still, and not given back: it looks like a part of the block.
+            let small = ARENA.realloc(larger, layout(2 * LARGE), 100);
+            let grown = ARENA.realloc(small, layout(100), 200);
+            ARENA.dealloc(grown, layout(200));
+            assert_eq!(ARENA.alloc(layout(1)), grown);
         }
+    }
+
+    #[test]
+    fn a_full_block_is_followed_by_others_and_no_part_is_given_twice() {
+        static ARENA: Arena = Arena::new();
+        let aligned = Layout::from_size_align(24, 4096).unwrap();
+        let parts = (0..2000).map(|number| match number % 100 {
+            0 => aligned,
+            1 => layout(LARGE - 1),
+            _ => layout(1000),
+        });
+        // SAFETY: every pointer is used within its size.
+        let mut parts: Vec<(usize, usize)> = unsafe {
+            let begun = |layout: Layout| {
+                let part = ARENA.alloc_zeroed(layout);
+                assert!((part as usize).is_multiple_of(layout.align()));
+                part.write_bytes(7, layout.size());
+                (part as usize, part as usize + layout.size())
+            };
+            parts.map(begun).collect()
+        };
+        parts.sort_unstable();
+        assert!(parts.windows(2).all(|pair| pair[0].1 <= pair[1].0));
     }
 }

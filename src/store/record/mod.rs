@@ -125,28 +125,33 @@ pub enum FoundRecord {
 /// Reads what a directory says of its container. ENOENT where it says nothing: an empty
 /// record is none yet.
 pub fn read(directory: &Path) -> Result<FoundRecord> {
+    read_with(directory, &mut Vec::new())
+}
+
+/// The same with room for the text, which whoever reads many hands from one to the next.
+pub fn read_with(directory: &Path, text: &mut Vec<u8>) -> Result<FoundRecord> {
     let path = directory.join(RECORD);
-    let error = match read_file(&path) {
-        Ok(text) => return parse(&text).with_context(|| format!("{path:?}")),
+    let error = match read_file(&path, text) {
+        Ok(()) => return parse(text).with_context(|| format!("{path:?}")),
         Err(error) => error,
     };
     if error.kind() == ErrorKind::NotFound
         && let Some(foreign) = foreign::of_another_file(directory)
     {
         // `create` may have written both since.
-        return match read_file(&path) {
-            Ok(text) => parse(&text).with_context(|| format!("{path:?}")),
+        return match read_file(&path, text) {
+            Ok(()) => parse(text).with_context(|| format!("{path:?}")),
             Err(_) => Ok(FoundRecord::Foreign(Box::new(foreign))),
         };
     }
     Err(error).with_context(|| format!("{path:?}"))
 }
 
-/// A small regular file, in as few calls as can be: less than was asked for is its end.
+/// Reads a small regular file in as few calls as can be: less than was asked for is its end.
 /// One that is empty is not there yet.
-pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_file(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = vec![0; 4096];
+    text.resize(text.capacity().max(4096), 0);
     let mut length = 0;
     loop {
         let read = rustix::io::read(&file, text.get_mut(length..).unwrap_or_default())?;
@@ -156,7 +161,7 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
         }
         if length < text.len() {
             text.truncate(length);
-            return Ok(text);
+            return Ok(());
         }
         text.resize(2 * length, 0);
     }
