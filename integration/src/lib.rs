@@ -32,7 +32,7 @@ pub use container::Container;
 pub use described::described;
 pub use holder::Holder;
 pub use runtime::{Kind, Runtime, runtime};
-pub use sys::CALLERS_KEYRING;
+pub use sys::{CALLERS_KEYRING, Usage, usage_of};
 
 use std::path::Path;
 use std::process::Command;

@@ -5,8 +5,9 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::mem::MaybeUninit;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Command, ExitStatus};
 
 /// The name of a session keyring that /proc/keys shows to those alone whose it is.
 pub const CALLERS_KEYRING: &CStr = c"callers-own";
@@ -196,3 +197,32 @@ pub(crate) const CAPABILITIES: [&str; 41] = [
     "BPF",
     "CHECKPOINT_RESTORE",
 ];
+
+/// What a process and the children that it waited for have cost (getrusage(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Page faults.
+    pub faults: u64,
+    /// Context switches.
+    pub switches: u64,
+}
+
+/// Runs a program to its end. It is started without a copy of this process, which would be
+/// counted too.
+pub fn usage_of(command: &mut Command) -> io::Result<(ExitStatus, Usage)> {
+    let child = command.spawn()?;
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both places are of the types that the call writes.
+    let waited =
+        unsafe { libc::wait4(child.id() as libc::pid_t, &raw mut status, 0, usage.as_mut_ptr()) };
+    if waited < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has written it, and all zeros would be one too.
+    let usage = unsafe { usage.assume_init() };
+    let sum = |one: i64, two: i64| (one + two).unsigned_abs();
+    let faults = sum(usage.ru_minflt, usage.ru_majflt);
+    let switches = sum(usage.ru_nvcsw, usage.ru_nivcsw);
+    Ok((ExitStatus::from_raw(status), Usage { faults, switches }))
+}
