@@ -203,7 +203,7 @@ pub(crate) const CAPABILITIES: [&str; 41] = [
 pub struct Usage {
     /// Page faults.
     pub faults: u64,
-    /// Context switches.
+    /// Voluntary context switches: how often somebody was waited for.
     pub switches: u64,
 }
 
@@ -221,8 +221,7 @@ pub fn usage_of(command: &mut Command) -> io::Result<(ExitStatus, Usage)> {
     }
     // SAFETY: the kernel has written it, and all zeros would be one too.
     let usage = unsafe { usage.assume_init() };
-    let sum = |one: i64, two: i64| (one + two).unsigned_abs();
-    let faults = sum(usage.ru_minflt, usage.ru_majflt);
-    let switches = sum(usage.ru_nvcsw, usage.ru_nivcsw);
+    let faults = (usage.ru_minflt + usage.ru_majflt).unsigned_abs();
+    let switches = usage.ru_nvcsw.unsigned_abs();
     Ok((ExitStatus::from_raw(status), Usage { faults, switches }))
 }

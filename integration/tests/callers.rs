@@ -17,7 +17,8 @@
 //! | capabilities, securebits | the configuration's sets alone | rights of the caller | `process::each_set_of_capabilities_is_exact` |
 //! | no_new_privs | kept where the caller has it | the kernel lets nobody take it back | `what_the_configuration_leaves_open_is_the_callers` |
 //! | resource limits | kept where the configuration sets none | as with runc and crun | `what_the_configuration_leaves_open_is_the_callers` |
-//! | nice value, scheduling policy, I/O priority, CPU set | kept where the configuration sets none | `nice ferrun run` is what people type | `what_the_configuration_leaves_open_is_the_callers` |
+//! | CPU set | all of the cgroup's, but for `process.execCPUAffinity` | a service with `CPUAffinity=` means itself; so runc since 1.2.7 and crun since 1.9.2 | `processors_of_the_caller_are_not_those_of_the_container` |
+//! | nice value, scheduling policy, I/O priority | kept where the configuration sets none | `nice ferrun run` is what people type | `what_the_configuration_leaves_open_is_the_callers` |
 //! | session, process group, controlling terminal | new session | job control of the caller | `terminal::*` |
 //! | session keyring | a new one, but for `--no-new-keyring` | keys of the caller | `exec::*` |
 //! | oom_score_adj | kept where the configuration sets none | as with runc | `what_the_configuration_leaves_open_is_the_callers` |
@@ -78,21 +79,13 @@ fn ignored_signals_reach_neither_programs_nor_hooks() {
 #[test]
 fn what_the_configuration_leaves_open_is_the_callers() {
     const SET: &str = "ulimit -n 777; ulimit -S -c 8; echo 300 > /proc/self/oom_score_adj; \
-        set -- nice -n 3 ionice -c 2 -n 7 taskset -c 0 chrt --batch 0 setarch -R \
+        set -- nice -n 3 ionice -c 2 -n 7 chrt --batch 0 setarch -R \
         setpriv --no-new-privs \"$@\"";
     const LOOK: &str = "ulimit -n; ulimit -c; cat /proc/self/oom_score_adj; \
-        ionice -p $$; grep -E '^(Cpus_allowed_list|NoNewPrivs):' /proc/self/status; \
+        ionice -p $$; grep NoNewPrivs: /proc/self/status; \
         cut -d ' ' -f 19,41 /proc/$$/stat; cat /proc/$$/personality";
-    const KEPT: [&str; 8] = [
-        "777",
-        "8",
-        "300",
-        "best-effort: prio 7",
-        "NoNewPrivs:\t1",
-        "Cpus_allowed_list:\t0",
-        "3 3",
-        "00040000",
-    ];
+    const KEPT: [&str; 7] =
+        ["777", "8", "300", "best-effort: prio 7", "NoNewPrivs:\t1", "3 3", "00040000"];
     as_root(|bed| {
         let look = ["/bin/sh", "-c", LOOK];
         let bundle = bed.bundle().args(look).with("/process/noNewPrivileges", false);
@@ -105,6 +98,46 @@ fn what_the_configuration_leaves_open_is_the_callers() {
         let arguments = [&["exec", &container.id][..], &look].concat();
         let output = by_shell(bed, SET, &arguments).output();
         assert_eq!(output.success().lines().collect::<Vec<_>>(), KEPT, "exec");
+    });
+}
+
+#[test]
+fn processors_of_the_caller_are_not_those_of_the_container() {
+    in_views(|bed| {
+        if bed.is_peer("runc 1.1 and crun 1.8 keep those of the caller") {
+            return;
+        }
+        let look = ["/bin/grep", "Cpus_allowed_list", "/proc/self/status"];
+        let of = |before: &str, arguments: &[&str]| {
+            let output = by_shell(bed, before, arguments).output();
+            output.success().split_whitespace().last().unwrap().to_owned()
+        };
+        let path = bed.bundle().args(look).save().path.clone();
+        let run = ["run", "--bundle", path.to_str().unwrap()];
+        let all = of(":", &[&run[..], &[&bed.id()]].concat());
+        if all == "0" {
+            return bed.skip("there is one processor");
+        }
+        let one = "set -- taskset -c 0 \"$@\"";
+        assert_eq!(of(one, &[&run[..], &[&bed.id()]].concat()), all);
+        let container = bed.start(&bed.bundle().sh("sleep 100"));
+        let exec = [&["exec", &container.id][..], &look].concat();
+        assert_eq!(of(one, &exec), all, "exec");
+        // What is asked for holds before the group is joined, and nobody takes it back.
+        let first = json!({"initial": "0"});
+        let bundle = bed.bundle().with("/process/execCPUAffinity", first).sh("sleep 100");
+        let container = bed.start(&bundle);
+        let exec = [&["exec", &container.id][..], &look].concat();
+        let is_taken_back = bed.view == View::V2;
+        assert!(of(":", &exec) == "0" || is_taken_back, "initial alone");
+        // As a group with fewer has it.
+        let bundle =
+            bed.bundle().args(look).with("/linux/resources", json!({"cpu": {"cpus": "1"}}));
+        if bed.has_controller("cpuset") {
+            let path = bundle.save().path.clone();
+            let run = ["run", "--bundle", path.to_str().unwrap(), &bed.id()];
+            assert_eq!(of(one, &run), "1");
+        }
     });
 }
 

@@ -9,7 +9,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::error::{InField as _, words};
 use crate::log;
-use crate::plan::process::ProcessPlan;
+use crate::plan::process::{ExecAffinity, ProcessPlan};
+use crate::sys::process as kernel;
 
 /// The oom_score_adj that a process is to inherit, taken on by its parent for the
 /// time of the clone: inside, in a user namespace or behind a /proc that the
@@ -80,11 +81,25 @@ impl Drop for InitialAffinity {
     }
 }
 
-/// Takes on the processors that the process is to have in the container's cgroup.
+/// Takes on the processors that a process of `exec` is to have in the container's cgroup: those
+/// of the plan, or all, unless the plan leaves it with those that it has inherited.
 pub fn set_final_affinity(plan: &ProcessPlan) -> Result<()> {
-    match &plan.exec_affinity.last {
-        Some(mask) => set_affinity(plan, mask, "final"),
-        None => Ok(()),
+    match &plan.exec_affinity {
+        ExecAffinity { last: Some(mask), .. } => set_affinity(plan, mask, "final"),
+        ExecAffinity { last: None, initial: Some(_) } => Ok(()),
+        ExecAffinity { last: None, initial: None } => {
+            take_all_processors();
+            Ok(())
+        }
+    }
+}
+
+/// Takes on all processors that the cgroup has. To join a cpuset gave them before Linux 6.2;
+/// since then those stay that somebody has asked for, and a service with `CPUAffinity=` has
+/// asked for its own.
+pub fn take_all_processors() {
+    if let Err(error) = kernel::take_all_processors() {
+        log::debug(|| format!("sched_setaffinity: {error}: the processors are the caller's"));
     }
 }
 

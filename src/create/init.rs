@@ -19,7 +19,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::apply::console;
-use crate::apply::inherited::set_final_affinity;
+use crate::apply::inherited::{set_final_affinity, take_all_processors};
 use crate::apply::net_devices::FoundDevice;
 use crate::apply::process::{Confined, Confinement};
 use crate::apply::security_module::LabelWriter;
@@ -263,6 +263,7 @@ fn prepare_container<'plan>(
     nix::unistd::setsid().context("setsid")?;
     // What is made for the container does not depend on the caller's.
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    take_all_processors();
     if plan.new_keyring {
         let make = || make_keyring(given.identity.id);
         match (given.labels, &plan.process) {

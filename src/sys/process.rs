@@ -232,6 +232,16 @@ pub fn set_scheduler(pid: i32, attributes: &SchedulerAttributes) -> nix::Result<
     Errno::result(ret).map(drop)
 }
 
+/// Lets the calling process run on every processor that its cgroup has (sched_setaffinity(2)).
+pub fn take_all_processors() -> nix::Result<()> {
+    // As many as Linux can be built for (NR_CPUS of arch/x86/Kconfig). Those that there are not
+    // are passed over.
+    let all = [u8::MAX; 8192 / 8];
+    // SAFETY: the kernel reads as many bytes as it is told, which `all` has.
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, all.len(), all.as_ptr()) };
+    Errno::result(ret).map(drop)
+}
+
 /// Sets the execution domain (personality(2)).
 pub fn set_personality(domain: u64) -> nix::Result<()> {
     // SAFETY: the call takes a number only.
