@@ -67,3 +67,32 @@ fn each_test_that_the_head_of_a_test_names_is_there() {
     }
     assert!(count > 50, "the tables were not found: {count} names");
 }
+
+/// What other runtimes had to mend: each row names a test that is there, or says why there is
+/// none.
+#[test]
+fn each_row_of_the_changelogs_has_a_test_or_a_reason() {
+    let text = fs::read_to_string(crate_directory().join("changelogs.md")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.split(" | ").collect()).collect();
+    let mut count = 0;
+    for row in rows.iter().filter(|row| row[0].chars().any(|letter| letter.is_ascii_digit())) {
+        let [number, .., here] = row[..] else { panic!("{row:?}") };
+        let mut names = in_backticks(here).filter(|name| name.contains("::")).peekable();
+        assert!(names.peek().is_some() || here.starts_with("none: "), "{number}: {here}");
+        for name in names {
+            let (file, test) = name.split_once("::").unwrap();
+            assert_there(name, &source_of(file), test);
+            if file == "peers" {
+                let source = fs::read_to_string(source_of(file)).unwrap();
+                let places = source.match_indices(number);
+                let is_there = places.into_iter().any(|(place, _)| {
+                    source[place + number.len()..].starts_with(['"', ',', ':', '\n'])
+                });
+                assert!(is_there, "{number} is not tried in tests/peers.rs");
+            }
+        }
+        count += 1;
+    }
+    assert!(count > 250, "the table was not found: {count} rows");
+}
