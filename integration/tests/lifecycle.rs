@@ -43,6 +43,26 @@ fn run_gives_the_programs_exit_code_and_leaves_nothing() {
 }
 
 #[test]
+fn run_takes_another_command_than_the_bundles() {
+    as_both(|bed| {
+        if bed.is_peer("runc and crun run what the bundle says") {
+            return;
+        }
+        let bundle = bed.bundle().args(["/bin/false"]);
+        let run = |command: &[&str]| bed.run_call(&bundle).arg("--").args(command).output();
+        let output = run(&["/bin/sh", "-c", "echo $0 $1; exit 7", "-all", "--keep"]);
+        assert_eq!((output.code, output.stdout.trim()), (7, "-all --keep"));
+        // What went wrong is told of what was asked for.
+        let output = run(&["/bin/no-such-program"]);
+        assert!(output.stderr.contains(r#"args[0]: exec: "/bin/no-such-program""#), "{output}");
+        let without = bundle.clone().without("/process");
+        let output = bed.run_call(&without).args(["--", "/bin/true"]).output();
+        assert!(output.stderr.contains("process: missing, and a command was given"), "{output}");
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
 fn a_program_killed_by_a_signal_gives_128_and_its_number() {
     as_root(|bed| {
         for (signal, code) in [("TERM", 143), ("KILL", 137), ("35", 163)] {

@@ -239,7 +239,8 @@ fn what_is_typed_wrongly_is_told_whole_in_one_line() {
             }
             let help = bed.bare_call().args([verb, "--help"]).output();
             // Each option that takes a value, without one.
-            for line in help.success().lines().filter(|line| line.contains('>')) {
+            let is_option = |line: &&str| line.trim_start().starts_with('-') && line.contains('>');
+            for line in help.success().lines().filter(is_option) {
                 let Some(at) = line.find("--") else { continue };
                 let Some((option, _)) = line[at..].split_once('>') else { continue };
                 let name = option.split(' ').next().unwrap();

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::InField as _;
 use crate::log;
@@ -54,6 +55,19 @@ impl Bundle {
         let text = read(&file).with_context(|| format!("{file:?}"))?;
         let (spec, warnings) = parse_spec(&text)?;
         Ok(Self { path, text, spec, warnings })
+    }
+
+    /// The bundle with other arguments of its process. Its text has them too: what is kept of
+    /// it says what ran.
+    pub fn with_args(self, args: &[String]) -> Result<Self> {
+        let mut config: Value = serde_json::from_str(&self.text).context("config.json")?;
+        let Some(process) = config.get_mut("process").and_then(Value::as_object_mut) else {
+            bail!("process: missing, and a command was given for it");
+        };
+        process.insert("args".to_owned(), args.into());
+        let text = config.to_string();
+        let (spec, _) = parse_spec(&text)?;
+        Ok(Self { text, spec, ..self })
     }
 }
 
@@ -313,6 +327,26 @@ mod tests {
             [r#"process.capabilities.bounding: "CAP_BOGUS" is unknown and left out"#]
         );
         assert!(spec.linux().as_ref().unwrap().resources().as_ref().unwrap().pids().is_none());
+    }
+
+    #[test]
+    fn other_arguments_are_in_what_is_kept_too() {
+        let bundle = |text: &str| {
+            let (spec, warnings) = parse_spec(text).unwrap();
+            Bundle { path: "/b".into(), text: text.to_owned(), spec, warnings }
+        };
+        let args = ["ls".to_owned(), "-l".to_owned()];
+        let text = r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"x":[18446744073709551615,-1]},
+            "process":{"cwd":"/","args":["sh"],"user":{"uid":0,"gid":0}}}"#;
+        let other = bundle(text).with_args(&args).unwrap();
+        assert_eq!(other.spec.process().as_ref().unwrap().args().as_deref(), Some(&args[..]));
+        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(value(&other.text), value(&text.replace(r#"["sh"]"#, r#"["ls","-l"]"#)));
+        let none = bundle(r#"{"ociVersion":"1.0.0","root":{"path":"r"}}"#).with_args(&args);
+        assert_eq!(
+            none.unwrap_err().to_string(),
+            "process: missing, and a command was given for it"
+        );
     }
 
     #[test]

@@ -18,9 +18,10 @@ pub fn with_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// The arguments as `command` wants them: `-long-option` has one dash more, and containerd
 /// sends `-no-subreaper`; `--switch=true` is the switch, and `--switch=false` none, for callers
-/// who fill in a template. What follows the ID of `exec` is the program's.
+/// who fill in a template. What follows the ID of `exec`, or `--`, is the program's.
 pub fn with_double_dashes(command: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
-    let mut reader = Reader { command, verb: None, positional: 0, value_follows: false };
+    let mut reader =
+        Reader { command, verb: None, positional: 0, value_follows: false, is_over: false };
     let mut rewritten = Vec::new();
     for (at, argument) in arguments.into_iter().enumerate() {
         let text = argument.to_str().unwrap_or_default();
@@ -50,12 +51,14 @@ struct Reader<'a> {
     positional: u32,
     /// Whether the next one belongs to an option.
     value_follows: bool,
+    /// Whether `--` was read, behind which nothing is an option.
+    is_over: bool,
 }
 
 impl<'a> Reader<'a> {
     fn read(&mut self, at: usize, text: &str) -> Written {
         let is_exec = self.verb.is_some_and(|verb| verb.get_name() == "exec");
-        let is_the_programs = is_exec && self.positional >= 2;
+        let is_the_programs = self.is_over || is_exec && self.positional >= 2;
         if at == 0 || self.value_follows || is_the_programs || !text.starts_with('-') {
             if at > 0 && !self.value_follows {
                 self.positional += 1;
@@ -64,6 +67,10 @@ impl<'a> Reader<'a> {
                 }
             }
             self.value_follows = false;
+            return Written::AsItIs;
+        }
+        if text == "--" {
+            self.is_over = true;
             return Written::AsItIs;
         }
         let name = text.trim_start_matches('-');
@@ -121,7 +128,7 @@ fn truth(text: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{command, command_for, id_of, path_of, text_of};
+    use crate::cli::{command, command_for, id_of, path_of, text_of, texts_of};
     use clap::ArgMatches;
 
     fn rewritten(line: &str) -> (Command, Vec<OsString>) {
@@ -228,6 +235,15 @@ mod tests {
         assert_eq!(args, ["ls", "-all", "--force", "-d"]);
         assert!(!exec.get_flag("detach"));
         assert_eq!(text_of(exec, "cwd").as_deref(), Some("/tmp"));
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_programs() {
+        let matches = parse("ferrun run -d c -bundle /b -- ls -all --keep=false -- -d");
+        let (_, run) = matches.subcommand().unwrap();
+        assert_eq!(texts_of(run, "args"), ["ls", "-all", "--keep=false", "--", "-d"]);
+        assert!(run.get_flag("detach") && !run.get_flag("keep"));
+        assert_eq!(path_of(run, "bundle"), Some("/b".into()));
     }
 
     #[test]

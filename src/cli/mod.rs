@@ -107,6 +107,15 @@ fn run(command: Command) -> Command {
         .arg(flag("keep", "Do not delete the container when it has ended"))
         .arg(flag("no-subreaper", "Do not reap what the container leaves behind"))
         .arg(id())
+        .arg(
+            // Behind `--` alone: an option that was typed behind the ID is still one.
+            Arg::new("args")
+                .value_name("COMMAND")
+                .action(ArgAction::Append)
+                .num_args(1..)
+                .last(true)
+                .help("The program and its arguments, in place of process.args"),
+        )
 }
 
 fn creating(command: Command) -> Command {
@@ -298,6 +307,11 @@ pub fn text_of(matches: &ArgMatches, name: &str) -> Option<String> {
     matches.get_one::<String>(name).cloned()
 }
 
+/// The values of an option that may be repeated, or of the last argument.
+pub fn texts_of(matches: &ArgMatches, name: &str) -> Vec<String> {
+    matches.get_many::<String>(name).into_iter().flatten().cloned().collect()
+}
+
 /// The ID, which every verb but a few requires.
 pub fn id_of(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("id").map_or("", String::as_str)
@@ -333,6 +347,7 @@ mod tests {
             "ferrun update --resources - c",
             "ferrun update --memory -1 --pids-limit=5 c",
             "ferrun run c",
+            "ferrun run c -- sh -c true",
             "ferrun --rootless=auto spec --rootless",
             "ferrun start c",
             "ferrun state c",

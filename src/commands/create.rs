@@ -28,6 +28,7 @@ pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Cr
     CreateOptions {
         bundle: path_of(matches, "bundle").unwrap_or_else(|| ".".into()),
         config: path_of(matches, "config"),
+        args: Vec::new(),
         cgroups: global.cgroups,
         buses: global.buses.clone(),
         streams: Streams { listening: listening(), ..streams(matches, in_foreground) },

@@ -5,7 +5,7 @@ use clap::ArgMatches;
 
 use super::{Global, handover, streams, unless_forbidden_now};
 use crate::cgroups;
-use crate::cli::{id_of, path_of, text_of};
+use crate::cli::{id_of, path_of, text_of, texts_of};
 use crate::exec::{self, ExecOptions};
 use crate::foreground::Watch;
 use crate::plan::exec::Typed;
@@ -17,7 +17,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let options = ExecOptions {
         process: path_of(matches, "process"),
         typed: typed(matches),
-        cgroups: texts(matches, "cgroup"),
+        cgroups: texts_of(matches, "cgroup"),
         streams: streams(matches, in_foreground),
         handover: handover(matches, global),
     };
@@ -44,19 +44,15 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
 fn typed(matches: &ArgMatches) -> Typed {
     let additional_gids = matches.get_many("additional-gids").into_iter().flatten().copied();
     Typed {
-        args: texts(matches, "args"),
+        args: texts_of(matches, "args"),
         cwd: text_of(matches, "cwd"),
-        env: texts(matches, "env"),
+        env: texts_of(matches, "env"),
         tty: matches.get_flag("tty"),
         user: text_of(matches, "user"),
         additional_gids: additional_gids.collect(),
-        capabilities: texts(matches, "cap"),
+        capabilities: texts_of(matches, "cap"),
         no_new_privileges: matches.get_flag("no-new-privs"),
         apparmor: text_of(matches, "apparmor"),
         label: text_of(matches, "process-label"),
     }
-}
-
-fn texts(matches: &ArgMatches, name: &str) -> Vec<String> {
-    matches.get_many::<String>(name).into_iter().flatten().cloned().collect()
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use clap::ArgMatches;
 
 use super::{Global, create::options, service_manager};
-use crate::cli::id_of;
+use crate::cli::{id_of, texts_of};
 use crate::create::{self, CreateOptions};
 use crate::foreground::Watch;
 use crate::handover::sd_notify::Relay;
@@ -14,7 +14,8 @@ use crate::{destroy, start};
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let detach = matches.get_flag("detach");
     let keep = matches.get_flag("keep");
-    let options = CreateOptions { stays: true, ..options(matches, global, !detach) };
+    let args = texts_of(matches, "args");
+    let options = CreateOptions { args, stays: true, ..options(matches, global, !detach) };
     let watch = if detach { None } else { Some(Watch::new(!matches.get_flag("no-subreaper"))?) };
     let mut created = create::create(&global.store, id_of(matches), &options)?;
     let relay = match Relay::listen(&created.container, service_manager().as_deref()) {

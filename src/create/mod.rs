@@ -58,6 +58,8 @@ pub struct CreateOptions {
     pub bundle: PathBuf,
     /// Another file than config.json in it.
     pub config: Option<PathBuf>,
+    /// The program and its arguments, where they are to be others than the bundle's.
+    pub args: Vec<String>,
     /// What is said of cgroups.
     pub cgroups: Cgroups,
     /// Where systemd is looked for.
@@ -96,7 +98,10 @@ pub struct CreatedContainer {
 /// Creates the container `id`. Where that fails nothing is left of it.
 pub fn create(store: &Store, id: &str, options: &CreateOptions) -> Result<CreatedContainer> {
     crate::store::check_id(id)?;
-    let bundle = Bundle::load(&options.bundle, options.config.as_deref());
+    let mut bundle = Bundle::load(&options.bundle, options.config.as_deref());
+    if !options.args.is_empty() {
+        bundle = bundle.and_then(|bundle| bundle.with_args(&options.args));
+    }
     let bundle = bundle.of_kind(error::Kind::Configuration)?;
     log::debug(|| format!("bundle {:?}: {} bytes of config.json", bundle.path, bundle.text.len()));
     let directory = store.directory(id)?;
