@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::convert::Capabilities;
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::seccomp::Choice;
 
 /// Pulls an image from an OCI registry into a bundle.
 #[derive(Debug, Parser)]
@@ -42,6 +43,10 @@ pub struct Pull {
     /// The capabilities of the process
     #[arg(long, value_enum, default_value_t = Capabilities::Docker)]
     pub caps: Capabilities,
+    /// The seccomp filter of the process: docker (the default profile of Docker), none, or a
+    /// file with a profile as Docker and Podman take them
+    #[arg(long, value_name = "docker|none|FILE", default_value = "docker")]
+    pub seccomp: Choice,
     /// Give the process a terminal (process.terminal, TERM)
     #[arg(long)]
     pub tty: bool,
@@ -54,4 +59,7 @@ pub struct Pull {
     /// Print errors and warnings only
     #[arg(long, short, conflicts_with = "json")]
     pub quiet: bool,
+    /// The program and its arguments, in place of the image's entry point and command
+    #[arg(last = true)]
+    pub command: Vec<String>,
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::manifest::ImageConfig;
+use crate::seccomp::{Machine, Profile};
 use crate::users::User;
 
 /// Every field used is older than this version of the runtime-spec, and old
@@ -62,9 +63,18 @@ pub enum Capabilities {
     Minimal,
 }
 
+impl Capabilities {
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Docker => &DOCKER_CAPABILITIES,
+            Self::Minimal => &MINIMAL_CAPABILITIES,
+        }
+    }
+}
+
 /// What the machine and the caller have to say.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct Facts<'a> {
     /// The container is for an ordinary user: this one, with this group.
     pub rootless: Option<(u32, u32)>,
     /// /sys/fs/cgroup is the one tree of cgroup v2.
@@ -73,6 +83,12 @@ pub struct Facts {
     pub terminal: bool,
     /// Which capabilities it gets.
     pub capabilities: Capabilities,
+    /// The program and its arguments, where they are to be others than the image's.
+    pub command: &'a [String],
+    /// What its seccomp filter is made from.
+    pub seccomp: Option<&'a Profile>,
+    /// Where it will run.
+    pub machine: Machine<'a>,
 }
 
 /// A configuration, and what could not be taken over.
@@ -89,10 +105,12 @@ pub struct Converted {
 /// `Config.Volumes` is left alone: an empty mount there, as the image-spec
 /// allows, would hide what the image brings at these places, and Docker's users
 /// expect to see it.
-pub fn convert(image: &ImageConfig, user: &User, facts: Facts) -> Converted {
+pub fn convert(image: &ImageConfig, user: &User, facts: Facts<'_>) -> Converted {
     let mut warnings = Vec::new();
-    let mut args = image.config.entrypoint.clone();
-    args.extend(image.config.cmd.iter().cloned());
+    let mut args = facts.command.to_owned();
+    if args.is_empty() {
+        args.extend(image.config.entrypoint.iter().chain(&image.config.cmd).cloned());
+    }
     if args.is_empty() {
         warnings.push("the image names no program: process.args is [\"sh\"]".to_owned());
         args.push("sh".to_owned());
@@ -120,11 +138,8 @@ pub fn convert(image: &ImageConfig, user: &User, facts: Facts) -> Converted {
     Converted { config, warnings }
 }
 
-fn process(image: &ImageConfig, args: Vec<String>, user: &User, facts: Facts) -> Value {
-    let capabilities: &[&str] = match facts.capabilities {
-        Capabilities::Docker => &DOCKER_CAPABILITIES,
-        Capabilities::Minimal => &MINIMAL_CAPABILITIES,
-    };
+fn process(image: &ImageConfig, args: Vec<String>, user: &User, facts: Facts<'_>) -> Value {
+    let capabilities = facts.capabilities.names();
     let mut own = json!({"uid": user.uid, "gid": user.gid});
     if let (false, Some(own)) = (user.additional_gids.is_empty(), own.as_object_mut()) {
         own.insert("additionalGids".to_owned(), json!(user.additional_gids));
@@ -187,7 +202,7 @@ fn annotations(image: &ImageConfig) -> BTreeMap<String, String> {
 }
 
 /// As `runc spec` and `runc spec --rootless` have them.
-fn mounts(facts: Facts) -> Value {
+fn mounts(facts: Facts<'_>) -> Value {
     let rootless = facts.rootless.is_some();
     let mut devpts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     if !rootless {
@@ -216,7 +231,7 @@ fn mounts(facts: Facts) -> Value {
     ])
 }
 
-fn linux(facts: Facts) -> Value {
+fn linux(facts: Facts<'_>) -> Value {
     let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
     namespaces.extend(facts.cgroup_v2.then_some("cgroup"));
     namespaces.push(if facts.rootless.is_some() { "user" } else { "network" });
@@ -227,6 +242,10 @@ fn linux(facts: Facts) -> Value {
         "readonlyPaths": READONLY_PATHS,
     });
     if let Some(linux) = linux.as_object_mut() {
+        if let Some(profile) = facts.seccomp {
+            let filter = profile.filter(facts.capabilities.names(), facts.machine);
+            linux.insert("seccomp".to_owned(), filter);
+        }
         match facts.rootless {
             Some((uid, gid)) => {
                 let only = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1}]);
@@ -245,15 +264,19 @@ fn linux(facts: Facts) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seccomp::Kernel;
 
-    const FACTS: Facts = Facts {
+    const FACTS: Facts<'_> = Facts {
         rootless: None,
         cgroup_v2: false,
         terminal: false,
         capabilities: Capabilities::Docker,
+        command: &[],
+        seccomp: None,
+        machine: Machine { architecture: "amd64", kernel: Kernel(6, 1) },
     };
 
-    fn converted(image: &Value, user: &User, facts: Facts) -> Converted {
+    fn converted(image: &Value, user: &User, facts: Facts<'_>) -> Converted {
         let image: ImageConfig = serde_json::from_value(image.clone()).unwrap();
         let converted = convert(&image, user, facts);
         serde_json::from_value::<oci_spec::runtime::Spec>(converted.config.clone()).unwrap();
@@ -282,6 +305,33 @@ mod tests {
         let none = converted(&execution(&json!({})), &User::default(), FACTS);
         assert_eq!(none.config["process"]["args"], json!(["sh"]));
         assert_eq!(none.warnings.len(), 1);
+    }
+
+    #[test]
+    fn a_command_takes_the_place_of_both() {
+        let command = ["/bin/sleep".to_owned(), "1000".to_owned()];
+        let facts = Facts { command: &command, ..FACTS };
+        for image in [json!({"Entrypoint": ["/e"], "Cmd": ["c"]}), json!({})] {
+            let converted = converted(&execution(&image), &User::default(), facts);
+            assert_eq!(converted.config["process"]["args"], json!(command));
+            assert!(converted.warnings.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_filter_is_for_the_capabilities_of_the_process() {
+        let profile = Profile::docker().unwrap();
+        let facts = Facts { seccomp: Some(&profile), ..FACTS };
+        for (capabilities, chroot) in [(Capabilities::Docker, true), (Capabilities::Minimal, false)]
+        {
+            let facts = Facts { capabilities, ..facts };
+            let with = converted(&execution(&json!({"Cmd": ["x"]})), &User::default(), facts);
+            let filter = &with.config["linux"]["seccomp"];
+            assert_eq!(filter["defaultAction"], "SCMP_ACT_ERRNO");
+            assert_eq!(filter.to_string().contains("\"chroot\""), chroot, "{capabilities:?}");
+        }
+        let none = config(&execution(&json!({"Cmd": ["x"]})));
+        assert_eq!(none["linux"].get("seccomp"), None);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub const EXTENDED_HEADER_BYTES: u64 = 1 << 20;
 pub const ZSTD_WINDOW_LOG: u32 = 27;
 /// `/etc/passwd` or `/etc/group` of an image, in bytes.
 pub const USER_DATABASE_BYTES: u64 = 4 << 20;
+/// A seccomp profile, in bytes.
+pub const PROFILE_BYTES: u64 = 4 << 20;
 
 /// How long a server may take to accept a connection or to answer a request.
 pub const ANSWER: Duration = Duration::from_secs(30);

@@ -16,6 +16,7 @@ mod pull;
 mod reference;
 mod registry;
 mod rootfs;
+mod seccomp;
 mod source;
 mod target;
 mod text;

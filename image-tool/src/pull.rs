@@ -1,7 +1,8 @@
 //! `image-tool pull`: the steps, in their order.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::reference::Reference;
 use crate::registry::auth::Credentials;
 use crate::registry::login;
 use crate::rootfs::Rootfs;
+use crate::seccomp::{Choice, Kernel, Machine, Profile};
 use crate::source::Source;
 use crate::target::Target;
 use crate::users::{self, Database, User};
@@ -36,6 +38,7 @@ pub fn pull(arguments: &Pull, progress: &Arc<Progress>) -> Result<()> {
     rustix::process::umask(Mode::empty());
     let reference = &arguments.reference;
     let platform = arguments.platform.clone().unwrap_or_else(Platform::host);
+    let profile = profile(&arguments.seccomp)?;
     let credentials = credentials(arguments)?;
     let target = Target::new(&arguments.bundle)?;
 
@@ -54,7 +57,9 @@ pub fn pull(arguments: &Pull, progress: &Arc<Progress>) -> Result<()> {
     unpack(&Arc::new(source), &layers, &image.rootfs.diff_ids, &mut rootfs, progress)?;
     let unpacked = allowance - rootfs.allowance();
 
-    let converted = convert(&image, &user(&image.config.user, &rootfs)?, facts(arguments));
+    let host = Platform::host();
+    let facts = facts(arguments, profile.as_ref(), &host)?;
+    let converted = convert(&image, &user(&image.config.user, &rootfs)?, facts);
     target.write_config(&converted.config)?;
     let omitted = rootfs.finish()?;
     let bundle = target.keep()?;
@@ -137,14 +142,41 @@ fn user(user: &str, rootfs: &Rootfs) -> Result<User> {
     users::find(user, Database { passwd: &read("etc/passwd")?, group: &read("etc/group")? })
 }
 
-fn facts(arguments: &Pull) -> Facts {
+/// What the seccomp filter is made from.
+fn profile(choice: &Choice) -> Result<Option<Profile>> {
+    let file = match choice {
+        Choice::None => return Ok(None),
+        Choice::Docker => return Profile::docker().map(Some),
+        Choice::File(file) => file,
+    };
+    let read = || -> Result<Profile> {
+        let mut text = String::new();
+        File::open(file)?.take(limits::PROFILE_BYTES + 1).read_to_string(&mut text)?;
+        let longest = limits::PROFILE_BYTES;
+        ensure!(text.len() as u64 <= longest, "longer than {longest} bytes");
+        Profile::parse(&text)
+    };
+    read().with_context(|| format!("--seccomp: {file:?}")).map(Some)
+}
+
+fn facts<'a>(
+    arguments: &'a Pull,
+    seccomp: Option<&'a Profile>,
+    host: &'a Platform,
+) -> Result<Facts<'a>> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let cgroup_v2 =
         rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| stat.f_type == CGROUP2_SUPER_MAGIC);
-    Facts {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let kernel = Kernel::of_release(&release);
+    let kernel = kernel.with_context(|| format!("the kernel's release {release:?}"))?;
+    Ok(Facts {
         rootless: (!uid.is_root()).then_some((uid.as_raw(), gid.as_raw())),
         cgroup_v2,
         terminal: arguments.tty,
         capabilities: arguments.caps,
-    }
+        command: &arguments.command,
+        seccomp,
+        machine: Machine { architecture: &host.architecture, kernel },
+    })
 }

@@ -39,6 +39,9 @@ mod platform;
 #[path = "../../image-tool/src/reference.rs"]
 mod reference;
 #[allow(dead_code)]
+#[path = "../../image-tool/src/seccomp.rs"]
+mod seccomp;
+#[allow(dead_code)]
 #[path = "../../image-tool/src/users.rs"]
 mod users;
 

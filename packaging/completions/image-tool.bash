@@ -91,7 +91,7 @@ _image__tool() {
             return 0
             ;;
         image__subcmd__tool__subcmd__pull)
-            opts="-q -h --platform --creds --plain-http --caps --tty --max-unpacked --json --quiet --help"
+            opts="-q -h --platform --creds --plain-http --caps --seccomp --tty --max-unpacked --json --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -111,6 +111,10 @@ _image__tool() {
                     ;;
                 --caps)
                     COMPREPLY=($(compgen -W "docker minimal" -- "${cur}"))
+                    return 0
+                    ;;
+                --seccomp)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --max-unpacked)

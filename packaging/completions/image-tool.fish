@@ -34,6 +34,7 @@ complete -c image-tool -n "__fish_image_tool_using_subcommand pull" -l plain-htt
 false\t''"
 complete -c image-tool -n "__fish_image_tool_using_subcommand pull" -l caps -d 'The capabilities of the process' -r -f -a "docker\t'Docker\'s 14; set-user-id programs work'
 minimal\t'AUDIT_WRITE, KILL and NET_BIND_SERVICE, and no new privileges'"
+complete -c image-tool -n "__fish_image_tool_using_subcommand pull" -l seccomp -d 'The seccomp filter of the process: docker (the default profile of Docker), none, or a file with a profile as Docker and Podman take them' -r
 complete -c image-tool -n "__fish_image_tool_using_subcommand pull" -l max-unpacked -d 'Refuse images that unpack to more than this' -r
 complete -c image-tool -n "__fish_image_tool_using_subcommand pull" -l tty -d 'Give the process a terminal (process.terminal, TERM)'
 complete -c image-tool -n "__fish_image_tool_using_subcommand pull" -l json -d 'Print events as JSON, one a line; the last is the result'

@@ -131,6 +131,7 @@ fn wrong_usage_exits_with_2_and_touches_nothing() {
         &["pull", "UPPER", "bundle"],
         &["pull", "x", "bundle", "--platform=windows/amd64"],
         &["pull", "x", "bundle", "--caps=all"],
+        &["pull", "x", "bundle", "ls"],
         &["push", "x", "bundle"],
     ] {
         let output = image_tool(scratch.path()).args(arguments).output().unwrap();

@@ -18,5 +18,6 @@ mod large;
 mod login;
 mod registry;
 mod rootless;
+mod seccomp;
 mod server;
 mod tool;
