@@ -65,7 +65,7 @@ image-tool-test: ## image-tool against registries, good and hostile
 	$(CARGO) test --locked --no-fail-fast --package image-tool
 
 .PHONY: integration
-integration: $(BUILT) ## black-box tests of the runtime, as root in all views
+integration: $(BUILT) bin/image-tool ## black-box tests of the runtime, as root in all views
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration
 
 .PHONY: mutants

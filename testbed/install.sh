@@ -223,7 +223,7 @@ tests() {
     build
     registry
     packages busybox:busybox-static crun:crun runc:runc containerd:containerd newuidmap:uidmap git:git openssl:openssl \
-        /usr/include/seccomp.h:libseccomp-dev strace:strace /usr/lib/systemd/systemd:systemd dbus-daemon:dbus \
+        /usr/include/seccomp.h:libseccomp-dev strace:strace jq:jq /usr/lib/systemd/systemd:systemd dbus-daemon:dbus \
         /usr/lib/systemd/user/dbus.socket:dbus-user-session /usr/share/pam-configs/systemd:libpam-systemd
     go
     other_target aarch64-unknown-linux-musl
