@@ -1,0 +1,3 @@
+//! containerd's shim, with the runtime inside: one process with one thread for a pod.
+
+pub mod messages;

@@ -1,0 +1,3 @@
+//! The program that containerd executes for a container or a pod.
+
+fn main() {}
