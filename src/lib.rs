@@ -13,7 +13,7 @@ pub use crate::cgroups::Stats;
 pub use crate::cgroups::systemd::Buses;
 pub use crate::error::Kind;
 pub use crate::processes::ProcessId;
-pub use crate::runtime::{Create, Error, Exec, Made, Runtime, State, Stdio, Work};
+pub use crate::runtime::{Create, Error, Exec, Made, Outcome, Runtime, State, Stdio, Work};
 pub use crate::store::Status;
 
 #[doc(hidden)]
@@ -28,6 +28,8 @@ pub mod cgroups;
 pub mod channel;
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod command_line;
 #[doc(hidden)]
 pub mod commands;
 #[doc(hidden)]

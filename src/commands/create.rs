@@ -3,14 +3,16 @@
 use anyhow::Result;
 use clap::ArgMatches;
 
-use super::{Global, handover, service_manager, streams};
+use super::{Global, hand_over_terminal, handover, service_manager, streams};
 use crate::cli::{MOST_DESCRIPTORS, id_of, path_of};
 use crate::create::{self, CreateOptions};
 use crate::plan::request::Streams;
 
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    create::create(&global.store, id_of(matches), &options(matches, global, false)).map(drop)
+    let options = options(matches, global, false);
+    let created = create::create(&global.store, id_of(matches), &options)?;
+    hand_over_terminal(global, created.master)
 }
 
 /// How many sockets systemd has passed to this very process (sd_listen_fds(3)).
@@ -31,7 +33,7 @@ pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Cr
         args: Vec::new(),
         cgroups: global.cgroups,
         buses: global.buses.clone(),
-        streams: Streams { listening: listening(), ..streams(matches, in_foreground) },
+        streams: Streams { listening: listening(), ..streams(matches, global, in_foreground) },
         keeps_keyring: matches.get_flag("no-new-keyring"),
         no_pivot: matches.get_flag("no-pivot"),
         notifies: service_manager().is_some(),

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
 
-use super::{Global, handover, streams, unless_forbidden_now};
+use super::{Global, hand_over_terminal, handover, streams, unless_forbidden_now};
 use crate::cgroups;
 use crate::cli::{id_of, path_of, text_of, texts_of};
 use crate::exec::{self, ExecOptions};
@@ -18,7 +18,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
         process: path_of(matches, "process"),
         typed: typed(matches),
         cgroups: texts_of(matches, "cgroup"),
-        streams: streams(matches, in_foreground),
+        streams: streams(matches, global, in_foreground),
         handover: handover(matches, global),
     };
     if options.process.is_none() && options.typed.args.is_empty() {
@@ -33,7 +33,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let watch = if in_foreground { Some(Watch::new(false)?) } else { None };
     let (process, master) = exec::exec(&container, &options)
         .map_err(|error| unless_forbidden_now(global, &container, Operation::Exec, error))?;
-    let Some(watch) = watch else { return Ok(0) };
+    let Some(watch) = watch else { return hand_over_terminal(global, master).map(|()| 0) };
     let code = watch.serve(&process, master)?;
     // This process ends now, which gives all of them back at once.
     std::mem::forget((watch, process, container));

@@ -19,6 +19,7 @@ mod update;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -97,14 +98,23 @@ fn service_manager() -> Option<OsString> {
 }
 
 /// What is said of the descriptors of a program. `in_foreground`: the caller stays until it ends.
-fn streams(matches: &ArgMatches, in_foreground: bool) -> Streams {
+fn streams(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Streams {
     let console = match path_of(matches, "console-socket") {
         Some(path) => Console::Socket(path),
         None if in_foreground => Console::Caller,
+        None if global.reporter.is_some() => Console::Embedder,
         None => Console::Nobody,
     };
     let preserved = matches.get_one("preserve-fds").copied().unwrap_or(0);
     Streams { console, preserved, ..Streams::default() }
+}
+
+/// Hands the terminal of a process to who has executed this command, where he is to serve it.
+fn hand_over_terminal(global: &Global, master: Option<OwnedFd>) -> Result<()> {
+    match (&global.reporter, master) {
+        (Some(reporter), Some(master)) => reporter.console(master),
+        _ => Ok(()),
+    }
 }
 
 /// Who is told of the process that was made.

@@ -18,6 +18,8 @@ pub enum Report {
         /// Its pid, as the command sees it.
         pid: i32,
     },
+    /// The terminal of that process; carries the master side.
+    Console,
     /// Why the command failed.
     Failed(Failure),
 }
@@ -44,6 +46,11 @@ impl Reporter {
     /// Tells of the process that was made.
     pub fn made(&self, pid: i32, pidfd: impl AsFd) -> Result<()> {
         self.0.send_with(&Report::Made { pid }, pidfd).context("--report")
+    }
+
+    /// Hands over the master side of the terminal of that process.
+    pub fn console(&self, master: impl AsFd) -> Result<()> {
+        self.0.send_with(&Report::Console, master).context("--report")
     }
 
     /// Tells why the command fails. Whoever is gone need not know.

@@ -329,12 +329,12 @@ fn terminal(process: &Process, field: Field, streams: &Streams) -> Result<Option
     if !process.terminal().unwrap_or(false) {
         return match streams.console {
             Console::Socket(_) => bail!("--console-socket: given, but {field} is not true"),
-            Console::Caller | Console::Nobody => Ok(None),
+            Console::Caller | Console::Embedder | Console::Nobody => Ok(None),
         };
     }
     let socket = match &streams.console {
         Console::Socket(path) => Some(path.clone()),
-        Console::Caller => None,
+        Console::Caller | Console::Embedder => None,
         // The words that callers look for.
         Console::Nobody => bail!(
             "{field}: true: cannot allocate tty if ferrun will detach without setting console socket"

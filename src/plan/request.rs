@@ -93,6 +93,8 @@ pub enum Console {
     Caller,
     /// Whoever listens at this socket (`--console-socket`).
     Socket(PathBuf),
+    /// Whoever has executed this command and hears from it (`--report`).
+    Embedder,
     /// Nobody: the caller goes.
     Nobody,
 }

@@ -31,7 +31,7 @@ use anyhow::Context as _;
 use nix::libc;
 
 pub use self::error::Error;
-pub use self::work::{Made, Stdio, Work};
+pub use self::work::{Made, Outcome, Stdio, Work};
 use crate::cgroups::systemd::Buses;
 use crate::cgroups::{self, Stats};
 use crate::destroy;
@@ -68,6 +68,8 @@ pub struct Create {
     pub no_pivot: bool,
     /// Whether the program stays in the session keyring of the caller.
     pub no_new_keyring: bool,
+    /// The file that warnings are appended to, as JSON; the program's stderr where there is none.
+    pub log: Option<PathBuf>,
     /// What the program has as stdin, stdout and stderr.
     pub stdio: Stdio,
 }
@@ -81,6 +83,8 @@ pub struct Exec {
     pub console_socket: Option<PathBuf>,
     /// The file that gets the pid of the process.
     pub pid_file: Option<PathBuf>,
+    /// The file that warnings are appended to, as JSON; the process's stderr where there is none.
+    pub log: Option<PathBuf>,
     /// What the process has as stdin, stdout and stderr.
     pub stdio: Stdio,
 }
@@ -147,7 +151,7 @@ impl Runtime {
         words.extend(options.no_pivot.then(|| "--no-pivot".into()));
         words.extend(options.no_new_keyring.then(|| "--no-new-keyring".into()));
         words.extend(["--".into(), id.into()]);
-        self.work(words, options.stdio)
+        self.work(words, options.log, options.stdio)
     }
 
     /// Begins to add a process to a container.
@@ -163,12 +167,69 @@ impl Runtime {
         ];
         words.extend(given(paths)?);
         words.extend(["--".into(), id.into()]);
-        self.work(words, options.stdio)
+        self.work(words, options.log, options.stdio)
     }
 
-    fn work(&self, words: Vec<OsString>, stdio: Stdio) -> Result<Work, Error> {
+    /// Begins what [`Runtime::start`] does, where hooks may take long.
+    ///
+    /// # Errors
+    /// Those of starting the program; [`Work`] tells of all others.
+    pub fn begin_start(&self, id: &str) -> Result<Work<()>, Error> {
+        self.begin("start", &[], id)
+    }
+
+    /// Begins what [`Runtime::delete`] does, where hooks, systemd, or processes that are to be
+    /// ended may take long.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::begin_start`].
+    pub fn begin_delete(&self, id: &str, force: bool) -> Result<Work<()>, Error> {
+        self.begin("delete", if force { &["--force"] } else { &[] }, id)
+    }
+
+    /// Begins what [`Runtime::pause`] does: processes may take long to stand still.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::begin_start`].
+    pub fn begin_pause(&self, id: &str) -> Result<Work<()>, Error> {
+        self.begin("pause", &[], id)
+    }
+
+    /// Begins what [`Runtime::resume`] does.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::begin_start`].
+    pub fn begin_resume(&self, id: &str) -> Result<Work<()>, Error> {
+        self.begin("resume", &[], id)
+    }
+
+    /// Begins what [`Runtime::update`] does, by the words of `ferrun update --resources`, in
+    /// which 0 stands for what is to stay. `resources` is the file that holds them.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::begin_start`].
+    pub fn begin_update(&self, id: &str, resources: OwnedFd) -> Result<Work<()>, Error> {
+        let words = ["update", "--resources", "-", "--", id].map(OsString::from);
+        let stdio = Stdio { stdin: Some(resources), ..Stdio::default() };
+        self.work(words.into(), None, stdio)
+    }
+
+    fn begin(&self, verb: &str, options: &[&str], id: &str) -> Result<Work<()>, Error> {
+        let words = [&[verb], options, &["--", id]].concat();
+        self.work(words.into_iter().map(OsString::from).collect(), None, Stdio::default())
+    }
+
+    fn work<T: Outcome>(
+        &self,
+        words: Vec<OsString>,
+        log: Option<PathBuf>,
+        stdio: Stdio,
+    ) -> Result<Work<T>, Error> {
         let mut all: Vec<OsString> = vec!["--root".into(), self.store.root().into()];
         all.extend(self.by_systemd.then(|| "--systemd-cgroup".into()));
+        if let Some(log) = log {
+            all.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
+        }
         all.extend(words);
         Ok(Work::begin(&self.program, all, &self.buses, stdio)?)
     }

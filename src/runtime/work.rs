@@ -1,6 +1,7 @@
 //! A command that runs in a process of its own.
 
 use std::ffi::OsString;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio as ChildStdio};
@@ -31,20 +32,43 @@ pub struct Made {
     pub pid: i32,
     /// A handle on it, which becomes readable when it ends.
     pub pidfd: OwnedFd,
+    /// The master side of its terminal, where it has one and no socket was named for that.
+    pub console: Option<OwnedFd>,
+}
+
+/// What a command that has succeeded leaves its caller.
+pub trait Outcome: Sized {
+    /// Made of the process that it has told of. None: that one was due.
+    #[doc(hidden)]
+    fn of(made: Option<Made>) -> Option<Self>;
+}
+
+impl Outcome for Made {
+    fn of(made: Option<Made>) -> Option<Self> {
+        made
+    }
+}
+
+impl Outcome for () {
+    fn of(_: Option<Made>) -> Option<Self> {
+        Some(())
+    }
 }
 
 /// A command at work. Its descriptor becomes readable when [`Work::step`] gets further. To drop
 /// it ends the command, and what it has not made to the end.
 #[derive(Debug)]
-pub struct Work {
+pub struct Work<T = Made> {
     /// None once it was waited for.
     command: Option<Child>,
     reports: Reports,
     made: Option<Made>,
+    console: Option<OwnedFd>,
     failed: Option<Error>,
+    outcome: PhantomData<T>,
 }
 
-impl Work {
+impl<T: Outcome> Work<T> {
     /// Begins the command `words` of `program`. It has the listed environment, these three
     /// descriptors and one socket, and ends with the caller.
     pub(super) fn begin(
@@ -79,14 +103,21 @@ impl Work {
             .stdout(or_null(stdio.stdout))
             .stderr(or_null(stdio.stderr));
         let command = spawn_alone(&mut command, theirs).context("execute ferrun")?;
-        Ok(Self { command: Some(command), reports: reports(own), made: None, failed: None })
+        Ok(Self {
+            command: Some(command),
+            reports: reports(own),
+            made: None,
+            console: None,
+            failed: None,
+            outcome: PhantomData,
+        })
     }
 
     /// Takes in what the command has said by now, without waiting. None: it is still at work.
     ///
     /// # Errors
     /// Why the command failed.
-    pub fn step(&mut self) -> Result<Option<Made>, Error> {
+    pub fn step(&mut self) -> Result<Option<T>, Error> {
         loop {
             let mut fds = [PollFd::new(&self.reports, PollFlags::IN)];
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -104,7 +135,7 @@ impl Work {
     ///
     /// # Errors
     /// Why the command failed.
-    pub fn wait(mut self) -> Result<Made, Error> {
+    pub fn wait(mut self) -> Result<T, Error> {
         while !self.hear()? {}
         self.end()
     }
@@ -112,7 +143,10 @@ impl Work {
     /// Waits for the next that the command says. Returns whether that was all.
     fn hear(&mut self) -> Result<bool> {
         match self.reports.receive()? {
-            Some((Report::Made { pid }, Some(pidfd))) => self.made = Some(Made { pid, pidfd }),
+            Some((Report::Made { pid }, Some(pidfd))) => {
+                self.made = Some(Made { pid, pidfd, console: None });
+            }
+            Some((Report::Console, master)) => self.console = master,
             Some((Report::Failed(failure), _)) => self.failed = Some(failure.into()),
             Some((Report::Made { .. }, None)) => {}
             None => return Ok(true),
@@ -120,15 +154,17 @@ impl Work {
         Ok(false)
     }
 
-    fn end(&mut self) -> Result<Made, Error> {
+    fn end(&mut self) -> Result<T, Error> {
         let status = match &mut self.command {
             Some(command) => command.wait().context("wait for ferrun")?,
             None => return Err(anyhow::Error::msg("it was waited for before").into()),
         };
         self.command = None;
-        match (self.failed.take(), self.made.take()) {
+        let console = self.console.take();
+        let made = self.made.take().map(|made| Made { console, ..made });
+        match (self.failed.take(), T::of(made)) {
             (Some(error), _) => Err(error),
-            (None, Some(made)) if status.success() => Ok(made),
+            (None, Some(outcome)) if status.success() => Ok(outcome),
             _ => {
                 Err(anyhow::Error::msg(format!("ferrun ended by {status} and said nothing")).into())
             }
@@ -136,13 +172,20 @@ impl Work {
     }
 }
 
-impl AsFd for Work {
+impl<T: Outcome> Work<T> {
+    /// The process that runs the command, a child of the caller's. None once it was waited for.
+    pub fn pid(&self) -> Option<i32> {
+        self.command.as_ref().and_then(|command| i32::try_from(command.id()).ok())
+    }
+}
+
+impl<T> AsFd for Work<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reports.as_fd()
     }
 }
 
-impl Drop for Work {
+impl<T> Drop for Work<T> {
     fn drop(&mut self) {
         if let Some(command) = &mut self.command {
             let _ = command.kill();

@@ -8,7 +8,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ptr::{self, null_mut};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// The length of the first block in bytes. It lies in .bss: what is not used costs nothing.
 const FIRST: usize = 512 * 1024;
@@ -23,6 +23,8 @@ pub struct Arena {
     /// The block that is handed out from; null: the first one. What is changed comes first, to
     /// share a page with what is handed out first.
     current: AtomicPtr<Head>,
+    /// Whether all is left to the C library.
+    is_closed: AtomicBool,
     first: Block<FIRST>,
 }
 
@@ -55,18 +57,29 @@ impl Head {
 // atomically.
 unsafe impl Sync for Arena {}
 
-/// Whether a part of this layout is one of a block. One that the C library gave when it was
-/// larger may be taken for such a one: it is not given back then.
-fn is_small(layout: Layout) -> bool {
-    layout.size() < LARGE && layout.align() < LARGE
-}
-
 impl Arena {
     /// An allocator with its first block whole.
     pub const fn new() -> Self {
         let first =
             Block { head: Head::of(size_of::<Block<FIRST>>()), bytes: UnsafeCell::new([0; FIRST]) };
-        Self { current: AtomicPtr::new(null_mut()), first }
+        Self { current: AtomicPtr::new(null_mut()), is_closed: AtomicBool::new(false), first }
+    }
+
+    /// One that leaves all to the C library, for a program that may live long, until it is
+    /// [opened](Self::open).
+    pub const fn closed() -> Self {
+        Self { is_closed: AtomicBool::new(true), ..Self::new() }
+    }
+
+    /// Hands out from its blocks from now on. What it has handed out before is not given back.
+    pub fn open(&self) {
+        self.is_closed.store(false, Ordering::Release);
+    }
+
+    /// Whether a part of this layout is one of a block. One that the C library gave, when it was
+    /// larger or the arena closed, may be taken for such a one: it is not given back then.
+    fn is_of_a_block(&self, layout: Layout) -> bool {
+        layout.size() < LARGE && layout.align() < LARGE && !self.is_closed.load(Ordering::Acquire)
     }
 
     /// The block that is handed out from.
@@ -155,7 +168,7 @@ impl Default for Arena {
 // allocator's, which gets back only what it gave: a part of a block is always small.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if is_small(layout) {
+        if self.is_of_a_block(layout) {
             return self.take(layout);
         }
         // SAFETY: the caller's layout, handed on.
@@ -163,7 +176,7 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if !is_small(layout) {
+        if !self.is_of_a_block(layout) {
             // SAFETY: the caller's layout, handed on.
             return unsafe { System.alloc_zeroed(layout) };
         }
@@ -177,7 +190,7 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        if is_small(layout) {
+        if self.is_of_a_block(layout) {
             self.resize_last(pointer, layout.size(), 0);
         } else {
             // SAFETY: no part of a block is large, so the System allocator gave it.
@@ -186,14 +199,15 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        if !is_small(layout) {
+        if !self.is_of_a_block(layout) {
             // SAFETY: no part of a block is large, so the System allocator gave it.
             return unsafe { System.realloc(pointer, layout, new_size) };
         }
         // SAFETY: the caller promises that the new size makes a valid layout.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         if new_size <= layout.size()
-            || (is_small(new_layout) && self.resize_last(pointer, layout.size(), new_size))
+            || (self.is_of_a_block(new_layout)
+                && self.resize_last(pointer, layout.size(), new_size))
         {
             return pointer;
         }
@@ -239,6 +253,24 @@ mod tests {
             let grown = ARENA.realloc(small, layout(100), 200);
             ARENA.dealloc(grown, layout(200));
             assert_eq!(ARENA.alloc(layout(1)), grown);
+        }
+    }
+
+    #[test]
+    fn a_closed_one_gives_back_what_it_gave() {
+        static ARENA: Arena = Arena::closed();
+        // SAFETY: every pointer is used within its size and given back with its layout.
+        unsafe {
+            let before = ARENA.realloc(ARENA.alloc(layout(10)), layout(10), 100);
+            before.write_bytes(7, 100);
+            ARENA.dealloc(ARENA.alloc_zeroed(layout(100)), layout(100));
+            assert_eq!(ARENA.first.head.used.load(Ordering::Relaxed), size_of::<Head>());
+            ARENA.open();
+            let after = ARENA.alloc(layout(16));
+            let grown = ARENA.realloc(before, layout(100), 200);
+            assert_eq!(*grown.add(99), 7);
+            assert!(ptr::from_ref(&ARENA).cast() < after && after < grown);
+            ARENA.dealloc(grown, layout(200));
         }
     }
 
