@@ -5,7 +5,7 @@ pub mod console;
 mod courier;
 pub mod hooks;
 pub mod inherited;
-mod mountinfo;
+pub mod mountinfo;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;

@@ -18,6 +18,8 @@ use crate::error::InField as _;
 pub enum Origin {
     /// An entry of `mounts`.
     Entry(usize),
+    /// One of the mounts that containerd asks its shim to make the root of.
+    Rootfs(usize),
     /// A service manager that wants to know when the program is ready.
     NotifySocket,
 }
@@ -26,7 +28,7 @@ impl Origin {
     /// The name of a property of the entry. What nobody has written has none.
     pub fn of(self, property: &str) -> String {
         match self {
-            Self::Entry(_) => format!("{self}.{property}"),
+            Self::Entry(_) | Self::Rootfs(_) => format!("{self}.{property}"),
             Self::NotifySocket => self.to_string(),
         }
     }
@@ -36,6 +38,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Entry(at) => write!(f, "mounts[{at}]"),
+            Self::Rootfs(at) => write!(f, "rootfs[{at}]"),
             Self::NotifySocket => f.write_str(notify::VARIABLE),
         }
     }

@@ -7,6 +7,7 @@
 
 pub mod arena;
 pub mod arguments;
+pub mod loop_device;
 pub mod mount;
 pub mod process;
 pub mod terminal;
