@@ -8,8 +8,9 @@ pub fn now_rfc3339(digits: usize) -> String {
     rfc3339(now.as_secs(), now.subsec_nanos(), digits)
 }
 
-/// A time in seconds and nanoseconds since 1970 as RFC 3339 in UTC.
-fn rfc3339(seconds: u64, nanoseconds: u32, digits: usize) -> String {
+/// A time in seconds and nanoseconds since 1970 as RFC 3339 in UTC, with `digits` (at most 9)
+/// of the second's fraction.
+pub fn rfc3339(seconds: u64, nanoseconds: u32, digits: usize) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

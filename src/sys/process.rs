@@ -395,6 +395,54 @@ pub fn spawn_alone(command: &mut Command, socket: OwnedFd) -> io::Result<Child> 
     command.spawn()
 }
 
+/// Starts a program that has of this process its standard descriptors, those of `command`, and
+/// `descriptors` by the numbers from 3 on.
+pub fn spawn_with(command: &mut Command, descriptors: Vec<OwnedFd>) -> io::Result<Child> {
+    const FIRST: libc::c_int = 3;
+    let free = FIRST + descriptors.len() as libc::c_int;
+    // By numbers that none of them is to have (see `spawn_alone`).
+    let out_of_the_way = descriptors.iter().map(|own| rustix::io::fcntl_dupfd_cloexec(own, free));
+    let descriptors = out_of_the_way.collect::<Result<Vec<_>, _>>()?;
+    ignored_signals();
+    // SAFETY: the closure runs in the child between fork(2) and execve(2), where only
+    // async-signal-safe calls are allowed: all of these are bare system calls, and it neither
+    // allocates nor takes a lock. What it owns is open until it is dropped with `command`.
+    unsafe {
+        command.pre_exec(move || {
+            reset_signals().map_err(io::Error::from)?;
+            for (number, own) in (FIRST..).zip(&descriptors) {
+                if libc::dup2(own.as_raw_fd(), number) == -1 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// The pid of a child that has ended and is not reaped, if there is one (waitid(2)).
+pub fn ended_child() -> nix::Result<Option<i32>> {
+    // SAFETY: siginfo_t is plain data, all zero is a valid value of it.
+    let mut about: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel writes to a structure that lives until the call returns.
+    let ret = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut about, options) };
+    match Errno::result(ret) {
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(errno),
+        // SAFETY: it is all zero, or the kernel has filled in what belongs to SIGCHLD.
+        Ok(_) => Ok(Some(unsafe { about.si_pid() }).filter(|pid| *pid != 0)),
+    }
+}
+
+/// Sends a signal by its number to a process that is known not to be reaped (kill(2)).
+pub fn send_signal(pid: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: the call takes numbers only.
+    let ret = unsafe { libc::kill(pid, signal) };
+    Errno::result(ret).map(drop)
+}
+
 /// Sends a signal by its number, also a real-time one (pidfd_send_signal(2)).
 pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> nix::Result<()> {
     // SAFETY: the null pointer stands for an argument that is not given; the others are numbers.

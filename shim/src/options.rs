@@ -1,0 +1,146 @@
+//! The options that a container is created with, in each form that containerd has for them.
+
+use crate::messages::{Any, Options, RuntimeOptions};
+use crate::service::answer::{Code, Refusal};
+
+/// The type of runc's options.
+pub const RUNC: &str = "containerd.runc.v1.Options";
+/// The type of the options of any other runtime: a table of containerd's configuration.
+const TABLE: &str = "runtimeoptions.v1.Options";
+
+/// The options that were given, where they can be kept.
+///
+/// # Errors
+/// Names the option that cannot.
+pub fn read(given: Option<&Any>) -> Result<Options, Refusal> {
+    let options = match given {
+        None => Options::default(),
+        Some(any) if any.name().is_empty() => Options::default(),
+        Some(any) if any.name() == RUNC => decoded(any)?,
+        Some(any) if any.name() == TABLE => {
+            let RuntimeOptions { config_path, config_body, .. } = decoded(any)?;
+            if !config_path.is_empty() && config_body.is_empty() {
+                return Err(invalid(format!(
+                    "ConfigPath: {config_path:?}: options are taken from containerd's own \
+                     configuration alone"
+                )));
+            }
+            of_table(&config_body)?
+        }
+        Some(any) => return Err(invalid(format!("{:?} is no type of options", any.type_url))),
+    };
+    check(&options)?;
+    Ok(options)
+}
+
+fn decoded<M: prost::Message + Default>(any: &Any) -> Result<M, Refusal> {
+    M::decode(any.value.as_slice()).map_err(|error| invalid(error.to_string()))
+}
+
+fn invalid(message: String) -> Refusal {
+    Refusal::new(Code::InvalidArgument, format!("options: {message}"))
+}
+
+/// Refuses what is asked for and would not be done.
+fn check(options: &Options) -> Result<(), Refusal> {
+    let program = &options.binary_name;
+    if !program.is_empty() && program.rsplit('/').next() != Some("ferrun") {
+        return Err(invalid(format!(
+            "BinaryName: {program:?}: this shim has ferrun inside; another program, such as \
+             nvidia-container-runtime, is called by containerd-shim-runc-v2 \
+             (runtime_type \"io.containerd.runc.v2\" without runtime_path)"
+        )));
+    }
+    if !options.task_api_address.is_empty() {
+        return Err(invalid(format!(
+            "TaskApiAddress: {:?}: not supported",
+            options.task_api_address
+        )));
+    }
+    Ok(())
+}
+
+/// The options of a table of names and values, as containerd passes its configuration on: one a
+/// line, with texts, numbers and truth values.
+fn of_table(body: &[u8]) -> Result<Options, Refusal> {
+    let text = std::str::from_utf8(body).map_err(|error| invalid(error.to_string()))?;
+    let mut options = Options::default();
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with(['#', '[']) {
+            continue;
+        }
+        let (name, value) = line.split_once('=').ok_or_else(|| invalid(format!("{line:?}")))?;
+        let (name, value) = (name.trim().trim_matches('"'), value.trim());
+        set(&mut options, name, value).ok_or_else(|| invalid(format!("{name}: {value}")))?;
+    }
+    Ok(options)
+}
+
+/// None: there is no such option, or this is no value of it.
+fn set(options: &mut Options, name: &str, value: &str) -> Option<()> {
+    let truth = || value.parse::<bool>().ok();
+    let number = || value.parse::<u32>().ok();
+    // What TOML escapes in a text JSON does too; a literal text has neither quotes nor escapes.
+    let text = || match value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
+        Some(literal) => Some(literal.to_owned()),
+        None => serde_json::from_str::<String>(value).ok(),
+    };
+    match name {
+        "NoPivotRoot" => options.no_pivot_root = truth()?,
+        "NoNewKeyring" => options.no_new_keyring = truth()?,
+        "ShimCgroup" => options.shim_cgroup = text()?,
+        "IoUid" => options.io_uid = number()?,
+        "IoGid" => options.io_gid = number()?,
+        "BinaryName" => options.binary_name = text()?,
+        "Root" => options.root = text()?,
+        "SystemdCgroup" => options.systemd_cgroup = truth()?,
+        "CriuPath" => options.criu_path = text()?,
+        "CriuImagePath" => options.criu_image_path = text()?,
+        "CriuWorkPath" => options.criu_work_path = text()?,
+        "TaskApiAddress" => options.task_api_address = text()?,
+        "TaskApiVersion" => options.task_api_version = number()?,
+        _ => return None,
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(body: &str) -> Result<Options, Refusal> {
+        let table = RuntimeOptions { config_body: body.into(), ..Default::default() };
+        read(Some(&Any::of(TABLE, &table)))
+    }
+
+    #[test]
+    fn all_forms_say_the_same() {
+        let options = Options { systemd_cgroup: true, root: "/r".into(), ..Default::default() };
+        let text = "  BinaryName = \"\"\nRoot = '/r'\n  SystemdCgroup = true\n";
+        assert_eq!(table(text).unwrap(), options);
+        assert_eq!(read(Some(&Any::of(RUNC, &options))).unwrap(), options);
+        let with_host = Any::of(&format!("type.googleapis.com/{RUNC}"), &options);
+        assert_eq!(read(Some(&with_host)).unwrap(), options);
+        for nothing in [None, Some(&Any::default())] {
+            assert_eq!(read(nothing).unwrap(), Options::default());
+        }
+    }
+
+    #[test]
+    fn what_would_not_be_done_is_refused_by_its_name() {
+        for (body, name) in [
+            ("BinaryName = \"/usr/bin/nvidia-container-runtime\"", "BinaryName"),
+            ("BinaryName = \"runc\"", "BinaryName"),
+            ("Rot = \"/r\"", "Rot"),
+            ("SystemdCgroup = \"yes\"", "SystemdCgroup"),
+            ("TaskApiAddress = \"unix:///x\"", "TaskApiAddress"),
+        ] {
+            let refused = table(body).unwrap_err();
+            assert_eq!(refused.code, Code::InvalidArgument);
+            assert!(refused.message.contains(&format!("options: {name}: ")), "{refused:?}");
+        }
+        table("BinaryName = \"/usr/local/bin/ferrun\"").unwrap();
+        let other = Any { type_url: "x.Options".into(), value: Vec::new() };
+        assert!(read(Some(&other)).is_err());
+    }
+}

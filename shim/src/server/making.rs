@@ -1,0 +1,391 @@
+//! Containers and processes in the making, and other commands at work.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context as _, Error, Result};
+use ferrun::error::message;
+use ferrun::{Create, Exec, Made, Outcome, Runtime, Work};
+use nix::sys::signal::Signal;
+use rustix::event::epoll::EventFlags;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::read;
+use serde_json::json;
+
+use super::{Held, Server, today};
+use crate::config::Config;
+use crate::log;
+use crate::messages::{CreateTaskRequest, Options};
+use crate::poller::Source;
+use crate::service::answer::{Call, Code, Refusal, done};
+use crate::service::task::{Names, Who};
+use crate::streams::{About, Prepared, Reader, prepare};
+
+/// Where containers are remembered if nothing else is said, as with runc.
+const ROOT: &str = "/run/containerd/runc";
+/// The file in a bundle that has the pid of its init process.
+pub const PID_FILE: &str = "init.pid";
+/// The file in a bundle that has the options of its container.
+pub const OPTIONS: &str = "options.json";
+/// The file in a bundle that gets the warnings of the runtime.
+const LOG: &str = "log.json";
+
+/// A process that is about to be made.
+#[derive(Debug)]
+pub enum Making {
+    /// The first one of a container.
+    Init { id: String, create: Create, own_pids: bool, prepared: Prepared },
+    /// Another one.
+    Exec { who: Who, process: OwnedFd, prepared: Prepared },
+}
+
+/// A command at work.
+#[derive(Debug)]
+pub enum Working {
+    Create { id: String, own_pids: bool, prepared: Prepared, work: Work },
+    Execute { who: Who, prepared: Prepared, _process: OwnedFd, work: Work },
+    Start { id: String, work: Work<()> },
+    Delete { id: String, work: Work<()> },
+    Move { call: Call, id: String, runs: bool, work: Work<()> },
+    Update { call: Call, work: Work<()> },
+}
+
+impl Working {
+    /// The process that runs it.
+    pub fn pid(&self) -> Option<i32> {
+        match self {
+            Self::Create { work, .. } | Self::Execute { work, .. } => work.pid(),
+            Self::Start { work, .. }
+            | Self::Delete { work, .. }
+            | Self::Move { work, .. }
+            | Self::Update { work, .. } => work.pid(),
+        }
+    }
+}
+
+impl AsFd for Working {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Create { work, .. } | Self::Execute { work, .. } => work.as_fd(),
+            Self::Start { work, .. }
+            | Self::Delete { work, .. }
+            | Self::Move { work, .. }
+            | Self::Update { work, .. } => work.as_fd(),
+        }
+    }
+}
+
+impl Making {
+    fn prepared(&mut self) -> &mut Prepared {
+        match self {
+            Self::Init { prepared, .. } | Self::Exec { prepared, .. } => prepared,
+        }
+    }
+}
+
+impl Server {
+    /// Begins to create a container.
+    pub(super) fn create(&mut self, request: &CreateTaskRequest, options: &Options) {
+        if let Err(error) = self.begin_create(request, options) {
+            self.create_failed(&request.id, refusal("OCI runtime create failed", &error));
+        }
+    }
+
+    fn begin_create(&mut self, request: &CreateTaskRequest, options: &Options) -> Result<()> {
+        let bundle = PathBuf::from(&request.bundle);
+        let config = Config::of(&bundle)?;
+        let runtime = self.runtime(options)?;
+        keep_options(&bundle, options)?;
+        let depends = config.depends_on_others();
+        let mut held = Held {
+            runtime,
+            bundle: bundle.clone(),
+            mounted: None,
+            starts_slowly: depends,
+            ends_slowly: depends || options.systemd_cgroup || !config.has_own_pids(),
+            owner: (options.io_uid, options.io_gid),
+        };
+        if !request.rootfs.is_empty() {
+            let root = bundle.join("rootfs");
+            held.mounted = Some(root.clone());
+            self.containers.insert(request.id.clone(), held);
+            crate::mounts::mount_all(&root, &request.rootfs)
+                .context("failed to mount rootfs component")?;
+        } else {
+            self.containers.insert(request.id.clone(), held);
+        }
+        let names = Names {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let prepared = self.prepare(&Who::init(&request.id), &names)?;
+        let create = Create {
+            bundle: bundle.clone(),
+            pid_file: Some(bundle.join(PID_FILE)),
+            no_pivot: options.no_pivot_root,
+            no_new_keyring: options.no_new_keyring,
+            log: Some(bundle.join(LOG)),
+            ..Create::default()
+        };
+        let (id, own_pids) = (request.id.clone(), config.has_own_pids());
+        self.make(Making::Init { id, create, own_pids, prepared })
+    }
+
+    /// Begins to add a process to a container.
+    pub(super) fn execute(&mut self, who: &Who, process: &[u8], names: &Names) {
+        let begun = memory_file(process)
+            .and_then(|process| Ok((process, self.prepare(who, names)?)))
+            .and_then(|(process, prepared)| {
+                self.make(Making::Exec { who: who.clone(), process, prepared })
+            });
+        if let Err(error) = begun {
+            let refusal = refusal("OCI runtime exec failed", &error);
+            self.service.executed(who, Err(refusal), today());
+        }
+    }
+
+    fn prepare(&mut self, who: &Who, names: &Names) -> Result<Prepared> {
+        let (uid, gid) = self.containers.get(&who.container).map_or((0, 0), |held| held.owner);
+        let namespace = &self.settings.namespace;
+        let prepared = prepare(names, About { uid, gid, name: who.name(), namespace })?;
+        if let Some(logger) = &prepared.logger {
+            self.loggers.insert(logger.pid);
+        }
+        Ok(prepared)
+    }
+
+    /// Makes it, once the program that reads its output is ready.
+    fn make(&mut self, mut making: Making) -> Result<()> {
+        let Some(logger) = &making.prepared().logger else { return self.begin(making) };
+        let number = self.next + 1;
+        self.poller.add(&logger.ready, Source::Logger(number), EventFlags::IN).context("epoll")?;
+        self.next = number;
+        self.making.insert(number, making);
+        Ok(())
+    }
+
+    /// The program that reads an output is ready, or has ended.
+    pub(super) fn hear_logger(&mut self, number: u64) {
+        let Some(mut making) = self.making.remove(&number) else { return };
+        let made = match &making.prepared().logger {
+            Some(Reader { ready, says_ready, .. }) => {
+                let has_said = read(ready, &mut [0; 1]).is_ok_and(|length| length > 0);
+                self.poller.remove(ready);
+                match has_said || !says_ready {
+                    true => Ok(()),
+                    false => Err(Error::msg("stdout: the program that reads it did not get ready")),
+                }
+            }
+            None => Ok(()),
+        };
+        let (who, is_init) = match &making {
+            Making::Init { id, .. } => (Who::init(id), true),
+            Making::Exec { who, .. } => (who.clone(), false),
+        };
+        let Err(error) = made.and_then(|()| self.begin(making)) else { return };
+        if is_init {
+            self.create_failed(&who.container, refusal("OCI runtime create failed", &error));
+        } else {
+            let refusal = refusal("OCI runtime exec failed", &error);
+            self.service.executed(&who, Err(refusal), today());
+        }
+    }
+
+    fn begin(&mut self, making: Making) -> Result<()> {
+        let id = match &making {
+            Making::Init { id, .. } => id,
+            Making::Exec { who, .. } => &who.container,
+        };
+        let held = self.containers.get(id).context("it was removed")?;
+        let runtime = held.runtime.clone();
+        let working = match making {
+            Making::Init { id, mut create, own_pids, mut prepared } => {
+                create.stdio = std::mem::take(&mut prepared.stdio);
+                let work = runtime.create(&id, create)?;
+                Working::Create { id, own_pids, prepared, work }
+            }
+            Making::Exec { who, process, mut prepared } => {
+                let exec = Exec {
+                    // The command has none of our descriptors.
+                    process: own_path(&process),
+                    log: Some(held.bundle.join(LOG)),
+                    stdio: std::mem::take(&mut prepared.stdio),
+                    ..Exec::default()
+                };
+                let work = runtime.exec(&who.container, exec)?;
+                Working::Execute { who, prepared, _process: process, work }
+            }
+        };
+        self.await_work(working)
+    }
+
+    pub(super) fn await_work(&mut self, working: Working) -> Result<()> {
+        let number = self.number();
+        self.poller.add(&working, Source::Work(number), EventFlags::IN).context("epoll_ctl")?;
+        self.works.insert(number, working);
+        Ok(())
+    }
+
+    /// Hears all commands that are at work.
+    pub(super) fn step_all(&mut self) {
+        for number in self.works.keys().copied().collect::<Vec<_>>() {
+            self.step(number);
+        }
+    }
+
+    /// Hears a command that is at work.
+    pub(super) fn step(&mut self, number: u64) {
+        let Some(working) = self.works.get_mut(&number) else { return };
+        match working {
+            Working::Create { work, .. } | Working::Execute { work, .. } => {
+                let Some(result) = ended(work) else { return };
+                let Some(working) = self.forget_work(number) else { return };
+                self.made(working, result);
+            }
+            Working::Start { work, .. }
+            | Working::Delete { work, .. }
+            | Working::Move { work, .. }
+            | Working::Update { work, .. } => {
+                let Some(result) = ended(work) else { return };
+                let Some(working) = self.forget_work(number) else { return };
+                self.worked(working, result);
+            }
+        }
+    }
+
+    fn forget_work(&mut self, number: u64) -> Option<Working> {
+        let working = self.works.remove(&number)?;
+        self.poller.remove(&working);
+        Some(working)
+    }
+
+    fn made(&mut self, working: Working, made: Result<Made, ferrun::Error>) {
+        match working {
+            Working::Create { id, own_pids, prepared, .. } => {
+                let logger = prepared.logger.as_ref().map(|logger| logger.pid);
+                match made {
+                    Ok(Made { pid, console, .. }) => {
+                        if let Err(errno) = self.begin_streams(&Who::init(&id), prepared, console) {
+                            log::warn(format!("{id}: its streams: {errno}"));
+                        }
+                        self.service.created(&id, Ok((pid, own_pids)));
+                    }
+                    Err(error) => {
+                        logger.into_iter().for_each(|pid| self.end_logger(pid, Signal::SIGTERM));
+                        drop(prepared);
+                        let refusal = Refusal::of("OCI runtime create failed", &error);
+                        self.create_failed(&id, refusal);
+                    }
+                }
+            }
+            Working::Execute { who, prepared, .. } => {
+                let logger = prepared.logger.as_ref().map(|logger| logger.pid);
+                match made {
+                    Ok(Made { pid, console, .. }) => {
+                        if let Err(errno) = self.begin_streams(&who, prepared, console) {
+                            log::warn(format!("{}: its streams: {errno}", who.name()));
+                        }
+                        self.service.executed(&who, Ok(pid), today());
+                    }
+                    Err(error) => {
+                        logger.into_iter().for_each(|pid| self.end_logger(pid, Signal::SIGTERM));
+                        let refusal = Refusal::of("OCI runtime exec failed", &error);
+                        self.service.executed(&who, Err(refusal), today());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn worked(&mut self, working: Working, done_or_not: Result<(), ferrun::Error>) {
+        match working {
+            Working::Start { id, .. } => self.started(&id, done_or_not),
+            Working::Delete { id, .. } => self.deleted(&id, done_or_not),
+            Working::Move { call, id, runs, .. } => {
+                let word = if runs { "resume" } else { "pause" };
+                let moved = done_or_not.map_err(|error| Refusal::of(word, &error));
+                self.service.moved(call, &id, runs, moved);
+            }
+            Working::Update { call, .. } => {
+                let answer = done_or_not.map_err(|error| Refusal::of("update", &error));
+                self.answer(call, answer.and_then(|()| done()));
+            }
+            Working::Create { .. } | Working::Execute { .. } => {}
+        }
+    }
+
+    fn create_failed(&mut self, id: &str, refusal: Refusal) {
+        if let Some(held) = self.containers.remove(id)
+            && let Some(root) = held.mounted
+            && let Err(error) = crate::mounts::unmount_all(&root)
+        {
+            log::warn(format!("{root:?}: {}", message(&error)));
+        }
+        self.service.created(id, Err(refusal));
+    }
+
+    /// The runtime that these options ask for.
+    fn runtime(&mut self, options: &Options) -> Result<Rc<Runtime>> {
+        let root = root_of(&options.root, &self.settings.namespace);
+        let by_systemd = options.systemd_cgroup;
+        let found = self.runtimes.iter().find(|(at, maker, _)| *at == root && *maker == by_systemd);
+        if let Some((.., runtime)) = found {
+            return Ok(runtime.clone());
+        }
+        let runtime = Runtime::new("/proc/self/exe", &root)?;
+        let runtime = Rc::new(match by_systemd {
+            true => runtime.with_systemd(self.settings.buses.clone()),
+            false => runtime,
+        });
+        self.runtimes.push((root, by_systemd, runtime.clone()));
+        Ok(runtime)
+    }
+}
+
+/// Where the containers of a namespace are remembered, as runc's are.
+pub fn root_of(root: &str, namespace: &str) -> PathBuf {
+    Path::new(if root.is_empty() { ROOT } else { root }).join(namespace)
+}
+
+/// How a command has ended, if it has.
+fn ended<T: Outcome>(work: &mut Work<T>) -> Option<Result<T, ferrun::Error>> {
+    work.step().transpose()
+}
+
+/// An error of this program, or one of the runtime's.
+pub fn refusal(sentence: &str, error: &Error) -> Refusal {
+    match error.downcast_ref::<ferrun::Error>() {
+        Some(error) => Refusal::of(sentence, error),
+        None => Refusal::new(Code::Unknown, format!("{sentence}: {}", message(error))),
+    }
+}
+
+/// What `delete` has to know of the options, where they are not the usual ones.
+fn keep_options(bundle: &Path, options: &Options) -> Result<()> {
+    if options.root.is_empty() && !options.systemd_cgroup {
+        return Ok(());
+    }
+    let path = bundle.join(OPTIONS);
+    let text = json!({"root": options.root, "systemd_cgroup": options.systemd_cgroup}).to_string();
+    fs::write(&path, text).with_context(|| format!("{path:?}"))
+}
+
+/// A file without a name that holds this.
+pub fn memory_file(content: &[u8]) -> Result<OwnedFd> {
+    let file = memfd_create("ferrun", MemfdFlags::CLOEXEC).context("memfd_create")?;
+    let mut file = fs::File::from(file);
+    file.write_all(content).context("write to memory")?;
+    std::io::Seek::rewind(&mut file).context("seek in memory")?;
+    Ok(file.into())
+}
+
+/// The path by which others open a descriptor of this process.
+fn own_path(file: &OwnedFd) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
+}
