@@ -9,6 +9,7 @@ pub mod events;
 pub mod frames;
 pub mod log;
 pub mod messages;
+pub mod metrics;
 pub mod mounts;
 pub mod options;
 pub mod poller;
