@@ -46,6 +46,17 @@ pub struct FoundDevice {
     addresses: Vec<Vec<u8>>,
 }
 
+impl FoundDevice {
+    /// The name that it arrives with. What the kernel makes of a template nobody is told, so
+    /// one with a template is moved by a name that can be found again.
+    fn arrives_as(&self) -> String {
+        match self.device.has_template() {
+            true => format!("fr-{}", self.index),
+            false => self.device.inside.clone(),
+        }
+    }
+}
+
 /// Looks the interfaces up, before anything is made.
 pub fn find(devices: &[NetDevice]) -> Result<Vec<FoundDevice>> {
     if devices.is_empty() {
@@ -108,8 +119,7 @@ pub fn move_to(destination: &Destination, found: &[FoundDevice]) -> Result<()> {
     let route = Route::open()?;
     found.iter().try_for_each(|found| {
         let mut body = link(found.index, 0);
-        let name = [found.device.inside.as_bytes(), b"\0"].concat();
-        push_attribute(&mut body, LINK_NAME, &name);
+        push_name(&mut body, &found.arrives_as());
         push_attribute(&mut body, kind, &number.to_ne_bytes());
         route
             .change(NEW_LINK, 0, &body)
@@ -122,9 +132,10 @@ fn refuse_taken(namespace: &Opened, found: &[FoundDevice]) -> Result<()> {
     let mut left = LeftNamespaces::default();
     left.leave(namespace.kind)?;
     namespace.join()?;
-    for FoundDevice { device, .. } in found {
-        if index_of(&device.inside).is_ok() {
-            bail!("{}: {:?} is there already in the container", device.field, device.inside);
+    for found in found {
+        let (name, field) = (found.arrives_as(), &found.device.field);
+        if index_of(&name).is_ok() {
+            bail!("{field}: {name:?} is there already in the container");
         }
     }
     Ok(())
@@ -140,7 +151,14 @@ pub fn set_up(found: &[FoundDevice]) -> Result<()> {
 }
 
 fn set_one_up(route: &Route, found: &FoundDevice) -> Result<()> {
-    let index = index_of(&found.device.inside).context("look it up inside")?;
+    let index = index_of(&found.arrives_as()).context("look it up inside")?;
+    if found.device.has_template() {
+        let mut body = link(index, 0);
+        push_name(&mut body, &found.device.inside);
+        route
+            .change(NEW_LINK, 0, &body)
+            .with_context(|| format!("name it by {:?}", found.device.inside))?;
+    }
     for address in &found.addresses {
         let mut body = address.clone();
         body.splice(4..8, index.to_ne_bytes());
@@ -165,6 +183,10 @@ fn link(index: u32, flags: u32) -> Vec<u8> {
     body.extend(flags.to_ne_bytes());
     body.extend(flags.to_ne_bytes());
     body
+}
+
+fn push_name(body: &mut Vec<u8>, name: &str) {
+    push_attribute(body, LINK_NAME, &[name.as_bytes(), b"\0"].concat());
 }
 
 #[cfg(test)]

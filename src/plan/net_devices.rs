@@ -15,8 +15,15 @@ pub struct NetDevice {
     pub field: String,
     /// Its name on the host.
     pub name: String,
-    /// Its name in the container.
+    /// Its name in the container. One that ends in `%d` gets the number that is free there.
     pub inside: String,
+}
+
+impl NetDevice {
+    /// Whether the kernel completes its name in the container.
+    pub fn has_template(&self) -> bool {
+        is_template(&self.inside)
+    }
 }
 
 /// Plans the interfaces, by name. `may_move` says whether the caller can move any.
@@ -32,12 +39,14 @@ pub fn plan_net_devices(
         let field = format!("linux.netDevices.{name}");
         check_name(name).in_field(&field)?;
         let inside = device.name().as_deref().filter(|inside| !inside.is_empty()).unwrap_or(name);
-        check_name(inside).in_field(format_args!("{field}.name"))?;
+        check_name(inside.strip_suffix("%d").unwrap_or(inside))
+            .in_field(format_args!("{field}.name"))?;
         // A new namespace has this one, and in a joined one it could be no other's either.
         if inside == "lo" {
             bail!("{field}: \"lo\" is the container's own");
         }
-        if let Some(other) = devices.iter().find(|other| other.inside == inside) {
+        let is_same = |other: &&NetDevice| other.inside == inside && !is_template(inside);
+        if let Some(other) = devices.iter().find(is_same) {
             bail!("{field}: {inside:?} is the name of {} inside as well", other.field);
         }
         devices.push(NetDevice { field, name: name.clone(), inside: inside.to_owned() });
@@ -49,6 +58,10 @@ pub fn plan_net_devices(
         bail!("linux.netDevices: an ordinary user has no interface to give away");
     }
     Ok(devices)
+}
+
+fn is_template(name: &str) -> bool {
+    name.ends_with("%d")
 }
 
 /// What the kernel takes for a name (dev_valid_name of net/core/dev.c).
@@ -125,10 +138,10 @@ mod tests {
                 r#"linux.netDevices.a: "lo" is the container's own"#,
             ),
             (
-                r#"{"a":{"name":"eth%d"}}"#,
+                r#"{"a":{"name":"eth%dx"}}"#,
                 NETWORK,
                 true,
-                r#"linux.netDevices.a.name: "eth%d": holds a %"#,
+                r#"linux.netDevices.a.name: "eth%dx": holds a %"#,
             ),
         ] {
             let error = plan(devices, namespaces, may_move).unwrap_err();
