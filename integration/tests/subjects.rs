@@ -68,31 +68,54 @@ fn each_test_that_the_head_of_a_test_names_is_there() {
     assert!(count > 50, "the tables were not found: {count} names");
 }
 
-/// What other runtimes had to mend: each row names a test that is there, or says why there is
-/// none.
+/// The rows of a table whose first column holds a number, and whose last one says which tests
+/// would notice, or why there are none.
+fn rows(file: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(crate_directory().join(file)).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());
+    rows.filter(|row| row[0].chars().any(|letter| letter.is_ascii_digit())).collect()
+}
+
+/// Asserts that each test is there. Returns those that are named.
+#[track_caller]
+fn tests_of(row: &[String]) -> Vec<&str> {
+    let (number, here) = (&row[0], row.last().expect("a column"));
+    let is_test = |name: &&str| name.contains("::") || name.ends_with("_test.go");
+    let names: Vec<&str> = in_backticks(here).filter(is_test).collect();
+    assert!(!names.is_empty() || here.starts_with("none: "), "{number}: {here}");
+    for name in &names {
+        match name.split_once("::") {
+            Some((file, test)) => assert_there(name, &source_of(file), test),
+            None => assert!(crate_directory().join("..").join(name).exists(), "{name}"),
+        }
+    }
+    names
+}
+
+/// What other runtimes had to mend.
 #[test]
 fn each_row_of_the_changelogs_has_a_test_or_a_reason() {
-    let text = fs::read_to_string(crate_directory().join("changelogs.md")).unwrap();
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
-    let rows: Vec<Vec<&str>> = rows.map(|row| row.split(" | ").collect()).collect();
-    let mut count = 0;
-    for row in rows.iter().filter(|row| row[0].chars().any(|letter| letter.is_ascii_digit())) {
-        let [number, .., here] = row[..] else { panic!("{row:?}") };
-        let mut names = in_backticks(here).filter(|name| name.contains("::")).peekable();
-        assert!(names.peek().is_some() || here.starts_with("none: "), "{number}: {here}");
-        for name in names {
-            let (file, test) = name.split_once("::").unwrap();
-            assert_there(name, &source_of(file), test);
-            if file == "peers" {
-                let source = fs::read_to_string(source_of(file)).unwrap();
-                let places = source.match_indices(number);
-                let is_there = places.into_iter().any(|(place, _)| {
-                    source[place + number.len()..].starts_with(['"', ',', ':', '\n'])
-                });
-                assert!(is_there, "{number} is not tried in tests/peers.rs");
-            }
+    let rows = rows("changelogs.md");
+    let peers = fs::read_to_string(source_of("peers")).unwrap();
+    for row in &rows {
+        let number = &row[0];
+        if tests_of(row).iter().any(|name| name.starts_with("peers::")) {
+            let mut places = peers.match_indices(number.as_str());
+            let ends = |(place, _): (usize, &str)| {
+                peers[place + number.len()..].starts_with(['"', ',', ':', '\n'])
+            };
+            assert!(places.any(ends), "{number} is not tried in tests/peers.rs");
         }
-        count += 1;
     }
-    assert!(count > 250, "the table was not found: {count} rows");
+    assert!(rows.len() > 250, "the table was not found: {} rows", rows.len());
+}
+
+/// What the specification says.
+#[test]
+fn each_statement_of_the_specification_has_a_test_or_a_reason() {
+    let rows = rows("specification.md");
+    rows.iter().for_each(|row| _ = tests_of(row));
+    let numbers: Vec<usize> = rows.iter().map(|row| row[0].parse().unwrap()).collect();
+    assert!(numbers.iter().copied().eq(1..=275), "a row is missing: {numbers:?}");
 }
