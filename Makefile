@@ -10,7 +10,7 @@ MUSL := x86_64-unknown-linux-musl
 # An absolute path: the tests run in directories of their own.
 NAMED = $(if $(findstring /,$(RUNTIME)),$(abspath $(RUNTIME)),$(shell command -v $(RUNTIME)))
 TESTED = $(if $(RUNTIME),$(or $(NAMED),$(RUNTIME)),$(CURDIR)/bin/ferrun)
-BUILT = $(if $(RUNTIME),,bin/ferrun)
+BUILT = $(if $(RUNTIME),,bin/ferrun bin/containerd-shim-ferrun-v2)
 
 # What `ferrun --version` says.
 export FERRUN_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
@@ -18,15 +18,21 @@ export FERRUN_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev
 WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 SOURCES := $(shell find src seccomp/src dbus/src -type f) $(WORKSPACE) seccomp/Cargo.toml dbus/Cargo.toml build.rs \
 	text-order.ld
+SHIM_SOURCES := $(shell find shim/src -type f) shim/Cargo.toml
 IMAGE_TOOL_SOURCES := $(shell find image-tool/src image-tool/profiles -type f) $(WORKSPACE) image-tool/Cargo.toml
 
 .PHONY: build
-build: bin/ferrun bin/image-tool ## bin/ferrun (static) and bin/image-tool
+build: bin/ferrun bin/containerd-shim-ferrun-v2 bin/image-tool ## bin/ferrun and the shim (static), bin/image-tool
 
 bin/ferrun: $(SOURCES)
 	@$(TESTBED)/install.sh build
 	$(CARGO) build --locked --release --package ferrun --target $(MUSL)
 	@install -D target/$(MUSL)/release/ferrun $@
+
+bin/containerd-shim-ferrun-v2: $(SOURCES) $(SHIM_SOURCES)
+	@$(TESTBED)/install.sh build
+	$(CARGO) build --locked --release --package ferrun-shim --target $(MUSL)
+	@install -D target/$(MUSL)/release/containerd-shim-ferrun-v2 $@
 
 bin/image-tool: $(IMAGE_TOOL_SOURCES)
 	@$(TESTBED)/install.sh build
@@ -56,7 +62,7 @@ lint: ## formatting, lints, licences
 
 .PHONY: unit
 unit: ## tests without root and without a container
-	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package ferrun-dbus --package bench --package manual
+	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package ferrun-dbus --package ferrun-shim --package bench --package manual
 	cd conformance && RUNTIME=$(wildcard $(TESTED)) go test -v .
 	python3 -m unittest discover --verbose --start-directory testbed --pattern '*_test.py'
 

@@ -17,6 +17,7 @@ mod holder;
 mod leftovers;
 pub mod lives;
 mod runtime;
+pub mod shim;
 mod sys;
 pub mod systemd_host;
 pub mod terminal;

@@ -2,7 +2,7 @@
 //! life, also a good one: then there is nothing to do, and that is seen by a few looks.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result};
 use ferrun::Runtime;
@@ -43,9 +43,14 @@ struct Exit {
 pub fn delete(typed: &Typed) -> Result<Vec<u8>> {
     let needed = |name| typed.needed(name).map_err(Error::msg);
     let (id, namespace) = (needed("id")?, needed("namespace")?);
-    // This is the directory of a bundle, for a pod that of any of its containers.
-    let here = std::env::current_dir().context("the working directory")?;
-    let bundle = here.parent().unwrap_or(&here).join(id);
+    let bundle = match typed.value("bundle") {
+        // This is the directory of a bundle, for a pod that of any of its containers.
+        "" => {
+            let here = std::env::current_dir().context("the working directory")?;
+            here.parent().unwrap_or(&here).join(id)
+        }
+        bundle => PathBuf::from(bundle),
+    };
     let options: Options = read_json(&bundle.join(OPTIONS)).unwrap_or_default();
     let root = root_of(&options.root, namespace);
     if root.join(id).exists() {

@@ -37,6 +37,7 @@ use crate::cgroups::{self, Stats};
 use crate::destroy;
 use crate::error::{Kind, OfKind as _};
 use crate::own_executable;
+use crate::plan::cgroup::Group;
 use crate::plan::request::{CgroupMaker, Cgroups};
 use crate::processes::ProcessId;
 use crate::signal;
@@ -328,6 +329,15 @@ impl Runtime {
         container.check(Operation::Ps)?;
         let group = cgroups::kept(&container.record.group, &container.directory)?;
         Ok(cgroups::processes(&group)?)
+    }
+
+    /// The cgroup of a container, for who counts on his own.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    #[doc(hidden)]
+    pub fn group(&self, id: &str) -> Result<Group, Error> {
+        Ok(self.store.load(id)?.record.group.clone())
     }
 
     /// What a container uses.

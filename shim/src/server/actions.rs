@@ -12,7 +12,8 @@ use serde_json::json;
 use super::making::{Working, memory_file, refusal};
 use super::{Held, Server, children, today};
 use crate::log;
-use crate::messages::{Any, PidsResponse, ProcessDetails, ProcessInfo};
+use crate::messages::{Any, PidsResponse, ProcessDetails, ProcessInfo, StatsResponse};
+use crate::metrics::Meter;
 use crate::service::Action;
 use crate::service::answer::{Answer, Call, Code, Refusal, answer, done};
 use crate::service::task::Exit;
@@ -211,8 +212,14 @@ impl Server {
     }
 
     fn stats(&mut self, id: &str) -> Answer {
-        self.held(id)?;
-        Err(Refusal::new(Code::FailedPrecondition, "stats are not supported yet"))
+        let runtime = self.held(id)?.runtime;
+        if !self.meters.contains_key(id) {
+            let group = runtime.group(id).map_err(|error| Refusal::of("stats", &error))?;
+            self.meters.insert(id.to_owned(), Meter::new(&group));
+        }
+        let stats = self.meters.get_mut(id).and_then(Meter::read);
+        let none = || Refusal::new(Code::NotFound, format!("container {id:?} has no cgroup"));
+        answer(&StatsResponse { stats: Some(stats.ok_or_else(none)?) })
     }
 }
 

@@ -28,6 +28,7 @@ use self::streaming::{Copying, Open};
 use crate::events::Events;
 use crate::log;
 use crate::messages::Timestamp;
+use crate::metrics::Meter;
 use crate::poller::{Poller, Source};
 use crate::service::Service;
 use crate::service::task::Who;
@@ -95,6 +96,8 @@ pub struct Server {
     next: u64,
     containers: BTreeMap<String, Held>,
     streams: BTreeMap<Who, Open>,
+    /// What reads what each container uses that somebody has asked about.
+    meters: BTreeMap<String, Meter>,
     runtimes: Vec<(PathBuf, bool, Rc<Runtime>)>,
     timers: Vec<(Instant, Timer)>,
     /// The programs that read outputs.
@@ -135,6 +138,7 @@ impl Server {
             next: 0,
             containers: BTreeMap::new(),
             streams: BTreeMap::new(),
+            meters: BTreeMap::new(),
             runtimes: Vec::new(),
             timers: Vec::new(),
             loggers: BTreeSet::new(),

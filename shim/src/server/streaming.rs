@@ -145,6 +145,7 @@ impl Server {
         }
         if who.exec.is_empty() {
             self.containers.remove(&who.container);
+            self.meters.remove(&who.container);
         }
         self.service.drained(who);
     }

@@ -1,0 +1,438 @@
+//! containerd's part in front of the shim: it starts it, calls it, hears its events, and reads
+//! what processes print. The shim is the one beside the runtime under test.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::shim::frames::{self, Kind};
+use ::shim::messages::{
+    Any, BootstrapParams, BootstrapResult, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    DeleteRequest, DeleteResponse, Empty, Envelope, ExecProcessRequest, Extension, ForwardRequest,
+    KillRequest, Options, Request, Response, ShutdownRequest, StartRequest, StartResponse,
+    StateRequest, StateResponse, Status, WaitRequest, WaitResponse,
+};
+use prost::Message;
+
+use crate::{Bed, Bundle, eventually, runtime};
+
+/// containerd's namespace in these tests.
+pub const NAMESPACE: &str = "tests";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program beside the runtime.
+pub fn program() -> PathBuf {
+    runtime().program.with_file_name("containerd-shim-ferrun-v2")
+}
+
+/// A stand-in for containerd, which takes events.
+#[derive(Debug)]
+pub struct Engine<'bed> {
+    /// What the test has.
+    pub bed: &'bed Bed,
+    events: PathBuf,
+    bundles: RefCell<BTreeSet<PathBuf>>,
+    heard: Arc<Mutex<Vec<Envelope>>>,
+}
+
+impl<'bed> Engine<'bed> {
+    /// One that does not listen yet.
+    pub fn deaf(bed: &'bed Bed) -> Self {
+        let events = bed.directory.join("events");
+        Self { bed, events, bundles: RefCell::default(), heard: Arc::default() }
+    }
+
+    /// One that listens.
+    pub fn new(bed: &'bed Bed) -> Self {
+        let engine = Self::deaf(bed);
+        engine.listen();
+        engine
+    }
+
+    /// Takes events from now on, one connection after the other.
+    pub fn listen(&self) {
+        let listener = UnixListener::bind(&self.events).expect("a socket for events");
+        let heard = self.heard.clone();
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                take_events(connection, &heard);
+            }
+        });
+    }
+
+    /// The topics of the events so far, without what all begin with, and whom they are about.
+    pub fn topics(&self) -> Vec<String> {
+        let heard = self.heard.lock().expect("events");
+        let topics = heard.iter().map(|event| {
+            assert_eq!(event.namespace, NAMESPACE);
+            event.topic.trim_start_matches("/tasks/").to_owned()
+        });
+        topics.collect()
+    }
+
+    /// The events so far with this topic.
+    pub fn events<M: Message + Default>(&self, topic: &str) -> Vec<M> {
+        let heard = self.heard.lock().expect("events");
+        let of_topic = heard.iter().filter(|event| event.topic == format!("/tasks/{topic}"));
+        let events = of_topic.filter_map(|event| event.event.clone());
+        events.map(|event| M::decode(event.value.as_slice()).expect("an event")).collect()
+    }
+
+    /// Waits until these were the topics of all events.
+    #[track_caller]
+    pub fn hears(&self, topics: &[&str]) {
+        eventually(&format!("{topics:?}"), || self.topics() == topics);
+    }
+
+    /// Calls the program as containerd does, with the bundle as its working directory.
+    pub fn command(&self, bundle: &Path, id: &str, action: &str, given: &[u8]) -> Vec<u8> {
+        self.bundles.borrow_mut().insert(bundle.to_owned());
+        let address = self.bed.directory.join("containerd");
+        let stdin = self.bed.directory.join(format!("stdin-{}", self.bed.next()));
+        fs::write(&stdin, given).expect("stdin");
+        let mut command = Command::new(program());
+        command
+            .args(["-namespace", NAMESPACE, "-publish-binary", "/bin/false", "-id", id])
+            .arg("-address")
+            .arg(&address)
+            .arg("-bundle")
+            .arg(bundle)
+            .arg(action)
+            .env("TTRPC_ADDRESS", &self.events)
+            .env("NOTIFY_SOCKET", "/nowhere")
+            .process_group(0)
+            .current_dir(bundle)
+            .stdin(File::open(&stdin).expect("stdin"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // It is at its end when nobody holds these pipes.
+        let output = command.output().expect("the shim");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{action}: {said}");
+        output.stdout
+    }
+
+    /// Starts the program for a container, as containerd 2.3 and later do, and connects to it.
+    pub fn start(&self, bundle: &Bundle, id: &str) -> Client {
+        let params = BootstrapParams {
+            instance_id: id.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            ttrpc_address: self.events.display().to_string(),
+            extensions: vec![Extension { value: Some(self.options()) }],
+            socket_dir: self.directory_of_sockets().display().to_string(),
+            ..Default::default()
+        };
+        let answer = self.command(&bundle.path, id, "start", &params.encode_to_vec());
+        let result = BootstrapResult::decode(answer.as_slice()).expect("an answer");
+        assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+        Client::connect(&result.address)
+    }
+
+    /// Where the program has its socket.
+    pub fn directory_of_sockets(&self) -> PathBuf {
+        self.bed.directory.join("s")
+    }
+
+    /// The options of containers: what they are remembered by is the bed's.
+    pub fn options(&self) -> Any {
+        let root = self.bed.root().display().to_string();
+        Any::of("containerd.runc.v1.Options", &Options { root, ..Default::default() })
+    }
+
+    /// What a container is created with.
+    pub fn create(&self, bundle: &Bundle, id: &str, io: &Io) -> CreateTaskRequest {
+        self.bundles.borrow_mut().insert(bundle.path.clone());
+        CreateTaskRequest {
+            id: id.to_owned(),
+            bundle: bundle.path.display().to_string(),
+            stdin: io.stdin.clone(),
+            stdout: io.stdout.clone(),
+            stderr: io.stderr.clone(),
+            terminal: io.terminal,
+            options: Some(self.options()),
+            ..Default::default()
+        }
+    }
+
+    /// Runs `delete` for a container.
+    pub fn delete(&self, bundle: &Bundle, id: &str) -> DeleteResponse {
+        let answer = self.command(&bundle.path, id, "delete", &[]);
+        DeleteResponse::decode(answer.as_slice()).expect("an answer")
+    }
+
+    /// The path of a new named pipe.
+    pub fn pipe(&self) -> PathBuf {
+        let path = self.bed.directory.join(format!("pipe-{}", self.bed.next()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        path
+    }
+}
+
+/// containerd removes bundles whole.
+impl Drop for Engine<'_> {
+    fn drop(&mut self) {
+        for bundle in self.bundles.borrow().iter() {
+            for name in ["address", "exit.json", "init.pid", "log.json", "options.json"] {
+                let _ = fs::remove_file(bundle.join(name));
+            }
+        }
+        // With a container in it, it is not removed, and the bed finds it.
+        let _ = fs::remove_dir(self.bed.root().join(NAMESPACE));
+    }
+}
+
+fn take_events(mut connection: UnixStream, heard: &Mutex<Vec<Envelope>>) {
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = connection.read(&mut chunk) {
+        bytes.extend(&chunk[..length]);
+        while let Some(frame) = frames::decode(&mut bytes).expect("a frame") {
+            let request = Request::decode(frame.data.as_slice()).expect("a request");
+            assert_eq!(request.service, "containerd.services.events.ttrpc.v1.Events");
+            let forwarded = ForwardRequest::decode(request.payload.as_slice()).expect("an event");
+            heard.lock().expect("events").extend(forwarded.envelope);
+            let answer = Response::default().encode_to_vec();
+            let answer = frames::encode(frame.stream, Kind::Response, &answer).expect("a frame");
+            if connection.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The names of the streams of a process.
+#[derive(Debug, Clone, Default)]
+pub struct Io {
+    /// Stdin.
+    pub stdin: String,
+    /// Stdout.
+    pub stdout: String,
+    /// Stderr.
+    pub stderr: String,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+}
+
+impl Io {
+    /// The stdout in this pipe, and nothing else.
+    pub fn stdout(pipe: &Path) -> Self {
+        Self { stdout: pipe.display().to_string(), ..Self::default() }
+    }
+}
+
+/// A reader of a pipe, whether somebody writes or not.
+pub fn reader(pipe: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK).open(pipe).expect("a pipe")
+}
+
+/// Waits until a pipe has held this text.
+#[track_caller]
+pub fn reads(pipe: &mut File, text: &str) {
+    let mut said = String::new();
+    eventually(&format!("{text:?}"), || {
+        let mut chunk = [0; 4096];
+        if let Ok(length) = pipe.read(&mut chunk) {
+            said.push_str(&String::from_utf8_lossy(&chunk[..length]));
+        }
+        said.contains(text)
+    });
+}
+
+/// A connection to the program.
+#[derive(Debug)]
+pub struct Client {
+    /// Where it listens.
+    pub address: PathBuf,
+    socket: UnixStream,
+    bytes: Vec<u8>,
+    answers: BTreeMap<u32, Response>,
+    last: u32,
+}
+
+impl Client {
+    /// Connects to a program that is there.
+    pub fn connect(address: &str) -> Self {
+        let address = PathBuf::from(address.strip_prefix("unix://").expect("an address"));
+        let socket = UnixStream::connect(&address).expect("the shim");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self { address, socket, bytes: Vec::new(), answers: BTreeMap::new(), last: 0 }
+    }
+
+    /// Another one to the same.
+    pub fn another(&self) -> Self {
+        Self::connect(&format!("unix://{}", self.address.display()))
+    }
+
+    /// Writes bytes as they are. Says whether they were taken.
+    pub fn write(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).is_ok()
+    }
+
+    /// Lets a write fail rather than wait.
+    pub fn set_nonblocking(&self) {
+        self.socket.set_nonblocking(true).expect("O_NONBLOCK");
+    }
+
+    /// Whether the other side has closed it.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.socket.read(&mut [0; 1]), Ok(0) | Err(_))
+    }
+
+    /// The bytes of a call.
+    pub fn bytes_of(&mut self, method: &str, message: &impl Message) -> (u32, Vec<u8>) {
+        let stream = self.last + 1;
+        self.last += 2;
+        let request = Request {
+            service: "containerd.task.v3.Task".to_owned(),
+            method: method.to_owned(),
+            payload: message.encode_to_vec(),
+            ..Default::default()
+        };
+        let request = request.encode_to_vec();
+        (stream, frames::encode(stream, Kind::Request, &request).expect("a frame"))
+    }
+
+    /// Calls, and does not wait for the answer.
+    pub fn send(&mut self, method: &str, message: &impl Message) -> u32 {
+        let (stream, bytes) = self.bytes_of(method, message);
+        self.socket.write_all(&bytes).expect("a call");
+        stream
+    }
+
+    /// Waits for an answer.
+    #[track_caller]
+    pub fn answer<M: Message + Default>(&mut self, stream: u32) -> Result<M, Status> {
+        loop {
+            if let Some(Response { status, payload }) = self.answers.remove(&stream) {
+                return match status {
+                    Some(status) if status.code != 0 => Err(status),
+                    _ => Ok(M::decode(payload.as_slice()).expect("an answer")),
+                };
+            }
+            let mut chunk = [0; 4096];
+            let length = self.socket.read(&mut chunk).expect("an answer in time");
+            assert_ne!(length, 0, "the shim has hung up");
+            self.bytes.extend(&chunk[..length]);
+            while let Some(frame) = frames::decode(&mut self.bytes).expect("a frame") {
+                let response = Response::decode(frame.data.as_slice()).expect("a response");
+                self.answers.insert(frame.stream, response);
+            }
+        }
+    }
+
+    /// Calls, and waits for the answer.
+    #[track_caller]
+    pub fn call<M: Message + Default>(
+        &mut self,
+        method: &str,
+        message: &impl Message,
+    ) -> Result<M, Status> {
+        let stream = self.send(method, message);
+        self.answer(stream)
+    }
+
+    /// Creates a container and starts it. Returns its pid.
+    #[track_caller]
+    pub fn run(&mut self, create: &CreateTaskRequest) -> u32 {
+        self.call::<::shim::messages::CreateTaskResponse>("Create", create).expect("Create");
+        self.start(&create.id, "").expect("Start")
+    }
+
+    /// Start.
+    #[track_caller]
+    pub fn start(&mut self, id: &str, exec: &str) -> Result<u32, Status> {
+        let request = StartRequest { id: id.to_owned(), exec_id: exec.to_owned() };
+        self.call::<StartResponse>("Start", &request).map(|started| started.pid)
+    }
+
+    /// Exec, with a shell in the container.
+    #[track_caller]
+    pub fn exec(&mut self, id: &str, exec: &str, script: &str, io: &Io) -> Result<Empty, Status> {
+        let process = serde_json::json!({
+            "args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
+            "user": {"uid": 0, "gid": 0},
+        });
+        let type_url = "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned();
+        let request = ExecProcessRequest {
+            id: id.to_owned(),
+            exec_id: exec.to_owned(),
+            terminal: io.terminal,
+            stdin: io.stdin.clone(),
+            stdout: io.stdout.clone(),
+            stderr: io.stderr.clone(),
+            spec: Some(Any { type_url, value: process.to_string().into_bytes() }),
+        };
+        self.call("Exec", &request)
+    }
+
+    /// Wait, until it is answered.
+    #[track_caller]
+    pub fn wait(&mut self, id: &str, exec: &str) -> u32 {
+        let request = WaitRequest { id: id.to_owned(), exec_id: exec.to_owned() };
+        self.call::<WaitResponse>("Wait", &request).expect("Wait").exit_status
+    }
+
+    /// Kill.
+    #[track_caller]
+    pub fn kill(&mut self, id: &str, exec: &str, signal: u32) -> Result<Empty, Status> {
+        let (id, exec_id) = (id.to_owned(), exec.to_owned());
+        self.call("Kill", &KillRequest { id, exec_id, signal, all: false })
+    }
+
+    /// Delete.
+    #[track_caller]
+    pub fn delete(&mut self, id: &str, exec: &str) -> Result<DeleteResponse, Status> {
+        let request = DeleteRequest { id: id.to_owned(), exec_id: exec.to_owned() };
+        self.call("Delete", &request)
+    }
+
+    /// The status that State answers.
+    #[track_caller]
+    pub fn status(&mut self, id: &str, exec: &str) -> Result<i32, Status> {
+        let request = StateRequest { id: id.to_owned(), exec_id: exec.to_owned() };
+        self.call::<StateResponse>("State", &request).map(|state| state.status)
+    }
+
+    /// The pid of the program.
+    #[track_caller]
+    pub fn pid(&mut self) -> i32 {
+        let answer = self.call::<ConnectResponse>("Connect", &ConnectRequest::default());
+        answer.expect("Connect").shim_pid.cast_signed()
+    }
+
+    /// Kills the init process of a container, waits for its end and deletes it.
+    #[track_caller]
+    pub fn end(&mut self, id: &str) {
+        // It may have ended.
+        let _ = self.kill(id, "", 9);
+        self.wait(id, "");
+        self.delete(id, "").expect("Delete");
+    }
+
+    /// Ends the program, and sees that it goes.
+    #[track_caller]
+    pub fn shut_down(mut self) {
+        let pid = self.pid();
+        self.call::<Empty>("Shutdown", &ShutdownRequest::default()).expect("Shutdown");
+        is_gone(pid);
+        assert!(!self.address.exists(), "its socket is left");
+    }
+}
+
+/// Waits until a process has ended.
+#[track_caller]
+pub fn is_gone(pid: i32) {
+    eventually("the end of the shim", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    });
+}
