@@ -18,7 +18,7 @@ export FERRUN_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev
 WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 SOURCES := $(shell find src seccomp/src dbus/src -type f) $(WORKSPACE) seccomp/Cargo.toml dbus/Cargo.toml build.rs \
 	text-order.ld
-SHIM_SOURCES := $(shell find shim/src -type f) shim/Cargo.toml
+SHIM_SOURCES := $(shell find shim/src -type f) shim/Cargo.toml shim/build.rs
 IMAGE_TOOL_SOURCES := $(shell find image-tool/src image-tool/profiles -type f) $(WORKSPACE) image-tool/Cargo.toml
 
 .PHONY: build

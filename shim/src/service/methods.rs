@@ -268,7 +268,13 @@ impl Service {
     }
 
     fn pids(&mut self, call: Call, PidsRequest { id }: PidsRequest) -> Now {
-        let execs = self.container(&id)?.execs.iter();
+        let container = self.container(&id)?;
+        if container.init.phase == Phase::Stopped {
+            // A containerd that starts anew takes who has no process for a leak, and throws away
+            // how it has ended.
+            return forbidden(format!("container {id:?} has ended"));
+        }
+        let execs = container.execs.iter();
         let named = execs.filter(|(_, exec)| exec.pid != 0 && exec.exit.is_none());
         let named = named.map(|(name, exec)| (exec.pid, name.clone())).collect();
         self.later(Action::Pids(call, id, named))

@@ -5,8 +5,8 @@ use super::task::{Exit, Who};
 use super::{Action, Service};
 use crate::messages::{
     CreateTaskRequest, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
-    Options, PauseRequest, Request, ResumeRequest, ShutdownRequest, StartRequest, StartResponse,
-    StateRequest, StateResponse, TaskExit, Timestamp, WaitRequest, WaitResponse,
+    Options, PauseRequest, PidsRequest, Request, ResumeRequest, ShutdownRequest, StartRequest,
+    StartResponse, StateRequest, StateResponse, TaskExit, Timestamp, WaitRequest, WaitResponse,
 };
 
 const AT: Timestamp = Timestamp { seconds: 7, nanos: 8 };
@@ -263,6 +263,9 @@ fn states_forbid_and_say_so_by_code() {
     shim.happens(|service| service.exited(10, exit(0)));
     assert_eq!(shim.ask::<Empty>("Kill", &kill("")), Err(Code::NotFound));
     assert_eq!((shim.status("c", ""), shim.status("c", "e")), (3, 3));
+    // Nobody in it is no reason to forget it.
+    let pids = PidsRequest { id: "c".into() };
+    assert_eq!(shim.ask::<Empty>("Pids", &pids), Err(Code::FailedPrecondition));
     assert_eq!(shim.ask::<Empty>("Checkpoint", &missing), Err(Code::Unimplemented));
     assert_eq!(shim.ask::<Empty>("Nosuch", &missing), Err(Code::Unimplemented));
     // Something is left: nothing happens.
