@@ -110,6 +110,9 @@ def build(tests):
     """Builds what the tests run. Returns the program of each package and target."""
     if any(package == "integration" for package, _, _ in tests):
         cargo("build", "--package", "ferrun")
+    # Beside the runtime.
+    if any(target == "shim" for _, target, _ in tests):
+        cargo("build", "--package", "ferrun-shim")
     programs = {}
     for package, target in sorted({(package, target) for package, target, _ in tests}):
         of_target = UNIT_TESTS.get(target, ["--test", target])

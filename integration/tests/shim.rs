@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration::shim::{Client, Engine, Io, NAMESPACE, is_gone, reader, reads};
-use integration::{Bed, Bundle, as_root, eventually, in_views};
+use integration::{Bed, Bundle, as_root, eventually, in_views, with_controllers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
@@ -502,6 +502,33 @@ fn limits_stillness_and_motion() {
         client.end(&id);
         client.shut_down();
         engine.hears(&["create", "start", "paused", "resumed", "exit", "delete"]);
+    });
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_told_before_the_end() {
+    with_controllers(&["memory"], |bed| {
+        if bed.is_peer(OTHERS) {
+            return;
+        }
+        let limit = "/linux/resources/memory/limit";
+        // tail(1) keeps all that it has to print.
+        let bundle = bed
+            .bundle()
+            .sh("head -c 100m /dev/zero | tail -c 100m")
+            .with("/linux/resources/memory", serde_json::json!({}))
+            .with(limit, 16 << 20);
+        bundle.save();
+        let (engine, id) = (Engine::new(bed), bed.id());
+        let mut client = engine.start(&bundle, &id);
+        client.run(&engine.create(&bundle, &id, &Io::default()));
+        client.wait(&id, "");
+        client.delete(&id, "").unwrap();
+        client.shut_down();
+        let topics = engine.topics();
+        let at = |topic: &str| topics.iter().position(|found| found == topic);
+        assert!(at("start") < at("oom") && at("oom").is_some(), "{topics:?}");
+        assert!(at("oom") < at("exit"), "{topics:?}");
     });
 }
 

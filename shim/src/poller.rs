@@ -31,8 +31,8 @@ pub enum Source {
     Copy(u64),
     /// The program that reads an output, which is about to be ready.
     Logger(u64),
-    /// Want of memory.
-    Memory,
+    /// Want of memory in a container.
+    Memory(u64),
 }
 
 impl Source {
@@ -46,7 +46,7 @@ impl Source {
             Self::Work(number) => (4, number),
             Self::Copy(number) => (5, number),
             Self::Logger(number) => (6, number),
-            Self::Memory => (7, 0),
+            Self::Memory(number) => (7, number),
         };
         EventData::new_u64(kind << 56 | number)
     }
@@ -61,7 +61,7 @@ impl Source {
             4 => Self::Work(number),
             5 => Self::Copy(number),
             6 => Self::Logger(number),
-            7 => Self::Memory,
+            7 => Self::Memory(number),
             _ => return None,
         })
     }

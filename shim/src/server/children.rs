@@ -30,7 +30,11 @@ impl Server {
             }
             let Some(code) = reaped(pid) else { continue };
             self.loggers.remove(&pid);
-            if self.service.knows(pid) {
+            if let Some(who) = self.service.who(pid).cloned() {
+                self.look_at_memory(&who.container);
+                if who.exec.is_empty() {
+                    self.forget_memory(&who.container);
+                }
                 log::debug(|| format!("process {pid} has ended: {code}"));
                 self.service.exited(pid, Exit { code, at: today() });
             }

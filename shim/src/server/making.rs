@@ -273,6 +273,7 @@ impl Server {
                         if let Err(errno) = self.begin_streams(&Who::init(&id), prepared, console) {
                             log::warn(format!("{id}: its streams: {errno}"));
                         }
+                        self.watch_memory(&id);
                         self.service.created(&id, Ok((pid, own_pids)));
                     }
                     Err(error) => {

@@ -4,6 +4,7 @@ mod actions;
 mod callers;
 mod children;
 mod making;
+mod memory;
 mod streaming;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use ferrun::cgroups::OomWatch;
 use ferrun::{Buses, Runtime};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -96,6 +98,8 @@ pub struct Server {
     next: u64,
     containers: BTreeMap<String, Held>,
     streams: BTreeMap<Who, Open>,
+    /// What tells of kills for want of memory, and in which container.
+    watches: BTreeMap<u64, (String, OomWatch)>,
     /// What reads what each container uses that somebody has asked about.
     meters: BTreeMap<String, Meter>,
     runtimes: Vec<(PathBuf, bool, Rc<Runtime>)>,
@@ -138,6 +142,7 @@ impl Server {
             next: 0,
             containers: BTreeMap::new(),
             streams: BTreeMap::new(),
+            watches: BTreeMap::new(),
             meters: BTreeMap::new(),
             runtimes: Vec::new(),
             timers: Vec::new(),
@@ -170,7 +175,7 @@ impl Server {
                     Source::Work(number) => self.step(number),
                     Source::Copy(number) => self.copy(number),
                     Source::Logger(number) => self.hear_logger(number),
-                    Source::Memory => {}
+                    Source::Memory(number) => self.hear_memory(number),
                 }
             }
             // What has been told of children comes before their ends.

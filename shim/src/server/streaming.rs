@@ -146,6 +146,7 @@ impl Server {
         if who.exec.is_empty() {
             self.containers.remove(&who.container);
             self.meters.remove(&who.container);
+            self.forget_memory(&who.container);
         }
         self.service.drained(who);
     }

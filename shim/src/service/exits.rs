@@ -225,8 +225,8 @@ impl Service {
 
     /// The kernel has killed a process of a container for want of memory.
     pub fn out_of_memory(&mut self, id: &str) {
-        let is_told = |container: &&mut super::Container| container.init.phase == Phase::Stopped;
-        if self.containers.get_mut(id).is_some_and(|container| !is_told(&container)) {
+        // Nothing is told of a container after its end.
+        if self.containers.get(id).is_some_and(|held| held.init.phase != Phase::Stopped) {
             self.publish("/tasks/oom", "TaskOOM", &TaskOom { container_id: id.to_owned() });
         }
     }

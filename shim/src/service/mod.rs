@@ -111,6 +111,11 @@ impl Service {
         self.pids.contains_key(&pid)
     }
 
+    /// Which process has this pid, if it was not reaped.
+    pub fn who(&self, pid: i32) -> Option<&Who> {
+        self.pids.get(&pid)
+    }
+
     /// The pid of the init process of a container, while it is not known to have ended.
     pub fn init_of(&self, id: &str) -> Option<i32> {
         let init = &self.containers.get(id)?.init;
