@@ -20,12 +20,15 @@ use ::shim::messages::{
     KillRequest, Options, Request, Response, ShutdownRequest, StartRequest, StartResponse,
     StateRequest, StateResponse, Status, WaitRequest, WaitResponse,
 };
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use prost::Message;
 
 use crate::{Bed, Bundle, eventually, runtime};
 
 /// containerd's namespace in these tests.
 pub const NAMESPACE: &str = "tests";
+/// A directory that each machine has, and no test needs.
+const SHORT: &str = "/mnt";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,6 +51,10 @@ impl<'bed> Engine<'bed> {
     /// One that does not listen yet.
     pub fn deaf(bed: &'bed Bed) -> Self {
         let events = bed.directory.join("events");
+        // A socket has a short path, and the bed's directory may have a long one. These mounts are
+        // the bed's own.
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, SHORT, tmpfs, MsFlags::empty(), None::<&str>).expect("a tmpfs");
         Self { bed, events, bundles: RefCell::default(), heard: Arc::default() }
     }
 
@@ -109,6 +116,7 @@ impl<'bed> Engine<'bed> {
             .arg(action)
             .env("TTRPC_ADDRESS", &self.events)
             .env("NOTIFY_SOCKET", "/nowhere")
+            .env("OF_THE_ENGINE", "nobody else's")
             .process_group(0)
             .current_dir(bundle)
             .stdin(File::open(&stdin).expect("stdin"))
@@ -139,7 +147,7 @@ impl<'bed> Engine<'bed> {
 
     /// Where the program has its socket.
     pub fn directory_of_sockets(&self) -> PathBuf {
-        self.bed.directory.join("s")
+        Path::new(SHORT).join("s")
     }
 
     /// The options of containers: what they are remembered by is the bed's.
@@ -185,6 +193,7 @@ impl Drop for Engine<'_> {
                 let _ = fs::remove_file(bundle.join(name));
             }
         }
+        let _ = umount2(SHORT, MntFlags::MNT_DETACH);
         // With a container in it, it is not removed, and the bed finds it.
         let _ = fs::remove_dir(self.bed.root().join(NAMESPACE));
     }

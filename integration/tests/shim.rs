@@ -13,9 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
 use shim::messages::{
-    Any, CloseIoRequest, CreateTaskResponse, Empty, Options, PauseRequest, PidsRequest,
-    PidsResponse, ProcessDetails, ResizePtyRequest, ResumeRequest, ShutdownRequest, StateRequest,
-    StateResponse, TaskExit, UpdateTaskRequest, WaitRequest, WaitResponse,
+    Any, CloseIoRequest, CreateTaskRequest, CreateTaskResponse, Empty, Mount, Options,
+    PauseRequest, PidsRequest, PidsResponse, ProcessDetails, ResizePtyRequest, ResumeRequest,
+    ShutdownRequest, StateRequest, StateResponse, TaskExit, UpdateTaskRequest, WaitRequest,
+    WaitResponse,
 };
 
 const OTHERS: &str = "a part of ferrun's";
@@ -341,7 +342,7 @@ fn output_goes_to_files_and_programs_too() {
         ] {
             assert!(said.lines().any(|said| said == line), "{line:?}: {said}");
         }
-        assert!(!said.contains("TTRPC_ADDRESS") && !said.contains("NOTIFY_SOCKET"), "{said}");
+        assert!(!said.contains("OF_THE_ENGINE") && !said.contains("NOTIFY_SOCKET"), "{said}");
         // One that ends before it is ready.
         let io = Io { stdout: "binary-v2:///bin/false".into(), ..Io::default() };
         let create = engine.create(&bundle, &bed.id(), &io);
@@ -449,6 +450,58 @@ fn events_wait_for_a_containerd_that_is_away() {
         client.delete(&id, "").unwrap();
         client.shut_down();
         engine.hears(&["create", "start", "exit", "delete"]);
+    });
+}
+
+#[test]
+fn a_root_of_each_kind_is_mounted_and_goes() {
+    as_root(|bed| {
+        if bed.is_peer(OTHERS) {
+            return;
+        }
+        let (engine, bundle) = (Engine::new(bed), bundle(bed, "cat /proc/mounts; test -e /bin/sh"));
+        let (layer, image) = (bed.directory.join("layer"), bed.directory.join("image"));
+        fs::rename(bundle.rootfs(), &layer).unwrap();
+        fs::create_dir(bundle.rootfs()).unwrap();
+        let made = fs::File::create(&image).and_then(|file| file.set_len(64 << 20));
+        made.unwrap();
+        let mut mkfs = Command::new("mkfs.ext4");
+        let status = mkfs.args(["-q", "-d"]).args([&layer, &image]).status();
+        if !status.is_ok_and(|status| status.success()) {
+            return bed.skip("there is no mkfs.ext4");
+        }
+        let mount = |kind: &str, source: &std::path::Path, options: &[&str]| Mount {
+            r#type: kind.into(),
+            source: source.display().to_string(),
+            options: options.iter().map(|&word| word.to_owned()).collect(),
+            ..Default::default()
+        };
+        let mut client = engine.start(&bundle, &bed.id());
+        // The second is made and undone apart: it may wait for a disk.
+        for (root, kind) in [
+            (mount("bind", &layer, &["rbind", "ro"]), ""),
+            (mount("ext4", &image, &["loop"]), "ext4"),
+        ] {
+            let (id, output) = (bed.id(), engine.pipe());
+            let mut said = reader(&output);
+            let create = engine.create(&bundle, &id, &Io::stdout(&output));
+            client.run(&CreateTaskRequest { rootfs: vec![root], ..create });
+            reads(&mut said, &format!(" / {kind}"));
+            assert_eq!(client.wait(&id, ""), 0);
+            client.delete(&id, "").unwrap();
+            assert_eq!(fs::read_dir(bundle.rootfs()).unwrap().count(), 0);
+        }
+        for (kind, sentence) in [("bind", "rootfs[0]"), ("nosuchfs", "rootfs[0]")] {
+            let nowhere = mount(kind, std::path::Path::new("/no/such/source"), &["ro"]);
+            let create = engine.create(&bundle, &bed.id(), &Io::default());
+            let create = CreateTaskRequest { rootfs: vec![nowhere], ..create };
+            let refused = client.call::<CreateTaskResponse>("Create", &create).unwrap_err();
+            let start = "OCI runtime create failed: failed to mount rootfs component: ";
+            assert!(refused.message.starts_with(&format!("{start}{sentence}")), "{refused:?}");
+        }
+        client.shut_down();
+        fs::remove_dir_all(&layer).unwrap();
+        fs::remove_file(&image).unwrap();
     });
 }
 

@@ -1,5 +1,6 @@
 //! containerd's shim, with the runtime inside: one process with one thread for a pod.
 
+pub mod apart;
 pub mod bootstrap;
 pub mod config;
 pub mod connection;

@@ -15,7 +15,7 @@ use prost::Message as _;
 use crate::bootstrap::Typed;
 use crate::messages::{Any, RuntimeInfo, RuntimeVersion};
 use crate::server::{Server, Settings};
-use crate::{delete, log, start};
+use crate::{apart, delete, log, start};
 
 /// What this is called.
 const NAME: &str = "io.containerd.ferrun.v2";
@@ -53,6 +53,7 @@ fn run(typed: &Typed, commit: &str) -> Result<Vec<u8>> {
     match typed.action.as_deref() {
         Some("start") => start::start(typed),
         Some("delete") => delete::delete(typed),
+        Some(action @ (apart::MOUNT | apart::UNMOUNT)) => apart::run(action).map(|()| Vec::new()),
         Some(other) => Err(Error::msg(format!("{other:?}: there is no such action"))),
         None => serve(typed).map(|()| Vec::new()),
     }

@@ -4,16 +4,17 @@ use std::fs;
 
 use anyhow::Result;
 use ferrun::Kind;
-use ferrun::error::message;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::making::{Working, memory_file, refusal};
+use super::making::{UNMOUNT_FAILED, Working, memory_file, refusal};
 use super::{Held, Server, children, today};
+use crate::apart::{Apart, UNMOUNT};
 use crate::log;
 use crate::messages::{Any, PidsResponse, ProcessDetails, ProcessInfo, StatsResponse};
 use crate::metrics::Meter;
+use crate::mounts::unmount_all;
 use crate::service::Action;
 use crate::service::answer::{Answer, Call, Code, Refusal, answer, done};
 use crate::service::task::Exit;
@@ -152,23 +153,26 @@ impl Server {
 
     /// A container was removed by the runtime, or could not be.
     pub(super) fn deleted(&mut self, id: &str, deleted: Result<(), ferrun::Error>) {
-        let deleted = match deleted {
-            Err(error) if error.kind() != Kind::NotFound => {
-                Err(Refusal::of("failed to delete task", &error))
+        if let Err(error) = deleted
+            && error.kind() != Kind::NotFound
+        {
+            let refusal = Refusal::of("failed to delete task", &error);
+            return self.service.deleted(id, Err(refusal));
+        }
+        let unmounted = match self.containers.get(id) {
+            Some(Held { mounted: Some((root, false)), .. }) => unmount_all(root),
+            Some(Held { mounted: Some((_, true)), bundle, .. }) => {
+                let begun = Apart::begin(UNMOUNT, &bundle.to_string_lossy(), &[]);
+                let working = begun.map(|work| Working::Unmount { id: id.to_owned(), work });
+                match working.and_then(|working| self.await_work(working)) {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
             }
-            _ => self.unmount(id),
+            _ => Ok(()),
         };
-        self.service.deleted(id, deleted);
-    }
-
-    fn unmount(&mut self, id: &str) -> Result<(), Refusal> {
-        let Some(root) = self.containers.get(id).and_then(|held| held.mounted.as_ref()) else {
-            return Ok(());
-        };
-        crate::mounts::unmount_all(root).map_err(|error| {
-            let message = format!("failed rootfs umount: {}", message(&error));
-            Refusal::new(Code::Unknown, message)
-        })
+        let unmounted = unmounted.map_err(|error| refusal(UNMOUNT_FAILED, &error));
+        self.service.deleted(id, unmounted);
     }
 
     fn set_motion(&mut self, call: Call, id: &str, runs: bool) {

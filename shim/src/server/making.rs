@@ -16,9 +16,11 @@ use rustix::io::read;
 use serde_json::json;
 
 use super::{Held, Server, today};
+use crate::apart::{Apart, MOUNT, may_wait};
 use crate::config::Config;
 use crate::log;
 use crate::messages::{CreateTaskRequest, Options};
+use crate::mounts::{mount_all, unmount_all};
 use crate::poller::Source;
 use crate::service::answer::{Call, Code, Refusal, done};
 use crate::service::task::{Names, Who};
@@ -32,6 +34,11 @@ pub const PID_FILE: &str = "init.pid";
 pub const OPTIONS: &str = "options.json";
 /// The file in a bundle that gets the warnings of the runtime.
 const LOG: &str = "log.json";
+
+/// What the error of a mount begins with.
+const MOUNT_FAILED: &str = "failed to mount rootfs component";
+/// The same of an unmount.
+pub const UNMOUNT_FAILED: &str = "failed rootfs umount";
 
 /// A process that is about to be made.
 #[derive(Debug)]
@@ -51,6 +58,8 @@ pub enum Working {
     Delete { id: String, work: Work<()> },
     Move { call: Call, id: String, runs: bool, work: Work<()> },
     Update { call: Call, work: Work<()> },
+    Mount { create: Box<(CreateTaskRequest, Options, Config)>, work: Apart },
+    Unmount { id: String, work: Apart },
 }
 
 impl Working {
@@ -62,6 +71,7 @@ impl Working {
             | Self::Delete { work, .. }
             | Self::Move { work, .. }
             | Self::Update { work, .. } => work.pid(),
+            Self::Mount { work, .. } | Self::Unmount { work, .. } => Some(work.pid()),
         }
     }
 }
@@ -74,6 +84,7 @@ impl AsFd for Working {
             | Self::Delete { work, .. }
             | Self::Move { work, .. }
             | Self::Update { work, .. } => work.as_fd(),
+            Self::Mount { work, .. } | Self::Unmount { work, .. } => work.as_fd(),
         }
     }
 }
@@ -108,15 +119,30 @@ impl Server {
             ends_slowly: depends || options.systemd_cgroup || !config.has_own_pids(),
             owner: (options.io_uid, options.io_gid),
         };
-        if !request.rootfs.is_empty() {
-            let root = bundle.join("rootfs");
-            held.mounted = Some(root.clone());
+        if request.rootfs.is_empty() {
             self.containers.insert(request.id.clone(), held);
-            crate::mounts::mount_all(&root, &request.rootfs)
-                .context("failed to mount rootfs component")?;
-        } else {
-            self.containers.insert(request.id.clone(), held);
+            return self.create_mounted(request, options, &config);
         }
+        let (root, waits) = (bundle.join("rootfs"), may_wait(&request.rootfs));
+        held.mounted = Some((root.clone(), waits));
+        self.containers.insert(request.id.clone(), held);
+        if waits {
+            let work = Apart::begin(MOUNT, &request.bundle, &request.rootfs)?;
+            let create = Box::new((request.clone(), options.clone(), config));
+            return self.await_work(Working::Mount { create, work });
+        }
+        mount_all(&root, &request.rootfs).context(MOUNT_FAILED)?;
+        self.create_mounted(request, options, &config)
+    }
+
+    /// The same, once its root is mounted.
+    fn create_mounted(
+        &mut self,
+        request: &CreateTaskRequest,
+        options: &Options,
+        config: &Config,
+    ) -> Result<()> {
+        let bundle = PathBuf::from(&request.bundle);
         let names = Names {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
@@ -255,6 +281,11 @@ impl Server {
                 let Some(working) = self.forget_work(number) else { return };
                 self.worked(working, result);
             }
+            Working::Mount { work, .. } | Working::Unmount { work, .. } => {
+                let Some(result) = work.ended() else { return };
+                let Some(working) = self.forget_work(number) else { return };
+                self.mounted(&working, result);
+            }
         }
     }
 
@@ -317,14 +348,33 @@ impl Server {
                 let answer = done_or_not.map_err(|error| Refusal::of("update", &error));
                 self.answer(call, answer.and_then(|()| done()));
             }
-            Working::Create { .. } | Working::Execute { .. } => {}
+            _ => {}
+        }
+    }
+
+    /// A root was mounted or unmounted, or could not be.
+    fn mounted(&mut self, working: &Working, done_or_not: Result<()>) {
+        match working {
+            Working::Mount { create, .. } => {
+                let (request, options, config) = &**create;
+                let mounted = done_or_not.context(MOUNT_FAILED);
+                let begun = mounted.and_then(|()| self.create_mounted(request, options, config));
+                if let Err(error) = begun {
+                    self.create_failed(&request.id, refusal("OCI runtime create failed", &error));
+                }
+            }
+            Working::Unmount { id, .. } => {
+                let unmounted = done_or_not.map_err(|error| refusal(UNMOUNT_FAILED, &error));
+                self.service.deleted(id, unmounted);
+            }
+            _ => {}
         }
     }
 
     fn create_failed(&mut self, id: &str, refusal: Refusal) {
         if let Some(held) = self.containers.remove(id)
-            && let Some(root) = held.mounted
-            && let Err(error) = crate::mounts::unmount_all(&root)
+            && let Some((root, _)) = held.mounted
+            && let Err(error) = unmount_all(&root)
         {
             log::warn(format!("{root:?}: {}", message(&error)));
         }

@@ -22,7 +22,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::epoll::EventFlags;
 
 pub use self::actions::EXIT;
-pub use self::making::{OPTIONS, PID_FILE, root_of};
+pub use self::making::{OPTIONS, PID_FILE, memory_file, root_of};
 
 use self::callers::Caller;
 use self::making::{Making, Working};
@@ -71,8 +71,8 @@ enum Timer {
 struct Held {
     runtime: Rc<Runtime>,
     bundle: PathBuf,
-    /// Where its root was mounted, if it was.
-    mounted: Option<PathBuf>,
+    /// Where its root was mounted, if it was, and whether to unmount it may take long.
+    mounted: Option<(PathBuf, bool)>,
     /// Whether others decide how long it takes to start it.
     starts_slowly: bool,
     /// The same, of removing it.
