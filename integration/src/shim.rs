@@ -243,6 +243,12 @@ pub fn reader(pipe: &Path) -> File {
     options.read(true).custom_flags(libc::O_NONBLOCK).open(pipe).expect("a pipe")
 }
 
+/// Somebody who writes to a pipe that is read.
+pub fn writer(pipe: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK).open(pipe).expect("a pipe with a reader")
+}
+
 /// Waits until a pipe has held this text.
 #[track_caller]
 pub fn reads(pipe: &mut File, text: &str) {

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use integration::shim::{Client, Engine, Io, NAMESPACE, is_gone, reader, reads};
+use integration::shim::{Client, Engine, Io, NAMESPACE, is_gone, reader, reads, writer};
 use integration::{Bed, Bundle, as_root, eventually, in_views, with_controllers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -41,7 +41,7 @@ fn a_life_is_told_in_its_order_and_leaves_nothing() {
         assert_eq!(client.status(&id, ""), Ok(2));
         let listed = bed.root().join(NAMESPACE).join(&id);
         assert!(listed.exists(), "{listed:?}");
-        let mut writer = fs::OpenOptions::new().write(true).open(&input).unwrap();
+        let mut writer = writer(&input);
         writer.write_all(b"x\n").unwrap();
         assert_eq!(client.wait(&id, ""), 7);
         assert_eq!(client.status(&id, ""), Ok(3));
@@ -258,7 +258,7 @@ fn a_terminal_has_a_size_and_ends_with_its_process() {
         };
         client.run(&engine.create(&bundle, &id, &io));
         reads(&mut said, "ready");
-        let mut writer = fs::OpenOptions::new().write(true).open(&input).unwrap();
+        let mut writer = writer(&input);
         writer.write_all(b"word\n").unwrap();
         reads(&mut said, "got word");
         let resize =
@@ -286,7 +286,7 @@ fn stdin_ends_when_it_is_closed_and_not_with_who_wrote() {
         let io = Io { stdin: input.display().to_string(), ..Io::stdout(&output) };
         client.run(&engine.create(&bundle, &id, &io));
         for word in ["one", "two"] {
-            fs::write(&input, word).unwrap();
+            writer(&input).write_all(word.as_bytes()).unwrap();
             reads(&mut said, word);
         }
         assert_eq!(client.status(&id, ""), Ok(2));
