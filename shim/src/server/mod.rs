@@ -231,9 +231,11 @@ impl Server {
 
     /// Ends once containerd has all events.
     fn end(&mut self) {
-        // Whoever starts a container from now on starts a program too.
-        let _ = fs::remove_file(&self.settings.socket);
-        self.end_by.get_or_insert(Instant::now() + LAST_EVENTS);
+        if self.end_by.is_none() {
+            // Whoever starts a container from now on starts a program too, and has this name.
+            let _ = fs::remove_file(&self.settings.socket);
+            self.end_by = Some(Instant::now() + LAST_EVENTS);
+        }
     }
 
     fn number(&mut self) -> u64 {
