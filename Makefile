@@ -3,17 +3,18 @@
 TESTBED := $(CURDIR)/testbed
 CARGO_HOME ?= $(HOME)/.cargo
 # What testbed/install.sh could not get from the system's own packages comes first.
-export PATH := $(TESTBED)/cache/bin:$(TESTBED)/cache/go/bin:$(CARGO_HOME)/bin:$(PATH):/usr/sbin:/sbin
+export PATH := $(TESTBED)/cache/bin:$(TESTBED)/cache/cargo/bin:$(TESTBED)/cache/go/bin:$(CARGO_HOME)/bin:$(PATH):/usr/sbin:/sbin
 
 CARGO := $(TESTBED)/with-rust cargo
-MUSL := x86_64-unknown-linux-musl
+MUSL := $(shell uname -m)-unknown-linux-musl
 # An absolute path: the tests run in directories of their own.
 NAMED = $(if $(findstring /,$(RUNTIME)),$(abspath $(RUNTIME)),$(shell command -v $(RUNTIME)))
 TESTED = $(if $(RUNTIME),$(or $(NAMED),$(RUNTIME)),$(CURDIR)/bin/ferrun)
 BUILT = $(if $(RUNTIME),,bin/ferrun bin/containerd-shim-ferrun-v2)
 
 # What `ferrun --version` says.
-export FERRUN_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+# Sources of a release have it in a file.
+export FERRUN_COMMIT := $(shell cat .commit 2>/dev/null || git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
 WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 SOURCES := $(shell find src seccomp/src dbus/src -type f) $(WORKSPACE) seccomp/Cargo.toml dbus/Cargo.toml build.rs \
@@ -52,13 +53,22 @@ test: ## all tests, installing what they need
 	@$(TESTBED)/run_tests.py
 
 .PHONY: lint
-lint: ## formatting, lints, licences
+lint: ## formatting, lints, licences, spelling
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	$(CARGO) check --locked --quiet --package ferrun --target aarch64-unknown-linux-musl
 	$(TESTBED)/dependencies.py
+	typos
 	cd conformance && test -z "$$(gofmt -l .)" && go vet .
 	cd integration/engines/current && test -z "$$(gofmt -l stand-in prober)" && go vet ./stand-in ./prober
+
+.PHONY: spelling workflows
+spelling: ## the spelling of all that is committed
+	@$(TESTBED)/install.sh spelling
+	typos
+workflows: ## the files of .github/workflows
+	@$(TESTBED)/install.sh workflows
+	actionlint
 
 .PHONY: unit
 unit: ## tests without root and without a container
@@ -253,9 +263,36 @@ uninstall: ## remove what make install has put there
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))
 	-rmdir $(DESTDIR)$(PREFIX)/share/doc/ferrun
 
+# What a release is made of: RELEASING.md.
+RELEASE := packaging/release.py
+ARCHITECTURES := amd64 arm64
+
+.PHONY: deb
+deb: ## Debian packages for amd64 and arm64, in dist/
+	@$(TESTBED)/install.sh packages
+	$(RELEASE) build $(ARCHITECTURES)
+	$(RELEASE) notices
+	$(RELEASE) deb $(ARCHITECTURES)
+
+.PHONY: test-packages
+test-packages: deb ## the packages of this machine's architecture used in fresh Debian 12 and 13, as root
+	@$(TESTBED)/install.sh debian13
+	$(TESTBED)/packages.py
+
+.PHONY: reproducible
+reproducible: ## all of a release for this machine's architecture, twice in two places, once without a network
+	@$(TESTBED)/install.sh packages
+	$(TESTBED)/reproducible.py
+
+.PHONY: dist
+dist: deb ## all that a release is made of, in dist/
+	$(RELEASE) tarball $(ARCHITECTURES)
+	$(RELEASE) source
+	$(RELEASE) sums
+
 .PHONY: clean
 clean: ## remove what was built and fetched
-	rm -rf bin target conformance/work testbed/cache testbed/__pycache__
+	rm -rf bin dist target conformance/work testbed/cache testbed/__pycache__
 
 .PHONY: help
 help: ## this list

@@ -10,6 +10,9 @@
 #     install.sh go          for engines newer than the system's
 #     install.sh guest       for tests in a virtual machine
 #     install.sh systemd     for tests in one that has systemd
+#     install.sh packages    for packages, archives and what belongs to a release
+#     install.sh spelling    for the spelling
+#     install.sh workflows   for the workflows of .github
 #     install.sh debian13    for the files of a Debian 13
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
@@ -65,7 +68,7 @@ as_root() {
 # The toolchain that rust-toolchain.toml names, with its target and components.
 rust() {
     cd "$root"
-    target=$(sed -n 's/^targets = \["\(.*\)"\]/\1/p' rust-toolchain.toml)
+    target=$(uname -m)-unknown-linux-musl
     version=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
     with=$root/testbed/with-rust
     if [ -d "$("$with" rustc --print sysroot 2>/dev/null)/lib/rustlib/$target" ] &&
@@ -226,6 +229,7 @@ tests() {
         /usr/include/seccomp.h:libseccomp-dev strace:strace jq:jq /usr/lib/systemd/systemd:systemd dbus-daemon:dbus \
         /usr/lib/systemd/user/dbus.socket:dbus-user-session /usr/share/pam-configs/systemd:libpam-systemd
     go
+    spelling
     other_target aarch64-unknown-linux-musl
 }
 
@@ -254,6 +258,63 @@ without_daemons() {
     trap - EXIT
 }
 
+# For both architectures, whichever this machine has.
+release() {
+    build
+    packages python3:python3 git:git dpkg-deb:dpkg xz:xz-utils lintian:lintian
+    if [ "$(uname -m)" = aarch64 ]; then
+        packages x86_64-linux-gnu-gcc:gcc-x86-64-linux-gnu \
+            /usr/x86_64-linux-gnu/include/stdlib.h:libc6-dev-amd64-cross
+    else
+        packages aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+            /usr/aarch64-linux-gnu/include/stdlib.h:libc6-dev-arm64-cross
+    fi
+    other_target x86_64-unknown-linux-musl
+    other_target aarch64-unknown-linux-musl
+    cargo_tool cargo-cyclonedx 0.5.9
+    if [ ! -e "$cache/cyclonedx/cyclonedx" ]; then
+        pip
+        say "cyclonedx-python-lib 11.12.0, by pip, in $cache/cyclonedx"
+        python3 -m pip --disable-pip-version-check install --quiet --root-user-action=ignore --upgrade \
+            --target "$cache/cyclonedx" 'cyclonedx-python-lib[json-validation]==11.12.0'
+    fi
+}
+
+# cargo_tool NAME VERSION [OPTION ...]: a program of crates.io, which nobody waits for to run.
+cargo_tool() {
+    name=$1
+    version=$2
+    shift 2
+    if grep -q "^\"$name $version " "$cache/cargo/.crates.toml" 2>/dev/null; then
+        return
+    fi
+    say "$name $version, by cargo, in $cache/cargo; some minutes"
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$cache/cargo/target "$root/testbed/with-rust" \
+        cargo install --quiet --debug --locked --root "$cache/cargo" "$name@$version" "$@" >&2
+    rm -rf "$cache/cargo/target"
+}
+
+spelling() {
+    if typos --version 2>/dev/null | grep -q ' 1\.52\.0$'; then
+        return
+    fi
+    pip
+    say "typos 1.52.0, by pip, in $cache/typos"
+    python3 -m pip --disable-pip-version-check install --quiet --root-user-action=ignore \
+        --no-deps --upgrade --target "$cache/typos" typos==1.52.0
+    mkdir -p "$cache/bin"
+    ln -sf ../typos/bin/typos "$cache/bin/typos"
+}
+
+workflows() {
+    if actionlint --version 2>/dev/null | grep -q '^v\?1\.7\.12$'; then
+        return
+    fi
+    go
+    say "actionlint 1.7.12, by go, in $cache/bin"
+    GOBIN=$cache/bin command go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+}
+
 bench() {
     tests
     packages strace:strace skopeo:skopeo umoci:umoci
@@ -269,6 +330,9 @@ engines) engines ;;
 go) go ;;
 guest) guest ;;
 systemd) with_systemd ;;
+packages) release ;;
+spelling) spelling ;;
+workflows) workflows ;;
 debian13) debian13 ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
