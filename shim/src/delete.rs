@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result};
 use ferrun::Runtime;
@@ -18,6 +19,9 @@ use crate::start::{ADDRESS, remove_dead};
 
 /// What a container has ended with that had to be ended.
 const KILLED: u32 = 128 + 9;
+
+/// How long a program may listen after it has hung up.
+const LAST_BREATH: Duration = Duration::from_millis(500);
 
 /// What the program has kept of the options.
 #[derive(Debug, Default, Deserialize)]
@@ -53,7 +57,8 @@ pub fn delete(typed: &Typed) -> Result<Vec<u8>> {
     };
     let options: Options = read_json(&bundle.join(OPTIONS)).unwrap_or_default();
     let root = root_of(&options.root, namespace);
-    if root.join(id).exists() {
+    let is_left = root.join(id).exists();
+    if is_left {
         let removed = Runtime::new("/proc/self/exe", &root).and_then(|all| all.delete(id, true));
         if let Err(error) = removed {
             warn(&error.to_string());
@@ -64,7 +69,9 @@ pub fn delete(typed: &Typed) -> Result<Vec<u8>> {
     }
     if let Ok(address) = fs::read_to_string(bundle.join(ADDRESS)) {
         let address = address.trim();
-        remove_dead(Path::new(address.strip_prefix("unix://").unwrap_or(address)));
+        // Of a program that was killed the kernel closes connections first, and containerd is quick.
+        let patience = if is_left { LAST_BREATH } else { Duration::ZERO };
+        remove_dead(Path::new(address.strip_prefix("unix://").unwrap_or(address)), patience);
     }
     Ok(how_it_ended(&bundle).encode_to_vec())
 }

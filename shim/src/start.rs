@@ -7,8 +7,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use rustix::net::{
@@ -59,7 +61,7 @@ fn claim(socket: &Path) -> Result<Option<OwnedFd>> {
     let directory = socket.parent().context("a socket in no directory")?;
     let _lock = lock(directory, true)?;
     let address = SocketAddrUnix::new(socket).with_context(|| format!("{socket:?}"))?;
-    if is_alive(&address) {
+    if is_alive(&address, Duration::ZERO) {
         return Ok(None);
     }
     let _ = fs::remove_file(socket);
@@ -91,23 +93,33 @@ fn lock(directory: &Path, is_needed: bool) -> Result<OwnedFd> {
     Ok(held)
 }
 
-/// Whether somebody listens.
-fn is_alive(address: &SocketAddrUnix) -> bool {
+/// Whether somebody listens, and does so after some time.
+fn is_alive(address: &SocketAddrUnix, patience: Duration) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-    // No room in his queue is an answer too.
-    socket.is_ok_and(|socket| matches!(connect(&socket, address), Ok(()) | Err(Errno::AGAIN)))
+    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else {
+        return false;
+    };
+    match connect(&socket, address) {
+        Ok(()) => {}
+        // No room in his queue is an answer too.
+        Err(errno) => return errno == Errno::AGAIN,
+    }
+    let Ok(patience) = Timespec::try_from(patience) else { return true };
+    // He says nothing unasked; the end of who had no time to let it in ends the connection.
+    let hears = poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&patience));
+    !hears.is_ok_and(|ready| ready > 0)
 }
 
-/// Removes a socket at which nobody listens any more.
-pub fn remove_dead(socket: &Path) {
+/// Removes a socket at which nobody listens any more, after a time in which one may end who has
+/// hung up already.
+pub fn remove_dead(socket: &Path, patience: Duration) {
     let Ok(address) = SocketAddrUnix::new(socket) else { return };
     if !socket.exists() {
         return;
     }
     let Some(directory) = socket.parent() else { return };
     if let Ok(_lock) = lock(directory, false)
-        && !is_alive(&address)
+        && !is_alive(&address, patience)
     {
         let _ = fs::remove_file(socket);
     }

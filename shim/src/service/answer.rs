@@ -77,7 +77,15 @@ pub fn done() -> Answer {
 pub fn response(answer: Answer) -> Vec<u8> {
     let response = match answer {
         Ok(payload) => Response { status: None, payload },
-        Err(Refusal { code, message }) => {
+        Err(Refusal { code, mut message }) => {
+            // What containerd's own shim ends with, and some look for.
+            message += match code {
+                Code::NotFound => ": not found",
+                Code::AlreadyExists => ": already exists",
+                Code::FailedPrecondition => ": failed precondition",
+                Code::Unimplemented => ": not implemented",
+                Code::Unknown | Code::InvalidArgument => "",
+            };
             Response { status: Some(Status { code: code as i32, message }), payload: Vec::new() }
         }
     };
