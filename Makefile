@@ -105,6 +105,8 @@ $(ENGINES)/.containerd: $(wildcard $(addprefix integration/engines/current/, go.
 	cd integration/engines/current && $(GO_BUILD) -tags 'no_btrfs no_devmapper no_zfs' tool ./stand-in ./prober
 	cd integration/engines/current && CGO_ENABLED=0 go test -c -buildvcs=false -trimpath -ldflags '-s -w' \
 		-o $(ENGINES)/critest.test sigs.k8s.io/cri-tools/cmd/critest
+	cd integration/engines/current && CGO_ENABLED=0 go test -c -buildvcs=false -trimpath -ldflags '-s -w' \
+		-o $(ENGINES)/client.test github.com/containerd/containerd/v2/integration/client
 	@touch $@
 
 $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
@@ -158,6 +160,19 @@ engines-v2: $(BUILT)
 debian13: $(BUILT) $(addprefix $(ENGINES)/., containerd nerdctl)
 	RUNTIME=$(TESTED) $(ENGINES_TEST) --test debian13 -- --skip pods::crio
 
+.PHONY: test-shim
+test-shim: ## containerd with our shim, by ctr and crictl, as root; ten minutes. SHIM=go: the same with containerd's
+	@$(TESTBED)/install.sh engines
+	@$(MAKE) --no-print-directory $(BUILT) bin/containerd-shim-ferrun-v2 $(ENGINES)/.containerd
+	@$(TESTBED)/run_tests.py shim
+
+# Our shim holds the runtime, and containerd's calls it.
+.PHONY: shim current-shim
+shim: $(BUILT) bin/containerd-shim-ferrun-v2 $(ENGINES)/.containerd
+	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim
+current-shim: bin/containerd-shim-ferrun-v2
+	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim -- --ignored
+
 .PHONY: test-engines-guest
 test-engines-guest: ## the same engines in a virtual machine with cgroup v2 whole; half an hour
 	@$(TESTBED)/install.sh engines
@@ -185,7 +200,7 @@ guest-systemd: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/kubelet
 test-engines-current: ## today's containerd, Docker, BuildKit and Kubernetes with the runtime, as root; builds them
 	@$(TESTBED)/install.sh engines
 	@$(MAKE) --no-print-directory $(BUILT) $(addprefix $(ENGINES)/., containerd moby kubernetes crio)
-	@$(TESTBED)/run_tests.py current-containerd current-buildkit current-docker current-v2 current-crio
+	@$(TESTBED)/run_tests.py current-containerd current-shim current-buildkit current-docker current-v2 current-crio
 
 .PHONY: current-containerd current-buildkit current-docker current-v2 current-crio
 current-containerd:

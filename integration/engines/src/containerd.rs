@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use integration::runtime;
+use nix::sys::signal::Signal;
 
+use crate::inventory::processes;
 use crate::place::registry_config;
 use crate::{Answer, Place, own_file, runtime_name};
 
@@ -119,8 +121,25 @@ impl<'place> Containerd<'place> {
         }
     }
 
+    /// Kills it with its shims left at work, and starts it again.
+    #[track_caller]
+    pub fn restart(&self, signal: Signal, meanwhile: impl FnOnce()) {
+        self.place.stop("containerd", signal);
+        meanwhile();
+        self.place.start("containerd", "containerd");
+        let answers = || self.ctr("version").output.code == 0;
+        self.place.eventually("containerd answers", answers);
+    }
+
+    /// The processes of shims, with their command lines.
+    pub fn shims(&self) -> Vec<(i32, String)> {
+        let mut all = processes();
+        all.retain(|(_, line)| line.contains("containerd-shim"));
+        all
+    }
+
     /// Puts a program before the machine's own in the place's PATH.
-    fn take(&self, program: &Path) {
+    pub fn take(&self, program: &Path) {
         let name = program.file_name().expect("a name");
         let own = self.place.bed.directory.join("bin").join(name);
         if !own.exists() {

@@ -19,9 +19,12 @@ mod place;
 mod recorder;
 
 pub mod containerd;
+pub mod critest;
 pub mod debian13;
 pub mod docker;
+pub mod pod;
 pub mod podman;
+pub mod shim;
 
 pub use answer::{Answer, Session};
 pub use host::{Host, Unit, on_a_host};

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::daemon::with_pods;
-use crate::pods::merge;
+use engines::pod::merge;
 
 const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 const SERVER: &str = "registry.k8s.io/e2e-test-images/httpd:2.4.39-4";

@@ -2,9 +2,8 @@
 
 use engines::containerd::{Containerd, Release, built};
 use engines::in_place;
+use engines::pod::Pod;
 use serde_json::json;
-
-use crate::pods::Pod;
 
 /// Runs a test with each release that is there.
 #[track_caller]
