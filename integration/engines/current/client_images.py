@@ -8,10 +8,14 @@ The storage is DIRECTORY/storage. One image the suite names by the digest of the
 what needs that one cannot pass. Needs docker-registry.
 """
 
+import importlib.util
 import pathlib
 import sys
 
-import images
+# Its neighbour, which has a namesake one directory above.
+spec = importlib.util.spec_from_file_location("kubernetes_images", pathlib.Path(__file__).with_name("images.py"))
+images = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(images)
 
 
 def main():

@@ -131,6 +131,13 @@ impl<'place> Containerd<'place> {
         self.place.eventually("containerd answers", answers);
     }
 
+    /// The process of the daemon itself.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        let all = processes();
+        all.iter().find(|(_, line)| line == "containerd").expect("containerd").0
+    }
+
     /// The processes of shims, with their command lines.
     pub fn shims(&self) -> Vec<(i32, String)> {
         let mut all = processes();

@@ -2,6 +2,7 @@
 //! whatever passes with containerd's shim and runc passes with ours too.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use engines::containerd::{PEER, Release, built};
@@ -24,7 +25,7 @@ const LEFT_OUT: &str =
 fn what_passes_with_runcs_shim_passes_with_ours() {
     with_daemon(Release::Current, Shim::tested()[0], false, &|daemon| {
         let suite = built().join("client.test");
-        if !suite.exists() || !std::path::Path::new(PEER).exists() {
+        if !suite.exists() || !Path::new(PEER).exists() {
             return daemon
                 .place
                 .bed
@@ -49,8 +50,7 @@ fn what_passes_with_runcs_shim_passes_with_ours() {
 fn serve(daemon: &Daemon<'_>) {
     let place = daemon.place;
     let work = place.bed.make_directory("client-images", 0o755);
-    let script = "integration/engines/current/client_images.py";
-    let script = built().join("../../../..").join(script);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("current/client_images.py");
     let stand_in = built().join("stand-in");
     let line = format!("{} {} {}", script.display(), work.display(), stand_in.display());
     place.sh(&line).output.success();

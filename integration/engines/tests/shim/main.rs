@@ -10,6 +10,7 @@
 //! | a pod has more than one shim, or leaves one | `pods::*` |
 
 mod client;
+mod cost;
 mod critest;
 mod ctr;
 mod daemon;

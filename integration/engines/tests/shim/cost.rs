@@ -1,0 +1,290 @@
+//! What a shim costs, beside containerd's own with the same runtime and with runc, in one run.
+//!
+//! The processor time is that of containerd's control group without containerd: of shims, and of
+//! the runtime where the shim calls it as a program. What runs in a container's group is told
+//! beside it. The client is in another group.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use engines::containerd::{PEER, Release, built};
+use engines::shim::Shim;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::daemon::{Daemon, with_daemon};
+
+/// How often the contenders take turns, each with a block of so many.
+const ROUNDS: usize = 6;
+const BLOCK: usize = 10;
+/// Of pods, each of which takes a second or two.
+const BLOCK_OF_PODS: usize = 3;
+/// How many shims stand by when their memory is looked at.
+const IDLE: usize = 50;
+const CPU: &str = "/sys/fs/cgroup/cpuacct";
+const IMAGE: &str = "127.0.0.1:5000/library/alpine:latest";
+const PODS_IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
+/// What a shim still does after its client has its answer.
+const AFTERWARDS: Duration = Duration::from_millis(100);
+
+/// A shim with a runtime, by the words of `ctr` and the class of pods.
+struct Contender {
+    name: &'static str,
+    words: String,
+    handler: &'static str,
+}
+
+fn contenders() -> [Contender; 3] {
+    let go = Shim::Go;
+    [
+        Contender { name: "ours", words: Shim::Own.words(), handler: Shim::Own.handler() },
+        Contender { name: "Go, ferrun", words: go.words(), handler: go.handler() },
+        Contender { name: "Go, runc", words: format!("--runc-binary {PEER}"), handler: "runc" },
+    ]
+}
+
+/// The groups in which processor time is counted.
+struct Meter {
+    daemon: Pid,
+    group: PathBuf,
+    containers: PathBuf,
+}
+
+/// Milliseconds of a processor, and of wall time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    shim: f64,
+    container: f64,
+    wall: f64,
+}
+
+impl Meter {
+    fn new(daemon: &Daemon<'_>) -> Self {
+        let pid = daemon.pid();
+        let group = Path::new(CPU).join(format!("{}-daemon", daemon.place.bed.name));
+        fs::create_dir(&group).expect("a group");
+        fs::write(group.join("cgroup.procs"), pid.to_string()).expect("containerd's group");
+        let containers = Path::new(CPU).join(&daemon.place.bed.name);
+        Self { daemon: Pid::from_raw(pid), group, containers }
+    }
+
+    /// The time of shims and of containers so far, in milliseconds.
+    fn now(&self) -> (f64, f64) {
+        let read = |group: &Path| {
+            let text = fs::read_to_string(group.join("cpuacct.usage")).unwrap_or_default();
+            text.trim().parse::<f64>().unwrap_or(0.0) / 1e6
+        };
+        let clock = clock_getcpuclockid(self.daemon).expect("a clock");
+        let own = Duration::from(clock_gettime(clock).expect("its time")).as_secs_f64() * 1e3;
+        (read(&self.group) - own, read(&self.containers))
+    }
+
+    /// What one of a block of these costs.
+    fn cost(&self, block: usize, mut work: impl FnMut(usize)) -> Cost {
+        let (before, began) = (self.now(), Instant::now());
+        (0..block).for_each(&mut work);
+        let wall = began.elapsed().as_secs_f64() * 1e3;
+        std::thread::sleep(AFTERWARDS);
+        let after = self.now();
+        let each = |whole: f64| whole / block as f64;
+        Cost {
+            shim: each(after.0 - before.0),
+            container: each(after.1 - before.1),
+            wall: each(wall),
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("{CPU}/cgroup.procs"), self.daemon.to_string());
+        for _ in 0..100 {
+            if fs::remove_dir(&self.group).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Blocks of each contender in turn, and a row of their medians.
+fn row(
+    text: &mut String,
+    name: &str,
+    (meter, block): (&Meter, usize),
+    mut work: impl FnMut(&Contender, usize),
+) {
+    let contenders = contenders();
+    let mut costs = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        for (contender, costs) in contenders.iter().zip(&mut costs) {
+            costs.push(meter.cost(block, |at| work(contender, at)));
+        }
+    }
+    let _ = write!(text, "{name:<28}");
+    for costs in costs {
+        let of = |part: fn(&Cost) -> f64| median(costs.iter().map(part).collect());
+        let [shim, container, wall] =
+            [|c: &Cost| c.shim, |c: &Cost| c.container, |c: &Cost| c.wall];
+        let _ = write!(text, " {:>7.2} ({:>4.1}) {:>6.0}", of(shim), of(container), of(wall));
+    }
+    text.push('\n');
+}
+
+/// What the kernel says of a process: KiB of private dirty memory, and threads.
+fn memory(pid: i32) -> (u64, u64) {
+    let number = |file: &str, key: &str| -> u64 {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    (number("smaps_rollup", "Private_Dirty:"), number("status", "Threads:"))
+}
+
+/// How often all threads of a process have slept and woken.
+fn wakes(pid: i32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |path: PathBuf| {
+        let text = fs::read_to_string(path.join("status")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|word| word.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    tasks.map(|task| of(task.path())).sum()
+}
+
+#[test]
+#[ignore = "measures: run it alone, on a calm machine"]
+fn a_shim_costs_a_tenth_of_containerds() {
+    with_daemon(Release::Current, Shim::Own, true, &|daemon| {
+        let meter = Meter::new(daemon);
+        let mut text = format!(
+            "{:<28} {:<22} {:<22} {:<22}\nms: shim and runtime (in the container's group), wall\n",
+            "", "ours", "Go, ferrun", "Go, runc"
+        );
+        row(&mut text, "ctr run --rm true", (&meter, BLOCK), |contender, _| {
+            let line = format!("run --rm {} {IMAGE} costs true", contender.words);
+            daemon.ctr(&line).output.success();
+        });
+        for (at, contender) in contenders().iter().enumerate() {
+            let line =
+                format!("run -d --null-io {} {IMAGE} lasts{at} sleep 10000", contender.words);
+            daemon.ctr(&line).output.success();
+        }
+        row(&mut text, "ctr task exec true", (&meter, BLOCK), |contender, at| {
+            let id = contenders().iter().position(|one| one.name == contender.name).expect("one");
+            daemon.ctr(&format!("task exec --exec-id x{at} lasts{id} true")).output.success();
+        });
+        row(&mut text, "Stats", (&meter, BLOCK), |contender, _| {
+            let id = contenders().iter().position(|one| one.name == contender.name).expect("one");
+            daemon.ctr(&format!("task metrics lasts{id}")).output.success();
+        });
+        (0..3).for_each(|at| daemon.remove(&format!("lasts{at}")));
+        exec_probes(&mut text, daemon, &meter);
+        for count in [1, 3] {
+            row(
+                &mut text,
+                &format!("pod of {count}, whole life"),
+                (&meter, BLOCK_OF_PODS),
+                |contender, at| {
+                    let host = json!({"linux": {"security_context": {"namespace_options": {"network": 2}}}});
+                    let pod =
+                        engines::pod::Pod::by(daemon, contender.handler, &format!("p{at}"), &host);
+                    for one in 0..count {
+                        pod.start(&format!("c{one}"), &["sleep", "1000"], &host);
+                    }
+                    pod.remove();
+                },
+            );
+        }
+        stand_by(&mut text, daemon);
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    });
+}
+
+/// The CRI's ExecSync, asked for as the node agent does.
+fn exec_probes(text: &mut String, daemon: &Daemon<'_>, meter: &Meter) {
+    daemon.place.sh(&format!("crictl pull {PODS_IMAGE}")).output.success();
+    let mut prober = Prober::start(daemon);
+    let ids = contenders().map(|contender| prober.ask(&format!("pod {}", contender.handler)));
+    row(text, "CRI ExecSync true", (meter, BLOCK), |contender, _| {
+        let id = contenders().iter().position(|one| one.name == contender.name).expect("one");
+        prober.ask(&format!("probe {}", ids[id]));
+    });
+}
+
+/// Many shims that have nothing to do.
+fn stand_by(text: &mut String, daemon: &Daemon<'_>) {
+    for contender in contenders() {
+        for at in 0..IDLE {
+            let line = format!("run -d --null-io {} {IMAGE} idle{at} sleep 10000", contender.words);
+            daemon.ctr(&line).output.success();
+        }
+        let shims = daemon.shims();
+        let memories: Vec<_> = shims.iter().map(|(pid, _)| memory(*pid)).collect();
+        let dirty = memories.iter().map(|memory| memory.0).sum::<u64>() / shims.len() as u64;
+        let threads = memories.iter().map(|memory| memory.1).max().unwrap_or(0);
+        let before: u64 = shims.iter().map(|(pid, _)| wakes(*pid)).sum();
+        std::thread::sleep(Duration::from_secs(10));
+        let woken = shims.iter().map(|(pid, _)| wakes(*pid)).sum::<u64>() - before;
+        let _ = writeln!(
+            text,
+            "{:<12} {} idle shims: {dirty} KiB private dirty each, {threads} threads, woken {woken} times in 10 s",
+            contender.name,
+            shims.len(),
+        );
+        for at in 0..IDLE {
+            let _ = daemon.ctr(&format!("task rm --force idle{at}")).output;
+            daemon.ctr(&format!("container rm idle{at}")).output.success();
+        }
+    }
+}
+
+/// The program `integration/engines/current/prober`.
+struct Prober {
+    process: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Prober {
+    fn start(daemon: &Daemon<'_>) -> Self {
+        let bed = daemon.place.bed;
+        let mut process = Command::new(built().join("prober"))
+            .args(["/run/containerd/containerd.sock", PODS_IMAGE, &format!("/{}", bed.name)])
+            .arg(&bed.directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("prober");
+        let answers = BufReader::new(process.stdout.take().expect("its output"));
+        Self { requests: process.stdin.take(), answers, process }
+    }
+
+    fn ask(&mut self, request: &str) -> String {
+        let requests = self.requests.as_mut().expect("its input");
+        writeln!(requests, "{request}").expect("a request");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("an answer");
+        assert!(!answer.starts_with("error"), "{request}: {answer}");
+        answer.trim().to_owned()
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        // The end of its input: it removes its pods.
+        self.requests = None;
+        let _ = self.process.wait();
+    }
+}
