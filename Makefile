@@ -171,7 +171,7 @@ test-shim: ## containerd with our shim, by ctr and crictl, as root; ten minutes.
 shim: $(BUILT) bin/containerd-shim-ferrun-v2 $(ENGINES)/.containerd
 	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim
 current-shim: bin/containerd-shim-ferrun-v2
-	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim -- --ignored
+	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim -- --ignored --skip cost::
 
 .PHONY: test-engines-guest
 test-engines-guest: ## the same engines in a virtual machine with cgroup v2 whole; half an hour
@@ -240,6 +240,8 @@ bench: ## measure ferrun beside other runtimes, alone and under engines, as root
 		--ferrun bin/ferrun --image-tool bin/image-tool --output docs
 	@# What systemd's driver costs, for docs/cgroups.md.
 	RUNTIME=$(CURDIR)/bin/ferrun $(ENGINES_TEST) --test debian13 -- --ignored --nocapture
+	@# What the shim costs, for docs/shim.md.
+	RUNTIME=$(CURDIR)/bin/ferrun $(ENGINES_TEST) --test shim -- --ignored --nocapture cost::
 
 .PHONY: text-order
 text-order: ## put the functions of ferrun in the order in which commands use them, as root
