@@ -37,7 +37,11 @@ def catalogue(stand_in):
     yield "containerd/busybox", "1.36", {"etc/stands-in": (0o644, b"busybox\n")}, {"Cmd": ["sh"]}
     volume = {"test_dir/test_file": (0o644, b"test_content\n")}
     yield "containerd/volume-copy-up", "2.2", volume, {"Cmd": ["sh"], "Volumes": {"/test_dir": {}}}
-    yield "pause", "3.10.2", {"pause": (0o755, stand_in)}, {"Cmd": ["/pause"]}
+    owned = {"usr/bin/passwd": (0o4755, b"#!/bin/sh\n"), "usr/bin/bash": (0o755, b'#!/bin/sh\nexec sh "$@"\n')}
+    yield "containerd/volume-ownership", "2.1", owned, {"Cmd": ["sh"]}
+    yield "e2e-test-images/busybox", "1.29-2", {}, {"Cmd": ["sh"]}
+    for tag in ("3.6", "3.10.2"):
+        yield "pause", tag, {"pause": (0o755, stand_in)}, {"Cmd": ["/pause"]}
 
 
 if __name__ == "__main__":

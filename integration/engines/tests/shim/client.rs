@@ -117,10 +117,12 @@ fn verdicts(text: &str) -> Verdicts {
     verdicts
 }
 
-/// What a test has said of its failure.
+/// What a test has said of its failure, since it ran or went on.
 fn after(text: &str, name: &str) -> String {
-    let lines = text.lines().skip_while(|line| !line.starts_with(&format!("=== RUN   {name}")));
-    let said = lines.skip(1).take_while(|line| !line.starts_with("=== RUN"));
-    let said = said.filter(|line| line.starts_with("    ") && line.contains(".go:"));
-    said.take(4).collect::<Vec<_>>().join(" ")
+    let end = text.find(&format!("--- FAIL: {name} ")).unwrap_or(text.len());
+    let markers = ["=== RUN   ", "=== CONT  "].map(|marker| format!("{marker}{name}\n"));
+    let start = markers.iter().filter_map(|marker| text[..end].rfind(marker)).max();
+    let said = text[start.unwrap_or(end)..].lines().take_while(|line| !line.starts_with("--- "));
+    let said = said.filter(|line| line.contains("_test.go:")).map(str::trim);
+    said.take(4).collect::<Vec<_>>().join("; ")
 }
