@@ -191,3 +191,30 @@ fn neither_files_nor_rooms_know_each_other_in_circles() {
     rooms.entry("abi".to_owned()).or_default().insert("commands".to_owned());
     assert!(circle(&rooms).is_some(), "one that is made is found");
 }
+
+/// What people search docs/troubleshooting.md for: the part of a line that does not change is in
+/// the sources as it stands there.
+#[test]
+fn the_errors_that_troubleshooting_explains_are_those_of_the_sources() {
+    // The kernel's own words, as the C library has them.
+    const OF_THE_KERNEL: [&str; 3] =
+        ["No such file or directory", "no such file or directory", "exec format error"];
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");
+    let page = fs::read_to_string(page).unwrap();
+    let sources: String = files("").unwrap().into_iter().map(|(_, code)| code).collect();
+    // A text that is broken over lines of the source is one.
+    let sources = sources.replace("\\\n", " ");
+    let sources = sources.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let mut count = 0;
+    for error in rows {
+        for part in error.split("...").map(|part| part.trim_matches([' ', ':'])) {
+            let is_there = sources.contains(part) || OF_THE_KERNEL.contains(&part);
+            // Names of fields are put together.
+            let is_field = part.starts_with("mounts[") || part.starts_with(']') || part.len() < 6;
+            assert!(is_there || is_field, "{error}: {part:?} is in no source");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "the table was not found: {count} rows");
+}
