@@ -107,6 +107,21 @@ fn a_console_socket_gets_the_terminal_of_a_created_container() {
 }
 
 #[test]
+fn lines_end_at_a_console_socket_as_on_any_terminal() {
+    as_both(|bed| {
+        let bundle =
+            bed.bundle().with("/process/terminal", true).sh("printf 'a\\nb\\n'; sleep 100");
+        let socket = ConsoleSocket::listen(bed);
+        let id = bed.id();
+        let call = bed.create_call(&bundle, &id).option("--console-socket", &socket.path);
+        let container = Container::create(bed, &id, call);
+        let (mut terminal, _) = socket.terminal();
+        container.start();
+        terminal.expect("a\r\nb\r\n");
+    });
+}
+
+#[test]
 fn a_console_socket_may_have_a_very_long_path() {
     as_root(|bed| {
         if bed.is_peer("they are bound by the length of a socket's address") {

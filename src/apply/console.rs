@@ -38,11 +38,11 @@ pub fn open(root: impl AsFd, terminal: &Terminal) -> Result<Pair> {
     unlockpt(&master).context("unlock the terminal")?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = ioctl_tiocgptpeer(&master, flags).context("open the terminal")?;
-    let mut modes = tcgetattr(&slave).context("tcgetattr")?;
-    // The master passes line ends on as they are, as runc's does: it is up to the
-    // terminal that shows them.
-    modes.output_modes.remove(OutputModes::ONLCR);
-    tcsetattr(&slave, OptionalActions::Now, &modes).context("tcsetattr")?;
+    if terminal.keeps_line_ends {
+        let mut modes = tcgetattr(&slave).context("tcgetattr")?;
+        modes.output_modes.remove(OutputModes::ONLCR);
+        tcsetattr(&slave, OptionalActions::Now, &modes).context("tcsetattr")?;
+    }
     if let Some((rows, columns)) = terminal.size {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&slave, size).context("set the size of the terminal")?;

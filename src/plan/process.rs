@@ -98,6 +98,9 @@ pub struct Terminal {
     pub size: Option<(u16, u16)>,
     /// The socket of whoever serves it; None: the caller does.
     pub socket: Option<PathBuf>,
+    /// Whether lines end as the program writes them. Else it is a terminal like any other, whose
+    /// driver puts a carriage return before each line feed.
+    pub keeps_line_ends: bool,
 }
 
 /// Whom the program runs as.
@@ -345,7 +348,9 @@ fn terminal(process: &Process, field: Field, streams: &Streams) -> Result<Option
         let columns = u16::try_from(size.width()).ok().filter(|columns| *columns > 0)?;
         Some((rows, columns))
     });
-    Ok(Some(Terminal { size: streams.callers_size.or(given), socket }))
+    // The caller shows it on a terminal, which has such a driver too.
+    let keeps_line_ends = streams.console == Console::Caller;
+    Ok(Some(Terminal { size: streams.callers_size.or(given), socket, keeps_line_ends }))
 }
 
 /// What runc and crun give. The spec would leave the caller's, but BuildKit's is 0,
@@ -559,9 +564,12 @@ mod tests {
             plan_with(rest, &streams).map(|planned| planned.terminal)
         };
         let terminal = planned(own, Console::Caller).unwrap().unwrap();
-        assert_eq!((terminal.size, terminal.socket), (Some((1, 2)), None));
+        assert_eq!((terminal.size, &terminal.socket), (Some((1, 2)), &None));
+        assert!(terminal.keeps_line_ends);
         let terminal = planned(own, Console::Socket("/s".into())).unwrap().unwrap();
-        assert_eq!(terminal.socket, Some("/s".into()));
+        assert_eq!((&terminal.socket, terminal.keeps_line_ends), (&Some("/s".into()), false));
+        let terminal = planned(own, Console::Embedder).unwrap().unwrap();
+        assert_eq!((&terminal.socket, terminal.keeps_line_ends), (&None, false));
         assert_eq!(planned("", Console::Nobody).unwrap(), None);
         for (rest, console, reason) in [
             (
