@@ -105,7 +105,10 @@ pub fn with_shims(test: impl Fn(&Daemon<'_>) + Sync) {
 pub fn with_pods(test: impl Fn(&Daemon<'_>) + Sync) {
     for shim in Shim::tested() {
         for release in [Release::Debian, Release::Current] {
-            with_daemon(release, shim, true, &test);
+            // By its path 1.6 finds it for `ctr`, but for pods it calls runc's all the same.
+            if shim != Shim::ByPath || release == Release::Current {
+                with_daemon(release, shim, true, &test);
+            }
         }
     }
 }
@@ -139,6 +142,9 @@ pub fn with_daemon(
             daemon.prepare_pods();
             let first = daemon.pod("first-pod", &json!({}));
             first.start("first", &["true"], &json!({}));
+            let ours = |line: &str| line.contains("containerd-shim-ferrun");
+            let asked_for = daemon.shims().iter().all(|(_, line)| ours(line) == shim.is_ours());
+            place.claim("its shim is the one that is tested", asked_for);
             first.remove();
         }
         let before = place.inventory();
