@@ -226,6 +226,12 @@ GUEST := update events resources devices apparmor selinux intel_rdt exec process
 guest: $(BUILT)
 	CARGO="$(CARGO)" $(TESTBED)/guest.py $(TESTED) $(if $(ALL),,$(GUEST))
 
+# TESTS='seccomp exec' runs some of them.
+.PHONY: test-guest-arm64
+test-guest-arm64: ## tests on arm64, in a virtual machine; builds for it first
+	@$(TESTBED)/install.sh arm64
+	CARGO="$(CARGO)" $(TESTBED)/guest_arm64.py $(TESTS)
+
 .PHONY: conformance
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)

@@ -32,6 +32,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / "testbed" / "cache" / "guest"
 KERNEL = pathlib.Path(os.environ.get("KERNEL", CACHE))
 PATIENCE = 1800  # seconds
+EMULATOR = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]
+CONSOLE = "ttyS0"
 MEMORY = 2048  # MiB
 DISK = "1G"
 # Programs of the integration package itself.
@@ -170,12 +172,13 @@ def make_disk(home, runtime, tests):
                    check=True)
 
 
-def make_initramfs(home, files, modules, init):
-    """What finds the disk: the kernel, which is among these files, has the drivers as modules."""
+def make_initramfs(home, files, modules, init, program=None):
+    """What finds the disk: the kernel, which is among these files, has the drivers as modules.
+    `program` is a busybox for another machine than this one."""
     root = home / "initramfs"
     for directory in ["bin", "dev", "disk"]:
         (root / directory).mkdir(parents=True)
-    copy(busybox(), root / "bin" / "busybox")
+    copy(program or busybox(), root / "bin" / "busybox")
     for name in modules:
         (root / f"{name}.ko").write_bytes(plain_module(files, name))
     write_script(root / "init", init.format(modules=" ".join(modules)))
@@ -185,15 +188,16 @@ def make_initramfs(home, files, modules, init):
                        stderr=subprocess.DEVNULL, check=True)
 
 
-def boot(home, *more, files=KERNEL, processors=2, security="apparmor", patience=PATIENCE):
+def boot(home, *more, files=KERNEL, processors=2, security="apparmor", patience=PATIENCE,
+         emulator=EMULATOR, console=CONSOLE):
     """Runs the machine, with the kernel among these files, `more` arguments and this security
     module, to its end. Returns what its console has said, which it shows."""
     kernel, = (files / "boot").glob("vmlinuz-*")
     machine = subprocess.Popen(
-        ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-smp", str(processors), "-cpu", "max",
+        [*emulator, "-smp", str(processors),
          "-m", str(MEMORY), "-display", "none", "-nic", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
          "-kernel", kernel, "-initrd", home / "initramfs.cpio", "-append",
-         f"console=ttyS0 quiet panic=-1 security={security}",
+         f"console={console} quiet panic=-1 security={security}",
          "-drive", f"file={home / 'disk'},format=raw,if=virtio,cache=unsafe", *more],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     bound = threading.Timer(patience, machine.kill)

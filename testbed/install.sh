@@ -9,6 +9,7 @@
 #     install.sh engines     for the container engines of Debian
 #     install.sh go          for engines newer than the system's
 #     install.sh guest       for tests in a virtual machine
+#     install.sh arm64       for tests in a virtual machine of that architecture
 #     install.sh systemd     for tests in one that has systemd
 #     install.sh packages    for packages, archives and what belongs to a release
 #     install.sh spelling    for the spelling
@@ -202,6 +203,14 @@ guest() {
     mv "$cache/guest.new" "$cache/guest"
 }
 
+guest_arm64() {
+    build
+    debian13
+    packages qemu-system-aarch64:qemu-system-arm mke2fs:e2fsprogs busybox:busybox-static \
+        aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/include/stdlib.h:libc6-dev-arm64-cross
+    other_target aarch64-unknown-linux-musl
+}
+
 # debian13.py makes them when they are needed.
 debian13() {
     packages python3:python3 mmdebstrap:mmdebstrap
@@ -329,6 +338,7 @@ bench) bench ;;
 engines) engines ;;
 go) go ;;
 guest) guest ;;
+arm64) guest_arm64 ;;
 systemd) with_systemd ;;
 packages) release ;;
 spelling) spelling ;;

@@ -81,7 +81,7 @@ pub fn before_exec(command: &mut Command, before: Before) {
         if *closes_stdio {
             // SAFETY: the program that follows is to find them closed, and nothing
             // is printed before it.
-            unsafe { libc::close_range(0, 2, 0) };
+            unsafe { libc::syscall(libc::SYS_close_range, 0, 2, 0) };
         }
         Ok(())
     };
