@@ -62,10 +62,10 @@ pub fn compare(daemon: &Containerd<'_>, ours_is: &str) {
         eprintln!("once more: {again:?}");
         take_better(&mut ours, run(daemon, ours_is, &again));
     }
+    show(ours_is, &ours, &peers);
     // Only if it is empty: of the groups that containers had, containerd's own is left.
     let hierarchies = daemon.place.bed.by_version("*/", "");
     daemon.place.sh(&format!("rmdir /sys/fs/cgroup/{hierarchies}k8s.io")).succeeds();
-    show(ours_is, &ours, &peers);
     let passed = names(&peers, |verdict| *verdict == Verdict::Passed);
     daemon.place.claim("most of them pass with runc", passed.len() >= 90);
     let missing: Vec<_> =
