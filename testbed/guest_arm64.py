@@ -6,7 +6,8 @@
 Without a TEST those of USUAL below are run. Everything is built for aarch64 with musl,
 the runtime too, and runs on the files and the kernel of Debian's arm64 packages, which are
 unpacked and not installed. A processor of another kind is emulated, some twenty times slower
-than this machine's: lives, costs and what counts seconds is left out. What its console says
+than this machine's: the usual tests take a quarter of an hour. Random lives, costs, kills at
+every call and what counts seconds are not for it. What its console says
 goes to stdout. The exit status is 1 if a test has failed, or the machine has not come to its
 end.
 """
