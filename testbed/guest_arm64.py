@@ -51,6 +51,11 @@ mkdir /dev/pts /dev/shm
 mount -t devpts none /dev/pts
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
+for module in {modules}; do /bin/busybox insmod /lib/modules/$module.ko; done
+for name in $(/bin/busybox --list); do
+    [ -e /bin/$name ] || [ -e /sbin/$name ] || [ -e /usr/bin/$name ] || [ -e /usr/sbin/$name ] ||
+        /bin/busybox ln -s /bin/busybox /usr/bin/$name
+done
 ip link set lo up
 uname -a; cat /sys/fs/cgroup/cgroup.controllers
 export RUNTIME=/usr/bin/ferrun VIEWS=V2 RUST_BACKTRACE=0
@@ -133,7 +138,11 @@ def make_disk(home, files, tests):
     (root / "tmp").chmod(0o1777)
     for name in "newuidmap", "newgidmap":
         (root / "usr/bin" / name).chmod(0o4755)
-    guest.write_script(root / "init", INIT.format(tests=" ".join(programs), end=guest.END))
+    modules = guest.with_needed(files, guest.MODULES)
+    (root / "lib/modules").mkdir()
+    for name in modules:
+        (root / f"lib/modules/{name}.ko").write_bytes(guest.plain_module(files, name))
+    guest.write_script(root / "init", INIT.format(modules=" ".join(modules), tests=" ".join(programs), end=guest.END))
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, home / "disk", "2G"], stdout=subprocess.DEVNULL, check=True)
 
 
