@@ -12,7 +12,7 @@ use shim::program;
 
 /// A command gives nothing back; the program that stays must.
 #[global_allocator]
-static ARENA: Arena = Arena::closed();
+static ARENA: Arena = Arena::new();
 
 /// The commit of the sources, where the build was told (`make` does).
 const COMMIT: Option<&str> = option_env!("FERRUN_COMMIT");
@@ -22,6 +22,8 @@ const COMMIT: Option<&str> = option_env!("FERRUN_COMMIT");
 // SAFETY: this is the one `main` of the program, of the type that the C library calls.
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
+    // Before anything is asked of it.
+    ARENA.close();
     // SAFETY: what C promises of `main`'s arguments; nothing here changes them.
     let arguments = unsafe { Arguments::new(arguments) };
     if program::is_command(arguments) {

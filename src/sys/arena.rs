@@ -31,10 +31,11 @@ pub struct Arena {
 /// The beginning of a block.
 #[repr(C)]
 struct Head {
-    /// Where the next part may begin, counted from here.
+    /// Where the next part may begin, counted from the end of the head.
     used: AtomicUsize,
-    /// The length of the block with its head.
-    length: usize,
+    /// The length of what follows the head; 0 stands for that of the first block, all of whose
+    /// bytes are zero at the start: what is not would lie in the file.
+    room: usize,
 }
 
 #[repr(C)]
@@ -47,9 +48,12 @@ struct Block<const LENGTH: usize> {
 const BLOCK: Layout = Layout::new::<Block<FURTHER>>();
 
 impl Head {
-    /// That of a block of this length with nothing handed out.
-    const fn of(length: usize) -> Self {
-        Self { used: AtomicUsize::new(size_of::<Self>()), length }
+    const fn of(room: usize) -> Self {
+        Self { used: AtomicUsize::new(0), room }
+    }
+
+    fn room(&self) -> usize {
+        if self.room == 0 { FIRST } else { self.room }
     }
 }
 
@@ -60,15 +64,16 @@ unsafe impl Sync for Arena {}
 impl Arena {
     /// An allocator with its first block whole.
     pub const fn new() -> Self {
-        let first =
-            Block { head: Head::of(size_of::<Block<FIRST>>()), bytes: UnsafeCell::new([0; FIRST]) };
+        let first = Block { head: Head::of(0), bytes: UnsafeCell::new([0; FIRST]) };
         Self { current: AtomicPtr::new(null_mut()), is_closed: AtomicBool::new(false), first }
     }
 
-    /// One that leaves all to the C library, for a program that may live long, until it is
-    /// [opened](Self::open).
-    pub const fn closed() -> Self {
-        Self { is_closed: AtomicBool::new(true), ..Self::new() }
+    /// Leaves all to the C library, for a program that may live long, until it is
+    /// [opened](Self::open). Where something was handed out already, it stays open.
+    pub fn close(&self) {
+        let is_untouched = self.current.load(Ordering::Acquire).is_null()
+            && self.first.head.used.load(Ordering::Acquire) == 0;
+        self.is_closed.store(is_untouched, Ordering::Release);
     }
 
     /// Hands out from its blocks from now on. What it has handed out before is not given back.
@@ -108,7 +113,7 @@ impl Arena {
             return false;
         }
         // SAFETY: a block is as long as its head at least, aligned as it asks, and nobody else's.
-        unsafe { new.write(Head::of(BLOCK.size())) };
+        unsafe { new.write(Head::of(FURTHER)) };
         let is_first = ptr::eq(full, ptr::from_ref(&self.first).cast());
         let full = if is_first { null_mut() } else { full.cast_mut() };
         let put = self.current.compare_exchange(full, new, Ordering::AcqRel, Ordering::Relaxed);
@@ -125,12 +130,13 @@ impl Arena {
         let block = self.current();
         // SAFETY: heads are never given back.
         let head = unsafe { &*block };
-        let Some(offset) = (part as usize).checked_sub(block as usize) else { return false };
+        let start = block as usize + size_of::<Head>();
+        let Some(offset) = (part as usize).checked_sub(start) else { return false };
         let (Some(end), Some(new_end)) = (offset.checked_add(old), offset.checked_add(new)) else {
             return false;
         };
-        let (relaxed, length) = (Ordering::Relaxed, head.length);
-        new_end <= length && head.used.compare_exchange(end, new_end, relaxed, relaxed).is_ok()
+        let relaxed = Ordering::Relaxed;
+        new_end <= head.room() && head.used.compare_exchange(end, new_end, relaxed, relaxed).is_ok()
     }
 }
 
@@ -138,19 +144,22 @@ impl Arena {
 fn take_of(block: *const Head, layout: Layout) -> *mut u8 {
     // SAFETY: heads are never given back.
     let head = unsafe { &*block };
+    let beginning = block as usize + size_of::<Head>();
     let place = |used: usize| {
         // An alignment is a power of two: no need to divide.
-        let aligned =
-            (block as usize + used).checked_add(layout.align() - 1)? & !(layout.align() - 1);
-        let start = aligned - block as usize;
+        let aligned = (beginning + used).checked_add(layout.align() - 1)? & !(layout.align() - 1);
+        let start = aligned - beginning;
         let end = start.checked_add(layout.size())?;
-        (end <= head.length).then_some((start, end))
+        (end <= head.room()).then_some((start, end))
     };
     let mut used = head.used.load(Ordering::Relaxed);
     while let Some((start, end)) = place(used) {
         match head.used.compare_exchange_weak(used, end, Ordering::Relaxed, Ordering::Relaxed) {
-            // SAFETY: start is less than the length, so the pointer stays inside of the block.
-            Ok(_) => return unsafe { block.cast::<u8>().cast_mut().add(start) },
+            Ok(_) => {
+                let block = block.cast::<u8>().cast_mut();
+                // SAFETY: head and part lie in the block, which is as long as both.
+                return unsafe { block.add(size_of::<Head>() + start) };
+            }
             Err(now) => used = now,
         }
     }
@@ -258,19 +267,23 @@ mod tests {
 
     #[test]
     fn a_closed_one_gives_back_what_it_gave() {
-        static ARENA: Arena = Arena::closed();
+        static ARENA: Arena = Arena::new();
+        ARENA.close();
         // SAFETY: every pointer is used within its size and given back with its layout.
         unsafe {
             let before = ARENA.realloc(ARENA.alloc(layout(10)), layout(10), 100);
             before.write_bytes(7, 100);
             ARENA.dealloc(ARENA.alloc_zeroed(layout(100)), layout(100));
-            assert_eq!(ARENA.first.head.used.load(Ordering::Relaxed), size_of::<Head>());
+            assert_eq!(ARENA.first.head.used.load(Ordering::Relaxed), 0);
             ARENA.open();
             let after = ARENA.alloc(layout(16));
             let grown = ARENA.realloc(before, layout(100), 200);
             assert_eq!(*grown.add(99), 7);
             assert!(ptr::from_ref(&ARENA).cast() < after && after < grown);
             ARENA.dealloc(grown, layout(200));
+            // What was handed out since could not be told from what the C library gives.
+            ARENA.close();
+            assert!(ARENA.is_of_a_block(layout(1)));
         }
     }
 
