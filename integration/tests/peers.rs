@@ -79,6 +79,12 @@ fn source(bed: &Bed) -> String {
     directory.to_str().expect("UTF-8").to_owned()
 }
 
+/// The last mount comes first.
+fn first(mut bundle: Bundle) -> Bundle {
+    bundle.config["mounts"].as_array_mut().expect("mounts").rotate_right(1);
+    bundle
+}
+
 #[test]
 fn mounts() {
     try_all(&[
@@ -267,13 +273,29 @@ fn mounts() {
             "M34",
             |bed| {
                 let bundle = bed.bundle();
-                let rootfs = bundle.rootfs().to_str().expect("UTF-8").to_owned();
-                bundle
-                    .mount("/", "bind", &rootfs, &["rbind", "nosuid"])
-                    .mount("/tmp", "tmpfs", "later", &[])
-                    .sh("grep -c later /proc/self/mounts")
+                let upper = bed.bundle_of(bundle.config.clone());
+                upper.write("/made", "by the upper one\n");
+                let upper = upper.rootfs().to_str().expect("UTF-8").to_owned();
+                let bundle = first(bundle.mount("/", "bind", &upper, &["rbind"]));
+                bundle.sh("cat /made; readlink /dev/fd; ls -d /proc/self")
             },
-            Prints("1"),
+            Prints("by the upper one\n/proc/self/fd\n/proc/self"),
+        ),
+        (
+            "M34",
+            |bed| {
+                let [upper, work] = ["upper", "work"].map(|name| bed.make_directory(name, 0o755));
+                let bundle = bed.bundle();
+                let lower = bundle.rootfs();
+                let layers = [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)];
+                let layers = layers.map(|(key, path)| format!("{key}={}", path.display()));
+                let layers = layers.iter().map(String::as_str).collect::<Vec<_>>();
+                let bundle = first(bundle.mount("/", "overlay", "overlay", &layers));
+                bundle.sh(
+                    "echo x > /written; awk '$5 == \"/\" { print $(NF - 2) }' /proc/self/mountinfo",
+                )
+            },
+            Prints("overlay"),
         ),
         (
             "M28",

@@ -83,22 +83,28 @@ pub type Writable = (Origin, OwnedFd);
 /// the trees that are the creator's to open, in their order; `grouped` waits until the
 /// process is in its cgroup, as often as it is called.
 pub fn fill(
-    root: BorrowedFd<'_>,
+    mut root: OwnedFd,
     rootfs: &Rootfs,
     opened: impl Fn() -> Result<OwnedFd>,
     grouped: impl Fn() -> Result<()>,
-) -> Result<Vec<Writable>> {
+) -> Result<(OwnedFd, Vec<Writable>)> {
     let (mut writable, mut bound) = (Vec::new(), Vec::new());
     for step in &rootfs.mounts {
         if step.shows_cgroups() {
             grouped()?;
         }
-        match mounts::apply(root, step, &opened)? {
+        match mounts::apply(root.as_fd(), step, &opened)? {
             Done::Writable(mount) => writable.push((step.field, mount)),
             Done::Bound(mount) => bound.push(mount),
             Done::Other => {}
         }
+        // The handle is of what lies below now.
+        if step.covers_the_root() {
+            root = resolve::root(&rootfs.path).context("the root that is mounted")?;
+        }
     }
+    let owned = root;
+    let root = owned.as_fd();
     let mut parents = Parents::new(root);
     // The image may have a link at /dev that leads into a directory of the host.
     let has_own_dev = match rootfs.links.first() {
@@ -115,7 +121,7 @@ pub fn fill(
         // In a root that cannot be written the program says itself that it is missing.
         log::debug(|| format!("process.cwd: not made: {}", message(&error)));
     }
-    Ok(writable)
+    Ok((owned, writable))
 }
 
 /// Makes the devices, and the links beside them.

@@ -280,9 +280,9 @@ fn prepare_container<'plan>(
 
     // Below a descriptor of the root, as long as the host's files are there to be bound.
     let root = rootfs::prepare(&plan.rootfs)?;
-    let root = root.as_fd();
     let trees = || creator.expect_tree();
-    let writable = rootfs::fill(root, &plan.rootfs, trees, || grouping.wait())?;
+    let (root, writable) = rootfs::fill(root, &plan.rootfs, trees, || grouping.wait())?;
+    let root = root.as_fd();
     grouping.wait()?;
     // In the container's own devpts, which is mounted by now; hooks have it as their stdio.
     if let Some(process) = &plan.process {

@@ -78,6 +78,11 @@ impl MountStep {
         }
     }
 
+    /// Whether it is mounted over the container's root itself.
+    pub fn covers_the_root(&self) -> bool {
+        self.target == Path::new("/") && !matches!(self.kind, MountKind::Existing)
+    }
+
     /// Gives a new file system an SELinux label, where its type takes one and its entry
     /// names none: those of the kernel have labels of their own.
     pub fn label(&mut self, label: &str) {
