@@ -251,8 +251,8 @@ bench: ## measure ferrun beside other runtimes, alone and under engines, as root
 
 .PHONY: text-order
 text-order: ## put the functions of ferrun in the order in which commands use them, as root
-	CARGO_PROFILE_RELEASE_STRIP=none $(CARGO) build --locked --release --package ferrun --target $(MUSL) \
-		--target-dir target/text-order
+	$(CARGO) --config 'profile.release.package.ferrun.strip=false' build --locked --release --package ferrun \
+		--target $(MUSL) --target-dir target/text-order
 	$(TESTBED)/text_order.py target/text-order/$(MUSL)/release/ferrun
 
 .PHONY: man
