@@ -260,7 +260,7 @@ man: ## man pages and shell completions, from the command lines' own definitions
 	$(CARGO) run --locked --package manual
 
 PREFIX ?= /usr/local
-INSTALLED = bin/ferrun bin/image-tool \
+INSTALLED = bin/ferrun bin/containerd-shim-ferrun-v2 bin/image-tool \
 	$(patsubst man/%,share/man/man1/%,$(wildcard man/*.1)) $(patsubst man/%,share/man/man8/%,$(wildcard man/*.8)) \
 	$(addprefix share/bash-completion/completions/,ferrun image-tool) \
 	$(addprefix share/zsh/site-functions/,_ferrun _image-tool) \
@@ -269,8 +269,8 @@ INSTALLED = bin/ferrun bin/image-tool \
 
 .PHONY: install
 install: ## what make has built below PREFIX (/usr/local), with man pages and completions; DESTDIR before it
-	@test -x bin/ferrun -a -x bin/image-tool || { echo 'make install: nothing is built yet: run make first' >&2; exit 1; }
-	install -D --target-directory=$(DESTDIR)$(PREFIX)/bin bin/ferrun bin/image-tool
+	@test -x bin/ferrun -a -x bin/containerd-shim-ferrun-v2 -a -x bin/image-tool || { echo 'make install: nothing is built yet: run make first' >&2; exit 1; }
+	install -D --target-directory=$(DESTDIR)$(PREFIX)/bin bin/ferrun bin/containerd-shim-ferrun-v2 bin/image-tool
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man1 man/*.1
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
 	for program in ferrun image-tool; do \
