@@ -259,9 +259,10 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// Where a path of the container is on the host.
-    fn on_host(&self, path: &Path) -> PathBuf {
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    /// Where a path of the host is in the container. Most sources are not: with a thousand mounts
+    /// to compare each with all before would be most of the work.
+    fn in_container(&self, path: &Path) -> Option<PathBuf> {
+        path.strip_prefix(&self.root).ok().map(|below| Path::new("/").join(below))
     }
 }
 
@@ -347,7 +348,9 @@ fn plan_one(
         };
         let source = around.bundle.join(source);
         // What an earlier entry has mounted is there for init alone.
-        let is_made = steps.iter().any(|step| source.starts_with(around.on_host(&step.target)));
+        let is_made = around
+            .in_container(&source)
+            .is_some_and(|inside| steps.iter().any(|step| inside.starts_with(&step.target)));
         if is_made && ids.is_some() {
             // The creator, who maps them, would find what lies below it.
             bail!("{field}.source: the ids of what an earlier entry mounts cannot be mapped");
@@ -658,6 +661,17 @@ mod tests {
         let error = plan_mounts(&mounts, &around).unwrap_err();
         let reason = "mounts[1].source: the ids of what an earlier entry mounts cannot be mapped";
         assert_eq!(error.to_string(), reason);
+    }
+
+    #[test]
+    fn thousands_of_binds_are_planned_at_once() {
+        let bind =
+            |at| format!(r#"{{"destination":"/data/{at}","source":"/s","options":["bind"]}}"#);
+        let json = format!("[{}]", (0..20_000).map(bind).collect::<Vec<_>>().join(","));
+        let start = std::time::Instant::now();
+        assert_eq!(plan(&json).unwrap().len(), 20_000);
+        // Half a minute, where each was compared with all before.
+        assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
     }
 
     #[test]
