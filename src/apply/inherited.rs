@@ -9,7 +9,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::error::{InField as _, words};
 use crate::log;
-use crate::plan::process::{ExecAffinity, ProcessPlan};
+use crate::plan::process::{ProcessPlan, Processors};
 use crate::sys::process as kernel;
 
 /// The oom_score_adj that a process is to inherit, taken on by its parent for the
@@ -81,17 +81,14 @@ impl Drop for InitialAffinity {
     }
 }
 
-/// Takes on the processors that a process of `exec` is to have in the container's cgroup: those
-/// of the plan, or all, unless the plan leaves it with those that it has inherited.
+/// Takes on the processors that a process of `exec` is to have in the container's cgroup.
 pub fn set_final_affinity(plan: &ProcessPlan) -> Result<()> {
-    match &plan.exec_affinity {
-        ExecAffinity { last: Some(mask), .. } => set_affinity(plan, mask, "final"),
-        ExecAffinity { last: None, initial: Some(_) } => Ok(()),
-        ExecAffinity { last: None, initial: None } => {
-            take_all_processors();
-            Ok(())
-        }
+    match &plan.exec_affinity.last {
+        Processors::These(mask) => return set_affinity(plan, mask, "final"),
+        Processors::All => take_all_processors(),
+        Processors::Kept => {}
     }
+    Ok(())
 }
 
 /// Takes on all processors that the cgroup has. To join a cpuset gave them before Linux 6.2;

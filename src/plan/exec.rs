@@ -358,7 +358,10 @@ mod tests {
         let file = r#"{"args":["of"],"cwd":"/","user":{"uid":0,"gid":0}}"#;
         let wanted = Wanted::File(serde_json::from_str(file).unwrap());
         let plan = ExecPlan::new(&request(wanted, &[]), &inhabited(&spec, &group)).unwrap();
-        assert_eq!(plan.process.exec_affinity.last, Some(vec![1]));
+        assert_eq!(
+            plan.process.exec_affinity.last,
+            crate::plan::process::Processors::These(vec![1])
+        );
         assert!(plan.process.env.is_empty() && !plan.process.no_new_privileges);
     }
 

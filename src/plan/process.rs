@@ -72,7 +72,19 @@ pub struct ExecAffinity {
     /// Before the process joins the container's cgroup.
     pub initial: Option<Vec<u64>>,
     /// After that.
-    pub last: Option<Vec<u64>>,
+    pub last: Processors,
+}
+
+/// The processors of a process in its cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Processors {
+    /// All that the cgroup has.
+    #[default]
+    All,
+    /// Those of this bit mask.
+    These(Vec<u64>),
+    /// What the kernel makes of those that it came with.
+    Kept,
 }
 
 /// The place of the process in the configuration, for errors.
@@ -321,10 +333,14 @@ fn exec_affinity(process: &Process, field: Field) -> Result<ExecAffinity> {
             bit_mask(list).in_field(field.of(&format!("execCPUAffinity.{property}"))).map(Some)
         }
     };
-    Ok(ExecAffinity {
-        initial: mask("initial", given.initial())?,
-        last: mask("final", given.cpu_affinity_final())?,
-    })
+    let initial = mask("initial", given.initial())?;
+    let last = match mask("final", given.cpu_affinity_final())? {
+        Some(mask) => Processors::These(mask),
+        // SHOULD NOT be changed then (config.md#linux-process).
+        None if initial.is_some() => Processors::Kept,
+        None => Processors::All,
+    };
+    Ok(ExecAffinity { initial, last })
 }
 
 fn terminal(process: &Process, field: Field, streams: &Streams) -> Result<Option<Terminal>> {
@@ -591,10 +607,10 @@ mod tests {
     #[test]
     fn lists_of_processors_become_masks() {
         let planned = plan(r#","execCPUAffinity":{"initial":"0-1,3"}"#).unwrap();
-        let expected = ExecAffinity { initial: Some(vec![0b1011]), last: None };
+        let expected = ExecAffinity { initial: Some(vec![0b1011]), last: Processors::Kept };
         assert_eq!(planned.exec_affinity, expected);
         let planned = plan(r#","execCPUAffinity":{"final":"64"}"#).unwrap();
-        assert_eq!(planned.exec_affinity.last, Some(vec![0, 1]));
+        assert_eq!(planned.exec_affinity.last, Processors::These(vec![0, 1]));
         let error = plan(r#","execCPUAffinity":{"final":"5000"}"#).unwrap_err();
         assert_eq!(
             format!("{error:#}"),
