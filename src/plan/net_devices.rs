@@ -8,6 +8,9 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType as Kind};
 use super::namespaces::Namespaces;
 use crate::error::InField as _;
 
+/// The most bytes of a name (IFNAMSIZ of linux/if.h, less its end).
+const LONGEST: usize = 15;
+
 /// One interface to move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetDevice {
@@ -39,8 +42,7 @@ pub fn plan_net_devices(
         let field = format!("linux.netDevices.{name}");
         check_name(name).in_field(&field)?;
         let inside = device.name().as_deref().filter(|inside| !inside.is_empty()).unwrap_or(name);
-        check_name(inside.strip_suffix("%d").unwrap_or(inside))
-            .in_field(format_args!("{field}.name"))?;
+        check_inside(inside).in_field(format_args!("{field}.name"))?;
         // A new namespace has this one, and in a joined one it could be no other's either.
         if inside == "lo" {
             bail!("{field}: \"lo\" is the container's own");
@@ -64,9 +66,16 @@ fn is_template(name: &str) -> bool {
     name.ends_with("%d")
 }
 
+/// A name, or one with a template at its end, which is as long as the number that it stands for.
+fn check_inside(name: &str) -> Result<()> {
+    match name.strip_suffix("%d") {
+        Some(stem) if name.len() <= LONGEST => check_name(stem),
+        _ => check_name(name),
+    }
+}
+
 /// What the kernel takes for a name (dev_valid_name of net/core/dev.c).
 fn check_name(name: &str) -> Result<()> {
-    const LONGEST: usize = 15;
     let is_wrong = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
     if name.is_empty() || name.len() > LONGEST || name == "." || name == ".." {
         bail!("{name:?}: not a name of 1 to {LONGEST} bytes");
@@ -99,6 +108,8 @@ mod tests {
     fn a_device_keeps_its_name_unless_it_gets_another() {
         let devices = r#"{"b":{"name":""},"a":{"name":"eth0"},"c":{}}"#;
         let planned = plan(devices, NETWORK, true).unwrap();
+        let same = r#"{"a":{"name":"eth%d"},"b":{"name":"eth%d"}}"#;
+        assert_eq!(plan(same, NETWORK, true).unwrap().len(), 2);
         let expected = [("a", "eth0"), ("b", "b"), ("c", "c")];
         assert_eq!(planned, expected.map(|(name, inside)| (name.to_owned(), inside.to_owned())));
     }
@@ -142,6 +153,12 @@ mod tests {
                 NETWORK,
                 true,
                 r#"linux.netDevices.a.name: "eth%dx": holds a %"#,
+            ),
+            (
+                r#"{"a":{"name":"abcdefghijklmn%d"}}"#,
+                NETWORK,
+                true,
+                r#"linux.netDevices.a.name: "abcdefghijklmn%d": not a name of 1 to 15 bytes"#,
             ),
         ] {
             let error = plan(devices, namespaces, may_move).unwrap_err();
