@@ -79,15 +79,36 @@ fn make_parent_private(path: &Path) -> Result<()> {
 /// asked for it.
 pub type Writable = (Origin, OwnedFd);
 
+/// A root with its mounts.
+struct Mounted {
+    /// The handle on it: another one where a mount covers it.
+    root: OwnedFd,
+    writable: Vec<Writable>,
+    /// What was bound, by the numbers of the mounts.
+    bound: Vec<u64>,
+}
+
 /// Fills the root: mounts, devices, links, the working directory. `opened` brings
 /// the trees that are the creator's to open, in their order; `grouped` waits until the
-/// process is in its cgroup, as often as it is called.
+/// process is in its cgroup, as often as it is called. Returns the handle on the root from here
+/// on, and what is to be closed in the end.
 pub fn fill(
-    mut root: OwnedFd,
+    root: OwnedFd,
     rootfs: &Rootfs,
     opened: impl Fn() -> Result<OwnedFd>,
     grouped: impl Fn() -> Result<()>,
 ) -> Result<(OwnedFd, Vec<Writable>)> {
+    let Mounted { root, writable, bound } = mount_all(root, rootfs, opened, grouped)?;
+    furnish(root.as_fd(), rootfs, &bound)?;
+    Ok((root, writable))
+}
+
+fn mount_all(
+    mut root: OwnedFd,
+    rootfs: &Rootfs,
+    opened: impl Fn() -> Result<OwnedFd>,
+    grouped: impl Fn() -> Result<()>,
+) -> Result<Mounted> {
     let (mut writable, mut bound) = (Vec::new(), Vec::new());
     for step in &rootfs.mounts {
         if step.shows_cgroups() {
@@ -95,16 +116,23 @@ pub fn fill(
         }
         match mounts::apply(root.as_fd(), step, &opened)? {
             Done::Writable(mount) => writable.push((step.field, mount)),
-            Done::Bound(mount) => bound.push(mount),
-            Done::Other => {}
+            // Of the root itself all is the container's.
+            Done::Bound(mount) if !step.covers_the_root() => bound.push(mount),
+            Done::Bound(_) | Done::Other => {}
         }
         // The handle is of what lies below now.
         if step.covers_the_root() {
-            root = resolve::root(&rootfs.path).context("the root that is mounted")?;
+            let path = &rootfs.path;
+            let found = resolve::root(path).with_context(|| format!("{path:?}: open it again"));
+            root = found.in_field(step.field)?;
         }
     }
-    let owned = root;
-    let root = owned.as_fd();
+    Ok(Mounted { root, writable, bound })
+}
+
+/// Makes what the container finds beside its mounts: devices and links, unless /dev is a bind
+/// itself, and the working directory.
+fn furnish(root: BorrowedFd<'_>, rootfs: &Rootfs, bound: &[u64]) -> Result<()> {
     let mut parents = Parents::new(root);
     // The image may have a link at /dev that leads into a directory of the host.
     let has_own_dev = match rootfs.links.first() {
@@ -121,7 +149,7 @@ pub fn fill(
         // In a root that cannot be written the program says itself that it is missing.
         log::debug(|| format!("process.cwd: not made: {}", message(&error)));
     }
-    Ok((owned, writable))
+    Ok(())
 }
 
 /// Makes the devices, and the links beside them.
