@@ -1,6 +1,7 @@
 //! One pass over the text of a JSON file for what serde would pass over.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::Result;
@@ -101,17 +102,15 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen: Vec<Cow<'de, str>> = Vec::new();
+        let mut seen: BTreeSet<Cow<'de, str>> = BTreeSet::new();
         while let Some(Key(key)) = map.next_key()? {
-            let twice = seen.contains(&key);
             self.0.place.push(key.clone());
             self.0.check_text(&key)?;
-            if twice {
+            if !seen.insert(key) {
                 return Err(A::Error::custom(format!("{}: given twice", self.0.field())));
             }
             map.next_value_seed(Node(self.0))?;
             self.0.place.pop();
-            seen.push(key);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `linux.devices`, the default devices and the links that belong to /dev.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
@@ -67,34 +68,32 @@ pub const LINKS: [(&str, &str); 6] = [
 /// place of a default one at the same path. `may_make` is whether mknod(2) is
 /// allowed, which it is not in a user namespace.
 pub fn plan_devices(devices: &[LinuxDevice], may_make: bool) -> Result<Vec<Device>> {
-    let mut planned: Vec<Device> = DEFAULTS
+    let defaults = DEFAULTS.iter().map(|(path, major, minor)| Device {
+        field: "default device".to_owned(),
+        path: path.into(),
+        node: if may_make {
+            Node::Made {
+                kind: libc::S_IFCHR,
+                major: *major,
+                minor: *minor,
+                mode: 0o666,
+                uid: 0,
+                gid: 0,
+            }
+        } else {
+            Node::Bound
+        },
+    });
+    let given = devices
         .iter()
-        .map(|(path, major, minor)| Device {
-            field: "default device".to_owned(),
-            path: path.into(),
-            node: if may_make {
-                Node::Made {
-                    kind: libc::S_IFCHR,
-                    major: *major,
-                    minor: *minor,
-                    mode: 0o666,
-                    uid: 0,
-                    gid: 0,
-                }
-            } else {
-                Node::Bound
-            },
-        })
-        .collect();
-    for (at, device) in devices.iter().enumerate() {
-        let field = format!("linux.devices[{at}]");
-        let device = plan_one(&field, device, may_make)?;
-        planned.retain(|other| other.path != device.path);
-        // That one is a link always, into the container's own devpts.
-        if device.path != Path::new("/dev/ptmx") {
-            planned.push(device);
-        }
-    }
+        .enumerate()
+        .map(|(at, device)| plan_one(&format!("linux.devices[{at}]"), device, may_make));
+    let all = defaults.map(Ok).chain(given).collect::<Result<Vec<Device>>>()?;
+    // Of each path the last one; /dev/ptmx is a link always, into the container's own devpts.
+    let mut seen = BTreeSet::from([PathBuf::from("/dev/ptmx")]);
+    let mut planned: Vec<Device> =
+        all.into_iter().rev().filter(|device| seen.insert(device.path.clone())).collect();
+    planned.reverse();
     Ok(planned)
 }
 

@@ -38,6 +38,7 @@ pub fn plan_net_devices(
     let given = linux.and_then(|linux| linux.net_devices().as_ref());
     let given: BTreeMap<_, _> = given.into_iter().flatten().collect();
     let mut devices: Vec<NetDevice> = Vec::new();
+    let mut takers: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, device) in given {
         let field = format!("linux.netDevices.{name}");
         check_name(name).in_field(&field)?;
@@ -47,9 +48,10 @@ pub fn plan_net_devices(
         if inside == "lo" {
             bail!("{field}: \"lo\" is the container's own");
         }
-        let is_same = |other: &&NetDevice| other.inside == inside && !is_template(inside);
-        if let Some(other) = devices.iter().find(is_same) {
-            bail!("{field}: {inside:?} is the name of {} inside as well", other.field);
+        if !is_template(inside)
+            && let Some(other) = takers.insert(inside, name)
+        {
+            bail!("{field}: {inside:?} is the name of linux.netDevices.{other} inside as well");
         }
         devices.push(NetDevice { field, name: name.clone(), inside: inside.to_owned() });
     }

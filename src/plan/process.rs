@@ -375,12 +375,12 @@ const DEFAULT_UMASK: u32 = 0o022;
 
 fn user(process: &Process, field: Field) -> Result<User> {
     let user = process.user();
-    let mut groups: Vec<u32> = Vec::new();
+    let (mut groups, mut seen) = (Vec::new(), BTreeSet::new());
     for (at, group) in user.additional_gids().iter().flatten().enumerate() {
         let group =
             numbers::id(*group).in_field(field.of(&format!("user.additionalGids[{at}]")))?;
         // Docker gives a group twice where it is the user's own too.
-        if !groups.contains(&group) {
+        if seen.insert(group) {
             groups.push(group);
         }
     }

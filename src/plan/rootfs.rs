@@ -1,6 +1,7 @@
 //! The container's file system as a whole: root, mounts, devices, and what is
 //! hidden or read-only in it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -206,15 +207,14 @@ pub fn plan_rootfs(spec: &Spec, around: &Surroundings<'_>) -> Result<(Rootfs, Ve
 
 /// The paths of a field, each once.
 fn paths(field: &str, given: Option<&[String]>) -> Result<Vec<(String, PathBuf)>> {
-    let mut paths: Vec<(String, PathBuf)> = Vec::new();
+    let (mut paths, mut seen) = (Vec::new(), BTreeSet::new());
     for (at, path) in given.unwrap_or_default().iter().enumerate() {
         let field = format!("linux.{field}[{at}]");
         if !path.starts_with('/') {
             bail!("{field}: {path:?}: not absolute");
         }
-        let path = PathBuf::from(path);
-        if !paths.iter().any(|(_, other)| *other == path) {
-            paths.push((field, path));
+        if seen.insert(Path::new(path)) {
+            paths.push((field, PathBuf::from(path)));
         }
     }
     Ok(paths)
