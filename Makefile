@@ -19,7 +19,7 @@ export FERRUN_COMMIT := $(shell cat .commit 2>/dev/null || git describe --always
 WORKSPACE := Cargo.toml Cargo.lock rust-toolchain.toml .cargo/config.toml
 SOURCES := $(shell find src seccomp/src dbus/src -type f) $(WORKSPACE) seccomp/Cargo.toml dbus/Cargo.toml build.rs \
 	text-order.ld
-SHIM_SOURCES := $(shell find shim/src -type f) shim/Cargo.toml shim/build.rs
+SHIM_SOURCES := $(shell find shim/src -type f) shim/Cargo.toml
 IMAGE_TOOL_SOURCES := $(shell find image-tool/src image-tool/profiles -type f) $(WORKSPACE) image-tool/Cargo.toml
 
 .PHONY: build
