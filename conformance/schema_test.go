@@ -93,11 +93,14 @@ func TestStateIsByTheSchema(t *testing.T) {
 		case "stopped":
 			call("resume", id)
 			call("kill", id, "KILL")
-			time.Sleep(200 * time.Millisecond)
 		}
 		state := call("state", id)
-		if !strings.Contains(string(state), `"`+status+`"`) {
-			t.Errorf("not %s: %s", status, state)
+		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(string(state), `"`+status+`"`); {
+			if time.Now().After(deadline) {
+				t.Fatalf("not %s: %s", status, state)
+			}
+			time.Sleep(5 * time.Millisecond)
+			state = call("state", id)
 		}
 		// A status beside those of the specification is allowed, and not by the schema.
 		if status != "paused" {
