@@ -44,6 +44,26 @@ pub enum Release {
     Current,
 }
 
+impl Release {
+    /// What has to be installed for it.
+    pub fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Debian => &["containerd", "ctr"],
+            Self::Current => &[],
+        }
+    }
+
+    /// Whether `current/` is built, where the release, or tests of pods, need it. The test's
+    /// output says so where it is not.
+    pub fn is_built(self, place: &Place<'_>, has_pods: bool) -> bool {
+        let is_there = built().exists() || self == Self::Debian && !has_pods;
+        if !is_there {
+            place.bed.skip("make engines-current has not built what this needs");
+        }
+        is_there
+    }
+}
+
 /// A daemon at work.
 #[derive(Debug)]
 pub struct Containerd<'place> {

@@ -1,6 +1,6 @@
 //! A daemon for each test, which leaves nothing of its containers.
 
-use engines::containerd::{Containerd, Release, built};
+use engines::containerd::{Containerd, Release};
 use engines::in_place;
 use engines::pod::Pod;
 use serde_json::json;
@@ -21,13 +21,9 @@ pub fn with_pods(release: Release, test: impl Fn(&Containerd<'_>) + Sync) {
 
 #[track_caller]
 fn with_daemon(release: Release, has_pods: bool, test: impl Fn(&Containerd<'_>) + Sync) {
-    let programs: &[&str] = match release {
-        Release::Debian => &["containerd", "ctr"],
-        Release::Current => &[],
-    };
-    in_place(programs, |place| {
-        if (release == Release::Current || has_pods) && !built().exists() {
-            return place.bed.skip("make engines-current has not built what this needs");
+    in_place(release.programs(), |place| {
+        if !release.is_built(place, has_pods) {
+            return;
         }
         let daemon = Containerd::start(place, release, "");
         if has_pods {

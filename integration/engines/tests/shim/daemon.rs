@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use engines::containerd::{Containerd, Release, built};
+use engines::containerd::{Containerd, Release};
 use engines::pod::Pod;
 use engines::shim::Shim;
 use engines::{Answer, in_place};
@@ -90,24 +90,23 @@ impl<'place> Daemon<'place> {
 /// Runs a test with each release and each shim that is tested.
 #[track_caller]
 pub fn with_shims(test: impl Fn(&Daemon<'_>) + Sync) {
-    for shim in Shim::tested() {
-        for release in [Release::Debian, Release::Current] {
-            // A type by its path is the same to all releases.
-            if shim != Shim::ByPath || release == Release::Current {
-                with_daemon(release, shim, false, &test);
-            }
-        }
-    }
+    with_each(false, &test);
 }
 
-/// Runs a test of pods with each release and each shim that is tested.
+/// The same with a test of pods.
 #[track_caller]
 pub fn with_pods(test: impl Fn(&Daemon<'_>) + Sync) {
+    with_each(true, &test);
+}
+
+#[track_caller]
+fn with_each(has_pods: bool, test: &(impl Fn(&Daemon<'_>) + Sync)) {
     for shim in Shim::tested() {
         for release in [Release::Debian, Release::Current] {
-            // By its path 1.6 finds it for `ctr`, but for pods it calls runc's all the same.
+            // A type by its path is the same to all releases for `ctr`, and for pods 1.6 calls
+            // runc's shim all the same.
             if shim != Shim::ByPath || release == Release::Current {
-                with_daemon(release, shim, true, &test);
+                with_daemon(release, shim, has_pods, test);
             }
         }
     }
@@ -120,13 +119,9 @@ pub fn with_daemon(
     has_pods: bool,
     test: &(impl Fn(&Daemon<'_>) + Sync),
 ) {
-    let programs: &[&str] = match release {
-        Release::Debian => &["containerd", "ctr"],
-        Release::Current => &[],
-    };
-    in_place(programs, |place| {
-        if (release == Release::Current || has_pods) && !built().exists() {
-            return place.bed.skip("make engines-current has not built what this needs");
+    in_place(release.programs(), |place| {
+        if !release.is_built(place, has_pods) {
+            return;
         }
         eprintln!("{}: {release:?}, {shim:?}", place.bed.test);
         let handlers = if shim.is_ours() { Shim::handlers(release) } else { String::new() };
