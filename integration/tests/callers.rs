@@ -17,7 +17,7 @@
 //! | capabilities, securebits | the configuration's sets alone | rights of the caller | `process::each_set_of_capabilities_is_exact` |
 //! | no_new_privs | kept where the caller has it | the kernel lets nobody take it back | `what_the_configuration_leaves_open_is_the_callers` |
 //! | resource limits | kept where the configuration sets none | as with runc and crun | `what_the_configuration_leaves_open_is_the_callers` |
-//! | CPU set | all of the cgroup's, but for `process.execCPUAffinity` | a service with `CPUAffinity=` means itself; so runc since 1.2.7 and crun since 1.9.2 | `processors_of_the_caller_are_not_those_of_the_container` |
+//! | CPU set | all of the cgroup's, but for `process.execCPUAffinity` | a service with `CPUAffinity=` means itself; so crun since 1.9.2 and runc since 1.4 | `processors_of_the_caller_are_not_those_of_the_container` |
 //! | nice value, scheduling policy, I/O priority | kept where the configuration sets none | `nice ferrun run` is what people type | `what_the_configuration_leaves_open_is_the_callers` |
 //! | session, process group, controlling terminal | new session | job control of the caller | `terminal::*` |
 //! | session keyring | a new one, but for `--no-new-keyring` | keys of the caller | `exec::*` |
