@@ -39,6 +39,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// What the machine is called by uname(2): as it is, and under the personality of 32 bits.
+pub const MACHINE: [&str; 2] =
+    if cfg!(target_arch = "aarch64") { ["aarch64", "armv8l"] } else { ["x86_64", "i686"] };
+
 /// Copies a program, by another process: a child that a test makes meanwhile would inherit
 /// a descriptor of ours that is open for writing, and nobody could execute the copy.
 ///

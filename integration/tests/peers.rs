@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use integration::{
-    Bed, Bundle, View, as_root, as_user, copy_program, eventually, in_views, runtime,
+    Bed, Bundle, MACHINE, View, as_root, as_user, copy_program, eventually, in_views, runtime,
     with_controllers,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -518,7 +518,7 @@ fn namespaces() {
                 let bundle = bed.bundle().with("/linux/seccomp", filter);
                 bundle.with("/linux/personality", json!({"domain": "LINUX32"})).sh("uname -m")
             },
-            Prints("i686"),
+            Prints(MACHINE[1]),
         ),
     ]);
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::choice::{Asks, Choice, Need, Way};
 use super::super::place::Place;
 use super::super::random::Random;
+use crate::MACHINE;
 use crate::sys::CAPABILITIES;
 
 /// Which processors it may use.
@@ -15,7 +16,7 @@ pub(super) fn defaults(place: &Place) -> Choice {
     let mut choice = Choice::new("what nobody asks for")
         .inside("umask", "0022")
         .inside("pwd", "/")
-        .inside("uname -m", "x86_64")
+        .inside("uname -m", MACHINE[0])
         .inside("policy", format!("{} 0 0", place.nice))
         .inside("status Uid", "0 0 0 0")
         .inside("status Gid", "0 0 0 0")
@@ -259,7 +260,7 @@ fn io_priority(random: &mut Random, place: &Place) -> Choice {
 fn personality(_: &mut Random, _: &Place) -> Choice {
     Choice::new("LINUX32")
         .set("/linux/personality", json!({"domain": "LINUX32"}))
-        .inside("uname -m", "i686")
+        .inside("uname -m", MACHINE[1])
 }
 
 fn directory(random: &mut Random, _: &Place) -> Choice {
