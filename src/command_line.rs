@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use crate::apply::security_module;
 use crate::cli::go;
 use crate::commands::{Global, dispatch};
-use crate::sys::{self, arguments::Arguments};
+use crate::sys::{self, arguments::Arguments, process::OneThread};
 use crate::{bundle, cli, error, log, own_executable};
 
 /// runc's commands that ferrun does not have.
@@ -32,19 +32,19 @@ const ENTERING: [&str; 3] = ["create", "run", "exec"];
 
 /// C's `main` of a program that is the command, with the `commit` of its sources where its build
 /// was told (`make` does). Docker shows it. Returns the exit code.
-pub fn main(arguments: Arguments, commit: Option<&str>) -> i32 {
+pub fn main(arguments: Arguments, alone: OneThread, commit: Option<&str>) -> i32 {
     arguments.remember();
     if let Err(error) = begin(arguments) {
         say(&error::message(&error));
         return 1;
     }
-    run(arguments, commit.unwrap_or("unknown"))
+    run(arguments, alone, commit.unwrap_or("unknown"))
 }
 
 /// Runs what was typed. Returns the exit code. Not inlined: the start that comes before
 /// does without its stack.
 #[inline(never)]
-fn run(arguments: Arguments, commit: &str) -> i32 {
+fn run(arguments: Arguments, alone: OneThread, commit: &str) -> i32 {
     let arguments = go::with_help(arguments.iter().map(OsStr::to_owned).collect());
     let command = cli::command_for(&arguments);
     let arguments = go::with_double_dashes(&command, arguments);
@@ -62,7 +62,7 @@ fn run(arguments: Arguments, commit: &str) -> i32 {
         let _ = cli::command().print_help();
         return 0;
     };
-    run_verb(verb, arguments, &matches, commit).unwrap_or_else(|error| {
+    run_verb(verb, arguments, &matches, (alone, commit)).unwrap_or_else(|error| {
         let message = error::message_around(&error, security_module::around);
         log::failure(&message);
         // Who has executed this command to embed it was told, and stderr is the program's.
@@ -112,7 +112,7 @@ fn run_verb(
     verb: &str,
     arguments: &ArgMatches,
     matches: &ArgMatches,
-    commit: &str,
+    (alone, commit): (OneThread, &str),
 ) -> anyhow::Result<i32> {
     let json = matches.get_one::<String>("log-format").is_some_and(|format| format == "json");
     let format = if json { log::Format::Json } else { log::Format::Text };
@@ -121,7 +121,7 @@ fn run_verb(
         let version = env!("CARGO_PKG_VERSION");
         format!("ferrun {version}, commit {commit}: {verb}; {}", own_executable::describe())
     });
-    dispatch(verb, arguments, &Global::new(matches)?)
+    dispatch(verb, arguments, &Global::new(matches, alone)?)
 }
 
 /// Prints what clap has to say. Returns the exit code that runc would have.

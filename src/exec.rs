@@ -34,10 +34,10 @@ use crate::plan::namespaces::{clone_flag, proc_name};
 use crate::plan::request::Streams;
 use crate::processes::ProcessFacts;
 use crate::store::{Container, Operation, Status};
-use crate::sys::process as kernel;
+use crate::sys::process::{self as kernel, OneThread};
 
 /// What to run, and how.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ExecOptions {
     /// A file that holds the process.
     pub process: Option<PathBuf>,
@@ -49,6 +49,8 @@ pub struct ExecOptions {
     pub streams: Streams,
     /// Who is told of the process.
     pub handover: Handover,
+    /// That there is no thread which a copy of this process would lack.
+    pub alone: OneThread,
 }
 
 /// Runs the process. Returns it, and the terminal that the caller serves.
@@ -80,6 +82,7 @@ pub fn exec(container: &Container, options: &ExecOptions) -> Result<(Spawned, Op
         container,
         plan: &plan,
         handover: &options.handover,
+        alone: options.alone,
         target,
         init,
         labels: LabelWriter::open(Some(&plan.process))?,
@@ -126,6 +129,7 @@ struct Adding<'a> {
     container: &'a Container,
     plan: &'a ExecPlan,
     handover: &'a Handover,
+    alone: OneThread,
     /// A handle on the container's init, and its pid.
     target: OwnedFd,
     init: i32,
@@ -198,9 +202,11 @@ impl Adding<'_> {
             is_grouped_later: group.is_none(),
         };
         let neighbour = Neighbour { pidfd: &self.target, namespaces };
-        let spawned = spawn::beside(neighbour, &cgroup, &creator, end, |end, remaining| {
-            init::additional(self.plan, &given, remaining, end)
-        })?;
+        let alone = self.alone;
+        let spawned =
+            spawn::beside(alone, neighbour, &cgroup, &creator, end, |alone, end, left| {
+                init::additional(alone, self.plan, &given, left, end)
+            })?;
         Ok((spawned, creator))
     }
 

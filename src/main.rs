@@ -9,7 +9,10 @@ use std::{
 };
 
 #[cfg(not(test))]
-use ferrun::{command_line, sys::arguments::Arguments};
+use ferrun::{
+    command_line,
+    sys::{arguments::Arguments, process::OneThread},
+};
 
 use ferrun::sys::arena::Arena;
 
@@ -25,5 +28,7 @@ static ARENA: Arena = Arena::new();
 extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: what C promises of `main`'s arguments; nothing here changes them.
     let arguments = unsafe { Arguments::new(arguments) };
-    exit(command_line::main(arguments, option_env!("FERRUN_COMMIT")))
+    // SAFETY: this is the beginning, and nothing below starts a thread before it has cloned.
+    let alone = unsafe { OneThread::promise() };
+    exit(command_line::main(arguments, alone, option_env!("FERRUN_COMMIT")))
 }

@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int};
 use std::process::exit;
 
 use ferrun::command_line;
-use ferrun::sys::{arena::Arena, arguments::Arguments};
+use ferrun::sys::{arena::Arena, arguments::Arguments, process::OneThread};
 use shim::program;
 
 /// A command gives nothing back; the program that stays must.
@@ -28,7 +28,9 @@ extern "C" fn main(_count: c_int, arguments: *const *const c_char) -> c_int {
     let arguments = unsafe { Arguments::new(arguments) };
     if program::is_command(arguments) {
         ARENA.open();
-        exit(command_line::main(arguments, COMMIT));
+        // SAFETY: this is the beginning, and nothing below starts a thread before it has cloned.
+        let alone = unsafe { OneThread::promise() };
+        exit(command_line::main(arguments, alone, COMMIT));
     }
     exit(program::main(arguments, COMMIT.unwrap_or("unknown")))
 }

@@ -20,7 +20,7 @@ use crate::channel::gate::Verdict;
 use crate::error::{InField as _, Kind, OfKind as _, message};
 use crate::log;
 use crate::plan::hooks::Hook;
-use crate::sys::process::{Clone3, Cloned, clone3, exit_now, spawn_with_signals};
+use crate::sys::process::{Clone3, Cloned, OneThread, clone3, exit_now, spawn_with_signals};
 
 /// How much of what a hook prints is kept for the error, in bytes.
 const KEPT: usize = 4096;
@@ -88,18 +88,28 @@ fn run_one(hook: &Hook, state: &str, directory: &Path) -> Result<()> {
 
 /// Calls hooks in order as the program itself will run: as its user, with its
 /// capabilities, under its filter, in its files. They may be the container's own.
-pub fn run_confined(hooks: &[Hook], confined: &Confined<'_>, state: &str) -> Result<()> {
-    hooks.iter().try_for_each(|hook| named(hook, run_one_confined(hook, confined, state)))
+pub fn run_confined(
+    alone: OneThread,
+    hooks: &[Hook],
+    confined: &Confined<'_>,
+    state: &str,
+) -> Result<()> {
+    hooks.iter().try_for_each(|hook| named(hook, run_one_confined(alone, hook, confined, state)))
 }
 
-fn run_one_confined(hook: &Hook, confined: &Confined<'_>, state: &str) -> Result<()> {
+fn run_one_confined(
+    alone: OneThread,
+    hook: &Hook,
+    confined: &Confined<'_>,
+    state: &str,
+) -> Result<()> {
     let (output, writer) = std::io::pipe().context("pipe")?;
     let (reader, stdin) = std::io::pipe().context("pipe")?;
     let verdict = Verdict::new()?;
     let program = confined.instead(&hook.path, &hook.args, hook.env.as_deref())?;
-    let pid = match clone3(&Clone3::default()).context("clone3")? {
+    let pid = match clone3(alone, &Clone3::default()).context("clone3")? {
         Cloned::Parent(pid, _) => pid,
-        Cloned::Child => {
+        Cloned::Child(_) => {
             let run = || -> Result<()> {
                 nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?;
                 rustix::stdio::dup2_stdin(&reader)?;

@@ -17,7 +17,7 @@ use crate::error::{InField as _, message, words};
 use crate::log;
 use crate::plan::namespaces::{IdMaps, IdRange, Join, clone_flag, name, proc_name};
 use crate::sys;
-use crate::sys::process::{Clone3, Cloned, clone3, set_parent_death_signal};
+use crate::sys::process::clone_that_waits;
 
 /// Where a process writes the offsets of the time namespace that its children will be in.
 const OWN_OFFSETS: &str = "/proc/self/timens_offsets";
@@ -225,22 +225,12 @@ fn ask_for_map(program: &str, pid: Pid, ranges: &[IdRange]) -> Result<()> {
 /// A user namespace with these maps, for id-mapped mounts. It needs a process to
 /// come into being, and none to go on.
 pub fn user_namespace(maps: &IdMaps, uid: u32, gid: u32) -> Result<OwnedFd> {
-    let args = Clone3 { flags: clone_flag(Kind::User), cgroup: None };
-    match clone3(&args).map_err(|errno| explain_new("clone3", errno, &[Kind::User]))? {
-        Cloned::Child => {
-            // Waits to be killed, and does not outlive its parent.
-            let _ = set_parent_death_signal(libc::SIGKILL);
-            loop {
-                nix::unistd::pause();
-            }
-        }
-        Cloned::Parent(pid, pidfd) => {
-            let made = write_id_maps(pid, maps, uid, gid).and_then(|()| user_namespace_of(pid));
-            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-            let _ = nix::sys::wait::waitpid(pid, None);
-            made
-        }
-    }
+    let (pid, pidfd) = clone_that_waits(clone_flag(Kind::User))
+        .map_err(|errno| explain_new("clone3", errno, &[Kind::User]))?;
+    let made = write_id_maps(pid, maps, uid, gid).and_then(|()| user_namespace_of(pid));
+    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+    let _ = nix::sys::wait::waitpid(pid, None);
+    made
 }
 
 /// The user namespace that a process is in.

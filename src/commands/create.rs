@@ -39,5 +39,6 @@ pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Cr
         notifies: service_manager().is_some(),
         handover: handover(matches, global),
         stays: false,
+        alone: global.alone,
     }
 }

@@ -20,6 +20,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
         cgroups: texts_of(matches, "cgroup"),
         streams: streams(matches, global, in_foreground),
         handover: handover(matches, global),
+        alone: global.alone,
     };
     if options.process.is_none() && options.typed.args.is_empty() {
         bail!("exec: neither a program nor --process is given");

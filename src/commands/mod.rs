@@ -36,6 +36,7 @@ use crate::host;
 use crate::plan::notify;
 use crate::plan::request::{CgroupMaker, Cgroups, Console, Streams};
 use crate::store::{Container, Operation, Status, Store};
+use crate::sys::process::OneThread;
 
 /// What holds for every verb.
 #[derive(Debug)]
@@ -50,11 +51,13 @@ pub struct Global {
     pub buses: Buses,
     /// Who has executed this command, and wants to know more than its exit code.
     pub reporter: Option<Rc<Reporter>>,
+    /// That this process has one thread, which containers are made by.
+    pub alone: OneThread,
 }
 
 impl Global {
     /// The settings of a command line.
-    pub fn new(matches: &ArgMatches) -> Result<Self> {
+    pub fn new(matches: &ArgMatches, alone: OneThread) -> Result<Self> {
         let manager = matches.get_one::<String>("cgroup-manager").map(String::as_str);
         let maker = match manager {
             Some("disabled") => CgroupMaker::Nobody,
@@ -76,7 +79,7 @@ impl Global {
         let cgroups = Cgroups { maker, rootless };
         let report = matches.get_one::<i32>("report").copied();
         let reporter = report.map(Reporter::over).transpose()?.map(Rc::new);
-        Ok(Self { store, root_given, cgroups, buses: buses(), reporter })
+        Ok(Self { store, root_given, cgroups, buses: buses(), reporter, alone })
     }
 }
 

@@ -37,7 +37,7 @@ use crate::plan::process::ProcessPlan;
 use crate::store::Identity;
 use crate::store::Status;
 use crate::sys;
-use crate::sys::process as kernel;
+use crate::sys::process::{self as kernel, OneThread};
 
 /// What opens the way to the program.
 #[derive(Debug)]
@@ -76,6 +76,7 @@ pub struct Given<'a> {
 
 /// The init process of a container. Returns only where it has failed and said so.
 pub fn container(
+    alone: OneThread,
     plan: &Plan,
     mut given: Given<'_>,
     remaining: Remaining<'_>,
@@ -85,10 +86,10 @@ pub fn container(
     // It holds a descriptor of the host.
     let parameters = take(&mut given.parameters);
     let settled = prepare_container(plan, &given, parameters, remaining, &creator)
-        .and_then(|prepared| settle(prepared, plan, &given, is_between, &creator));
+        .and_then(|prepared| settle(alone, prepared, plan, &given, is_between, &creator));
     let confined = told(&creator, settled)?;
     let run = |verdict: &Verdict, other: &InitEnd| match confined {
-        Some(confined) => run_container(plan, &given.identity, confined, verdict, other),
+        Some(confined) => run_container(alone, plan, &given.identity, confined, (verdict, other)),
         None => bail!("process: missing: there is no program to start"),
     };
     match given.start {
@@ -119,6 +120,7 @@ pub struct Additional<'a> {
 
 /// A process that `exec` adds to a container.
 pub fn additional(
+    alone: OneThread,
     plan: &ExecPlan,
     given: &Additional<'_>,
     remaining: Remaining<'_>,
@@ -155,10 +157,10 @@ pub fn additional(
             plan,
             &Confinement { new_user_namespace: false, labels: given.labels, is_between },
         )?;
-        leave_the_host(plan.descriptors, &creator, None)?;
+        leave_the_host(alone, plan.descriptors, &creator, None)?;
         confined.give_up(&creator)?;
         if is_between {
-            spawn::emerge(&creator)?;
+            spawn::emerge(alone, &creator)?;
             nix::unistd::setsid().context("setsid")?;
         }
         control_terminal(Some(plan))?;
@@ -329,6 +331,7 @@ fn prepare_container<'plan>(
 /// From a prepared container to `Ready`. Whoever can see init from here on finds a process of
 /// the container, with the rights of its program.
 fn settle<'plan>(
+    alone: OneThread,
     prepared: Prepared<'plan>,
     plan: &Plan,
     given: &Given<'_>,
@@ -340,7 +343,7 @@ fn settle<'plan>(
         creator.expect(&ToInit::Placed)?;
     }
     let descriptors = plan.process.as_ref().map_or(0, |process| process.descriptors);
-    leave_the_host(descriptors, creator, given.start.gate())?;
+    leave_the_host(alone, descriptors, creator, given.start.gate())?;
     if given.start.gate().is_some() {
         kernel::end_by_signals().context("sigaction")?;
     }
@@ -348,7 +351,7 @@ fn settle<'plan>(
         confined.give_up(creator)?;
     }
     if is_between {
-        spawn::emerge(creator)?;
+        spawn::emerge(alone, creator)?;
         nix::unistd::setsid().context("setsid")?;
         control_terminal(plan.process.as_ref())?;
         confined.iter_mut().try_for_each(Confined::look_again)?;
@@ -366,13 +369,18 @@ fn settle<'plan>(
 
 /// Closes what is the host's, and forgets how this program was called. What was opened here
 /// is closed by its owners already.
-fn leave_the_host(descriptors: u32, creator: &InitEnd, gate: Option<&OwnedFd>) -> Result<()> {
+fn leave_the_host(
+    alone: OneThread,
+    descriptors: u32,
+    creator: &InitEnd,
+    gate: Option<&OwnedFd>,
+) -> Result<()> {
     // A change of ids may have made it visible again (fs.suid_dumpable in proc_sys_fs(5)).
     kernel::hide().context("prctl")?;
     log::leave_file();
     let kept: Vec<_> = gate.map(OwnedFd::as_fd).into_iter().chain([creator.as_fd()]).collect();
     sys::close_others(3, descriptors, &kept).context("close_range")?;
-    sys::arguments::forget();
+    sys::arguments::forget(alone);
     Ok(())
 }
 
@@ -386,16 +394,16 @@ fn control_terminal(process: Option<&ProcessPlan>) -> Result<()> {
 
 /// What comes after the gate: hooks, and the program.
 fn run_container(
+    alone: OneThread,
     plan: &Plan,
     identity: &Identity<'_>,
     confined: Confined<'_>,
-    verdict: &Verdict,
-    other: &InitEnd,
+    (verdict, other): (&Verdict, &InitEnd),
 ) -> Result<Infallible> {
     // Without hooks no call is made that a filter might refuse.
     if !plan.hooks.start_container.is_empty() {
         let state = identity.for_hooks(Status::Created, std::process::id() as i32);
-        hooks::run_confined(&plan.hooks.start_container, &confined, &state)?;
+        hooks::run_confined(alone, &plan.hooks.start_container, &confined, &state)?;
     }
     become_program(confined, verdict, other)
 }

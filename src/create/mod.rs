@@ -48,7 +48,7 @@ use crate::plan::{Plan, notify};
 use crate::resolve;
 use crate::store::Identity;
 use crate::store::{Container, ProcessFacts, ProcessId, Record, RecordedMount, Status, Store};
-use crate::sys::process as kernel;
+use crate::sys::process::{self as kernel, OneThread};
 use crate::time;
 
 /// How a container is to be created.
@@ -76,6 +76,8 @@ pub struct CreateOptions {
     pub handover: Handover,
     /// Whether the caller stays to run the program.
     pub stays: bool,
+    /// That there is no thread which a copy of this process would lack.
+    pub alone: OneThread,
 }
 
 /// A container that waits for its program, as the caller who stays has it.
@@ -454,9 +456,12 @@ impl Making<'_> {
         if !plan.hides_itself {
             kernel::hide().context("prctl")?;
         }
-        let init = spawn::container(&plan.namespaces, &cgroup, &creator, end, |end, remaining| {
-            init::container(plan, around, remaining, end)
-        })?;
+        let alone = self.options.alone;
+        let namespaces = &plan.namespaces;
+        let init =
+            spawn::container(alone, namespaces, &cgroup, &creator, end, |alone, end, left| {
+                init::container(alone, plan, around, left, end)
+            })?;
         log::debug(|| init.summary("init"));
         Ok((init, creator, verdict))
     }
@@ -518,7 +523,7 @@ impl Making<'_> {
         let joined = self.plan.namespaces.joined.iter();
         let joined = joined.filter(|join| matches!(join.kind, Kind::Pid | Kind::User));
         let opened = joined.map(namespaces::open_joined).collect::<Result<Vec<_>>>()?;
-        procfs::context_in(opened, &self.cgroup()?)
+        procfs::context_in(self.options.alone, opened, &self.cgroup()?)
     }
 
     /// The container's cgroup, to be entered.

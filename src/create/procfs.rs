@@ -26,19 +26,21 @@ use crate::create::spawn::{Birth, Groups, spawn};
 use crate::error::{Failure, message};
 use crate::log;
 use crate::sys;
-use crate::sys::process::{Clone3, Cloned, clone3, exit_now, hide, set_parent_death_signal};
+use crate::sys::process::{
+    Clone3, Cloned, OneThread, clone3, exit_now, hide, set_parent_death_signal,
+};
 
 /// How long the context may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The context of a procfs (fsopen(2)) that shows the pid namespace among `joined`, which may
 /// take the rights of a user namespace among them to enter. `cgroup` is the container's.
-pub fn context_in(joined: Vec<Opened>, cgroup: &Groups) -> Result<OwnedFd> {
+pub fn context_in(alone: OneThread, joined: Vec<Opened>, cgroup: &Groups) -> Result<OwnedFd> {
     let (creator, end) = channel::pair()?;
-    let helper = spawn(&Birth::in_group(cgroup.unified()), &creator, || {
+    let helper = spawn(alone, &Birth::in_group(cgroup.unified()), &creator, |alone| {
         end_with_parent()?;
         cgroup.tasks().enter()?;
-        let Err(error) = bring_context(joined, &end).map(|()| exit_now(0));
+        let Err(error) = bring_context(alone, joined, &end).map(|()| exit_now(0));
         let _ = end.send(&FromInit::Failed(Failure::new(&error)));
         exit_now(1)
     })?;
@@ -59,7 +61,7 @@ pub fn context_in(joined: Vec<Opened>, cgroup: &Groups) -> Result<OwnedFd> {
 }
 
 /// Gives everything away, and then lets a child in the pid namespace make the context.
-fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
+fn bring_context(alone: OneThread, joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
     const NEW: [Kind; 6] =
         [Kind::User, Kind::Mount, Kind::Network, Kind::Ipc, Kind::Uts, Kind::Cgroup];
     let in_user_namespace = joined.iter().any(|join| join.kind == Kind::User);
@@ -84,11 +86,11 @@ fn bring_context(joined: Vec<Opened>, end: &InitEnd) -> Result<()> {
     enter_empty_root().context("an empty root")?;
     sys::close_others(0, 0, &[end.as_fd()]).context("close_range")?;
     log::leave_file();
-    sys::arguments::forget();
+    sys::arguments::forget(alone);
     hide().context("prctl")?;
-    let child = match clone3(&Clone3::default()).context("clone3")? {
+    let child = match clone3(alone, &Clone3::default()).context("clone3")? {
         Cloned::Parent(pid, _) => pid,
-        Cloned::Child => {
+        Cloned::Child(_) => {
             let sent = end_with_parent()
                 .and_then(|()| {
                     fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).context("fsopen \"proc\"")

@@ -34,7 +34,7 @@ use crate::plan::cgroup::Group;
 use crate::plan::intel_rdt;
 use crate::plan::namespaces::{Namespaces, clone_flag};
 use crate::processes::ProcessFacts;
-use crate::sys::process::{Clone3, Cloned, clone_sibling, clone3, exit_now};
+use crate::sys::process::{Clone3, Cloned, OneThread, clone_sibling, clone3, exit_now};
 
 /// The new process was killed before it ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,11 +258,12 @@ pub struct Remaining<'a> {
 /// Makes the init process of a container, or the process in between that will make it.
 /// `child` runs in it and never returns.
 pub fn container(
+    alone: OneThread,
     namespaces: &Namespaces,
     cgroup: &Groups,
     creator: &CreatorEnd,
     init: InitEnd,
-    child: impl FnOnce(InitEnd, Remaining<'_>) -> Result<Infallible>,
+    child: impl FnOnce(OneThread, InitEnd, Remaining<'_>) -> Result<Infallible>,
 ) -> Result<Spawned> {
     let mut opened = namespaces.joined.iter().map(open_joined).collect::<Result<Vec<_>>>()?;
     let mut remaining = Remaining {
@@ -281,7 +282,7 @@ pub fn container(
         remaining.offsets = namespaces.own_offsets();
         remaining.is_between = true;
         let birth = Birth::in_group(cgroup.unified());
-        let between = spawn(&birth, creator, move || child(init, remaining))?;
+        let between = spawn(alone, &birth, creator, move |alone| child(alone, init, remaining))?;
         return Ok(Spawned { is_between: true, ..between });
     }
 
@@ -313,8 +314,8 @@ pub fn container(
         let offsets = namespaces.own_offsets();
         let time = offsets.map(|_| Kind::Time);
         let join = move || enter(opened, time.as_slice(), offsets);
-        let child = move |init| child(init, remaining);
-        return through(&birth, join, creator, init, child);
+        let child = move |alone, init| child(alone, init, remaining);
+        return through(alone, &birth, join, (creator, init), child);
     }
     // A new user namespace has no rights over the others: the creator joins those for
     // it. So he does for time, which only children enter.
@@ -323,7 +324,7 @@ pub fn container(
         join.join()?;
     }
     remaining.join = opened;
-    spawn(&birth, creator, move || child(init, remaining))
+    spawn(alone, &birth, creator, move |alone| child(alone, init, remaining))
 }
 
 /// A process whose namespaces another one is to be in.
@@ -337,11 +338,12 @@ pub struct Neighbour<'a> {
 
 /// Makes a process in the namespaces of another one, or the one in between.
 pub fn beside(
+    alone: OneThread,
     neighbour: Neighbour<'_>,
     cgroup: &Groups,
     creator: &CreatorEnd,
     init: InitEnd,
-    child: impl FnOnce(InitEnd, Remaining<'_>) -> Result<Infallible>,
+    child: impl FnOnce(OneThread, InitEnd, Remaining<'_>) -> Result<Infallible>,
 ) -> Result<Spawned> {
     let flags = neighbour.namespaces;
     // What only children enter, and what is entered after a user namespace of its own.
@@ -357,7 +359,7 @@ pub fn beside(
     };
     let is_between = remaining.is_between;
     let birth = Birth::in_group(cgroup.unified());
-    let spawned = spawn(&birth, creator, move || child(init, remaining))?;
+    let spawned = spawn(alone, &birth, creator, move |alone| child(alone, init, remaining))?;
     Ok(Spawned { is_between, ..spawned })
 }
 
@@ -366,23 +368,24 @@ pub fn beside(
 /// child. It inherits the cgroup: from inside of the user namespace none could be given that
 /// belongs to its user.
 fn through(
+    alone: OneThread,
     birth: &Birth<'_>,
     join: impl FnOnce() -> Result<()>,
-    creator: &CreatorEnd,
-    init: InitEnd,
-    child: impl FnOnce(InitEnd) -> Result<Infallible>,
+    (creator, init): (&CreatorEnd, InitEnd),
+    child: impl FnOnce(OneThread, InitEnd) -> Result<Infallible>,
 ) -> Result<Spawned> {
     let first = Birth::in_group(birth.group);
-    let mut process = spawn(&first, creator, move || {
+    let mut process = spawn(alone, &first, creator, move |alone| {
         let args = Clone3 { flags: birth.flags | libc::CLONE_PARENT as u64, cgroup: None };
-        let clone = || clone3(&args).map_err(|errno| explain_new("clone3", errno, birth.new));
+        let clone =
+            || clone3(alone, &args).map_err(|errno| explain_new("clone3", errno, birth.new));
         let stays = join().and_then(|()| hand_over(&init, clone()?));
         if let Err(error) = stays {
             let _ = init.send(&FromInit::Failed(Failure::new(&error)));
             exit_now(1);
         }
         init.expect(&ToInit::Known)?;
-        child(init)
+        child(alone, init)
     })?;
     process.is_between = true;
     match process.hear(creator, || Ok(false))? {
@@ -408,8 +411,8 @@ fn through(
 
 /// Makes the process that stays, where this one is in between. Returns in the new process
 /// alone, which may speak once it is [`ToInit::Known`].
-pub fn emerge(init: &InitEnd) -> Result<()> {
-    let cloned = clone_sibling().map_err(|errno| {
+pub fn emerge(alone: OneThread, init: &InitEnd) -> Result<()> {
+    let cloned = clone_sibling(alone).map_err(|errno| {
         let error = anyhow::Error::new(errno).context("clone");
         match errno {
             // This process counts too.
@@ -423,7 +426,7 @@ pub fn emerge(init: &InitEnd) -> Result<()> {
 /// In the process in between: tells the creator of the process that was made, and ends.
 fn hand_over(init: &InitEnd, cloned: Cloned) -> Result<()> {
     match cloned {
-        Cloned::Child => Ok(()),
+        Cloned::Child(_) => Ok(()),
         Cloned::Parent(_, pidfd) => {
             let told = init.send_with(&FromInit::Spawned, &pidfd);
             exit_now(i32::from(told.is_err()))
@@ -451,16 +454,17 @@ impl<'a> Birth<'a> {
 
 /// Makes a process. `child` runs in it and never returns.
 pub fn spawn(
+    alone: OneThread,
     birth: &Birth<'_>,
     creator: &CreatorEnd,
-    child: impl FnOnce() -> Result<Infallible>,
+    child: impl FnOnce(OneThread) -> Result<Infallible>,
 ) -> Result<Spawned> {
     let args = Clone3 { flags: birth.flags, cgroup: birth.group };
-    match clone3(&args).map_err(|errno| explain_new("clone3", errno, birth.new))? {
+    match clone3(alone, &args).map_err(|errno| explain_new("clone3", errno, birth.new))? {
         Cloned::Parent(pid, pidfd) => Ok(Spawned { pid, pidfd, is_between: false, is_seen: false }),
-        Cloned::Child => {
+        Cloned::Child(alone) => {
             creator.close_in_child();
-            let Err(_) = child();
+            let Err(_) = child(alone);
             exit_now(1)
         }
     }

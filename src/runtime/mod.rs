@@ -3,8 +3,8 @@
 //! A [`Runtime`] has a place for its containers and the program that creates them. `create`
 //! and `exec` run that program in a process of its own, since a process that makes a container
 //! leaves its namespaces, hides itself and takes on what its child is to inherit. So does what is
-//! begun by a `begin_` for a caller that must not wait. All else runs in the caller, which must
-//! have no other thread while it is called, and leaves it as it was.
+//! begun by a `begin_` for a caller that must not wait. All else runs in the caller and leaves it
+//! as it was. The caller may have other threads, and ignores SIGPIPE as Rust's programs do.
 //!
 //! ```no_run
 //! use ferrun::{Create, Error, Kind, Runtime};

@@ -56,7 +56,14 @@ impl Outcome for () {
 }
 
 /// A command at work. Its descriptor becomes readable when [`Work::step`] gets further. To drop
-/// it ends the command, and what it has not made to the end.
+/// it ends the command, and what it has not made to the end. So does the end of the thread that
+/// has begun it, and that is why it belongs to one:
+///
+/// ```compile_fail
+/// fn elsewhere(work: ferrun::Work) {
+///     std::thread::spawn(move || work.wait());
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Work<T = Made> {
     /// None once it was waited for.
@@ -65,7 +72,7 @@ pub struct Work<T = Made> {
     made: Option<Made>,
     console: Option<OwnedFd>,
     failed: Option<Error>,
-    outcome: PhantomData<T>,
+    outcome: PhantomData<(T, *const ())>,
 }
 
 impl<T: Outcome> Work<T> {

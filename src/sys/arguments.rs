@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use nix::errno::Errno;
 
+use super::process::OneThread;
+
 /// A list of C strings that ends with a null.
 type Strings = *const *const libc::c_char;
 
@@ -20,11 +22,11 @@ static ARGUMENTS: AtomicPtr<*const libc::c_char> = AtomicPtr::new(null_mut());
 
 /// Overwrites the command line and the environment that this program was started with, where
 /// /proc/PID/cmdline and /proc/PID/environ show them: what is left is the name `init`. Only
-/// for a process with one thread that is a copy of its parent, never returns to the code
-/// that borrowed from them, and reads neither any more.
-pub fn forget() {
+/// for a copy of its parent that never returns to the code that borrowed from them, and reads
+/// neither any more.
+pub fn forget(_alone: OneThread) {
     let mut name: &[u8] = b"init";
-    // SAFETY: the C library's own list, which no other thread changes.
+    // SAFETY: the C library's own list, which no other thread changes: there is none.
     let environment = unsafe { environ };
     for mut next in [ARGUMENTS.load(Relaxed).cast_const(), environment] {
         // SAFETY: `next` is null, or does not go beyond the null that ends the pointers.

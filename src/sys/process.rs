@@ -1,6 +1,7 @@
 //! Kernel calls on processes that nix and rustix do not wrap safely.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
@@ -14,6 +15,24 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::abi::{SIBLING, SchedulerAttributes};
+
+/// Says that this process has one thread. A copy of its memory that a clone makes has no other
+/// thread that would ever let go of a lock, and what changes a process changes it for all of its
+/// threads. The command has it from C's `main`, and a process that it clones from the clone; no
+/// thread is started before what asks for it is done. A program that embeds the runtime has none,
+/// and so cannot call what asks for it.
+#[derive(Debug, Clone, Copy)]
+pub struct OneThread(PhantomData<*const ()>);
+
+impl OneThread {
+    /// For the beginning of `main`.
+    ///
+    /// # Safety
+    /// There is one thread, and none will be started as long as a copy of this is used.
+    pub const unsafe fn promise() -> Self {
+        Self(PhantomData)
+    }
+}
 
 /// How clone3(2) is to make the child.
 #[derive(Debug, Default)]
@@ -30,15 +49,40 @@ pub enum Cloned {
     /// The parent: the child's pid and a pidfd for it.
     Parent(Pid, OwnedFd),
     /// The child, which must never return into the parent's code.
-    Child,
+    Child(OneThread),
 }
 
 /// Makes a child process with a copy of this one's memory (clone3(2)). The
 /// child gets the exit signal SIGCHLD, or the parent's with CLONE_PARENT.
+pub fn clone3(alone: OneThread, args: &Clone3<'_>) -> nix::Result<Cloned> {
+    // SAFETY: there is one thread, so that the copy is whole.
+    match unsafe { copy(args) }? {
+        Some((pid, pidfd)) => Ok(Cloned::Parent(pid, pidfd)),
+        None => Ok(Cloned::Child(alone)),
+    }
+}
+
+/// Makes a child process in new namespaces (CLONE_NEW* flags) that does nothing but wait to be
+/// killed. It ends with the thread that calls this.
+pub fn clone_that_waits(flags: u64) -> nix::Result<(Pid, OwnedFd)> {
+    // SAFETY: the child makes two system calls, which need nothing of its memory.
+    match unsafe { copy(&Clone3 { flags, cgroup: None }) }? {
+        Some(child) => Ok(child),
+        None => {
+            let _ = set_parent_death_signal(libc::SIGKILL);
+            loop {
+                nix::unistd::pause();
+            }
+        }
+    }
+}
+
+/// The call. None: this is the child.
 ///
-/// Only a process with a single thread may call it: in the child, locks held by
-/// other threads would stay locked for ever.
-pub fn clone3(args: &Clone3<'_>) -> nix::Result<Cloned> {
+/// # Safety
+/// Where there are other threads, the child makes system calls only: what others were changing
+/// stays as it was in its memory, and locks of theirs stay locked.
+unsafe fn copy(args: &Clone3<'_>) -> nix::Result<Option<(Pid, OwnedFd)>> {
     #[repr(C, align(8))]
     #[derive(Default)]
     struct Arguments {
@@ -74,19 +118,19 @@ pub fn clone3(args: &Clone3<'_>) -> nix::Result<Cloned> {
     let ret =
         unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<Arguments>()) };
     match Errno::result(ret)? {
-        0 => Ok(Cloned::Child),
+        0 => Ok(None),
         pid => {
             // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD).
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Cloned::Parent(Pid::from_raw(pid as libc::pid_t), pidfd))
+            Ok(Some((Pid::from_raw(pid as libc::pid_t), pidfd)))
         }
     }
 }
 
 /// Makes a sibling of this process, a child of its parent, with a copy of its memory.
 /// By clone(2), which filters for containers let through where they refuse clone3(2),
-/// whose flags they cannot read. The same holds for the caller as for [`clone3`].
-pub fn clone_sibling() -> nix::Result<Cloned> {
+/// whose flags they cannot read.
+pub fn clone_sibling(alone: OneThread) -> nix::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: no stack is given and CLONE_VM is not among the flags, so the child runs on a
     // copy of this memory as after fork(2). Third comes, on all architectures that this is
@@ -94,7 +138,7 @@ pub fn clone_sibling() -> nix::Result<Cloned> {
     // the call returns. The last two are not used without their flags.
     let ret = unsafe { libc::syscall(libc::SYS_clone, SIBLING, 0, &raw mut pidfd, 0, 0) };
     match Errno::result(ret)? {
-        0 => Ok(Cloned::Child),
+        0 => Ok(Cloned::Child(alone)),
         pid => {
             // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD).
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };

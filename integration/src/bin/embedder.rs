@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ferrun::{Create, Error, Exec, Kind, Made, Runtime, Status};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,6 +20,9 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 const GROWTH: u64 = 64;
 /// What is made once and kept is there after so many.
 const FIRST: usize = 16;
+
+/// Whether the lives are over.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +36,7 @@ fn main() {
     let mut ends: BTreeMap<String, u32> = BTreeMap::new();
     let lives: usize = lives.parse().expect("a number");
     let mut before = None;
+    let other = std::thread::spawn(watch);
     for number in 0..lives + FIRST {
         if number == FIRST {
             before = Some((facts(), private_memory()));
@@ -61,6 +67,8 @@ fn main() {
         println!("private memory: {grown} KiB more than {memory}");
         is_same = false;
     }
+    IS_OVER.store(true, Ordering::Relaxed);
+    other.join().expect("the other thread");
     for (end, times) in ends {
         println!("{times} {end}");
     }
@@ -132,6 +140,23 @@ fn reap(made: &Made) {
 
 fn at<T>(step: &'static str, result: Result<T, Error>) -> Result<T, (&'static str, Error)> {
     result.map_err(|error| (step, error))
+}
+
+/// What another thread sees of the process, again and again: it never changes.
+fn watch() {
+    let seen = || {
+        let status = fs::read_to_string("/proc/self/status").expect("status");
+        let umask = status.lines().find(|line| line.starts_with("Umask:")).map(str::to_owned);
+        let directory = std::env::current_dir().ok();
+        let dumpable = rustix::process::dumpable_behavior().ok();
+        let link = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).ok();
+        (umask, directory, dumpable, ["mnt", "net", "user", "uts"].map(link))
+    };
+    let before = seen();
+    while !IS_OVER.load(Ordering::Relaxed) {
+        assert_eq!(seen(), before);
+        std::thread::sleep(Duration::from_micros(100));
+    }
 }
 
 /// What the process is, by name.
