@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::fd::IntoRawFd as _;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ArgMatches;
@@ -16,6 +17,7 @@ use nix::sys::stat::Mode;
 use crate::apply::security_module;
 use crate::cli::go;
 use crate::commands::{Global, dispatch};
+use crate::handover::report::Reporter;
 use crate::sys::{self, arguments::Arguments, process::OneThread};
 use crate::{bundle, cli, error, log, own_executable};
 
@@ -116,12 +118,18 @@ fn run_verb(
 ) -> anyhow::Result<i32> {
     let json = matches.get_one::<String>("log-format").is_some_and(|format| format == "json");
     let format = if json { log::Format::Json } else { log::Format::Text };
-    log::open(cli::path_of(matches, "log").as_deref(), format, matches.get_flag("debug"))?;
+    let reporter = matches.get_one("report").copied().map(Reporter::over).transpose()?;
+    let reporter = reporter.map(Arc::new);
+    let embedder = reporter
+        .clone()
+        .map(|reporter| -> log::Warned { Arc::new(move |message| reporter.warn(message)) });
+    let file = cli::path_of(matches, "log");
+    log::open(file.as_deref(), format, matches.get_flag("debug"), embedder)?;
     log::debug(|| {
         let version = env!("CARGO_PKG_VERSION");
         format!("ferrun {version}, commit {commit}: {verb}; {}", own_executable::describe())
     });
-    dispatch(verb, arguments, &Global::new(matches, alone)?)
+    dispatch(verb, arguments, &Global::new(matches, reporter, alone)?)
 }
 
 /// Prints what clap has to say. Returns the exit code that runc would have.

@@ -9,9 +9,10 @@
 
 mod runtime;
 
-pub use crate::cgroups::Stats;
 pub use crate::cgroups::systemd::Buses;
+pub use crate::cgroups::{OomWatch, Stats};
 pub use crate::error::Kind;
+pub use crate::features::features;
 pub use crate::processes::ProcessId;
 pub use crate::runtime::{Create, Error, Exec, Made, Outcome, Runtime, State, Stdio, Work};
 pub use crate::store::Status;
@@ -40,6 +41,8 @@ pub mod destroy;
 pub mod error;
 #[doc(hidden)]
 pub mod exec;
+#[doc(hidden)]
+pub mod features;
 #[doc(hidden)]
 pub mod foreground;
 #[doc(hidden)]

@@ -7,13 +7,19 @@
 //! A process on its way into a container writes here by what it has inherited, until
 //! [`leave_file`]: from there on nothing of the host's is held, and what is still to be told is
 //! its creator's to tell. No value of a variable and no annotation is ever logged.
+//!
+//! The command has one log. A program that embeds ferrun has one for each [`Runtime`], which gets
+//! warnings alone, and each call of it brings that along ([`with`]).
+//!
+//! [`Runtime`]: crate::Runtime
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 
@@ -24,6 +30,16 @@ static LOG: OnceLock<Log> = OnceLock::new();
 /// Whether this process logs what `--debug` shows.
 static DEBUG: AtomicBool = AtomicBool::new(false);
 static HAS_LEFT: AtomicBool = AtomicBool::new(false);
+/// How many calls have a log of their own now, in whatever thread.
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// That of the call that this thread is in.
+    static OF_CALL: RefCell<Option<Warned>> = const { RefCell::new(None) };
+}
+
+/// Who gets warnings, each one line.
+pub type Warned = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How entries are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,19 +72,25 @@ impl Level {
     }
 }
 
-#[derive(Debug)]
 struct Log {
     /// None: to stderr.
     file: Option<File>,
+    /// Who has executed this command to embed it, and gets warnings where there is no file.
+    embedder: Option<Warned>,
     /// The caller's stderr where `--debug` needs it: the one by that number becomes the
     /// container's terminal.
     stderr: Option<File>,
     format: Format,
 }
 
-/// Opens the log for the rest of the process, appending. Without a file,
-/// warnings go to stderr.
-pub fn open(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
+/// Opens the log for the rest of the process, appending. Without a file, warnings go to the
+/// `embedder`, and without one to stderr.
+pub fn open(
+    path: Option<&Path>,
+    format: Format,
+    debug: bool,
+    embedder: Option<Warned>,
+) -> Result<()> {
     let file = path
         .map(|path| {
             OpenOptions::new()
@@ -84,7 +106,7 @@ pub fn open(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
         .transpose()
         .context("--debug: stderr")?;
     // Only main calls this, and once.
-    let _ = LOG.set(Log { file, stderr, format });
+    let _ = LOG.set(Log { file, embedder, stderr, format });
     DEBUG.store(debug, Ordering::Relaxed);
     Ok(())
 }
@@ -94,6 +116,21 @@ pub fn open(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
 pub fn leave_file() {
     HAS_LEFT.store(true, Ordering::Relaxed);
     DEBUG.store(false, Ordering::Relaxed);
+}
+
+/// Makes a call whose warnings are for this one.
+pub fn with<T>(warned: &Warned, call: impl FnOnce() -> T) -> T {
+    /// Takes it back, also where the call panics.
+    struct Back(Option<Warned>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            OF_CALL.set(self.0.take());
+            CALLS.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    CALLS.fetch_add(1, Ordering::Relaxed);
+    let _back = Back(OF_CALL.replace(Some(Arc::clone(warned))));
+    call()
 }
 
 /// Logs that something is passed over; the operation goes on.
@@ -118,6 +155,11 @@ pub fn failure(message: &str) {
 }
 
 fn write(level: Level, message: &str) {
+    if CALLS.load(Ordering::Relaxed) > 0
+        && let Some(warned) = OF_CALL.with_borrow(Option::clone)
+    {
+        return warned(message);
+    }
     let entry = |log: &Log| entry(log.format, level, message);
     // A log that cannot be written must not fail the operation. Each entry is one write, so
     // that those of two processes do not mix.
@@ -125,6 +167,10 @@ fn write(level: Level, message: &str) {
         Some(log @ Log { file: Some(file), .. }) => (&*file).write_all(entry(log).as_bytes()),
         Some(log @ Log { stderr: Some(stderr), .. }) if level == Level::Debug => {
             (&*stderr).write_all(entry(log).as_bytes())
+        }
+        Some(Log { embedder: Some(warned), .. }) if level == Level::Warning => {
+            warned(message);
+            Ok(())
         }
         _ => {
             let line = format!("ferrun: {}: {message}\n", level.name());
@@ -159,6 +205,29 @@ mod tests {
         assert_eq!(value["msg"], "mounts[0]: \"no\"\nsecond");
         assert!(value["time"].as_str().unwrap().ends_with('Z'));
         assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn each_call_has_its_own_log_and_gives_it_back() {
+        use std::sync::Mutex;
+        let heard: [Arc<Mutex<Vec<String>>>; 2] = Default::default();
+        let to = |heard: &Arc<Mutex<Vec<String>>>| -> Warned {
+            let heard = Arc::clone(heard);
+            Arc::new(move |line| heard.lock().unwrap().push(line.to_owned()))
+        };
+        let [outer, inner] = heard.each_ref().map(to);
+        with(&outer, || {
+            warn("one");
+            with(&inner, || warn("two\nlines"));
+            let panics = std::panic::AssertUnwindSafe(|| with(&inner, || panic!("as some do")));
+            let panicked = std::panic::catch_unwind(panics);
+            assert!(panicked.is_err());
+            std::thread::spawn(|| warn("another thread's")).join().unwrap();
+            warn("three");
+        });
+        let heard = heard.map(|heard| heard.lock().unwrap().clone());
+        assert_eq!(heard, [vec!["one", "three"], vec!["two lines"]]);
+        assert_eq!(CALLS.load(Ordering::Relaxed), 0);
     }
 
     #[test]

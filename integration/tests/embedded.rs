@@ -12,6 +12,9 @@ fn bundles(bed: &Bed) -> Vec<Bundle> {
     let bundles = vec![
         whole(),
         whole().with("/hooks/poststart", json!([{"path": "/bin/true"}])),
+        whole()
+            .mount("/odd", "none", "/", &["rbind", "size=1m"])
+            .with("/hooks/poststop", json!([{"path": "/bin/false"}])),
         whole().mount("/data", "none", "/no/such/source", &["bind"]),
         bed.bundle().args(["/bin/nowhere"]),
         whole().with("/hooks/createRuntime", json!([{"path": "/bin/false"}])),
@@ -44,6 +47,7 @@ fn embeds(bed: &Bed, lives: u32) {
     let ends = [
         whole,
         whole,
+        whole,
         "create: Kernel, mounts[4].source",
         "create: Configuration, process.args[0]",
         "create: Hook, hooks.createRuntime[0]",
@@ -54,6 +58,16 @@ fn embeds(bed: &Bed, lives: u32) {
         let of_bundle: Vec<_> = printed.lines().filter(|line| line.contains(&start)).collect();
         assert!(matches!(*of_bundle, [only] if only.contains(&(start + end))), "{of_bundle:?}");
     }
+    // What the command that creates has to say comes to the embedder, and what a call in its own
+    // process has: one for each life of that bundle, or two, as every ID is asked for twice.
+    for line in [
+        "mounts[4].options: \"size=1m\" has no meaning on a bind mount",
+        "hooks.poststop[0]: error running poststop hook #0: \"/bin/false\": exit status 1",
+    ] {
+        let warned = format!(" times: {line}");
+        assert!(printed.lines().any(|line| line.ends_with(&warned)), "{line}");
+    }
+    assert_eq!(output.stderr, "", "a log was given");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, open};
 use super::{checked, oom_kills, write};
 use crate::plan::cgroup::{Group, Version};
 
-/// A watch on a group.
+/// A watch on a group. Its descriptor has an event when something happens that may be a kill.
 #[derive(Debug)]
 pub struct OomWatch {
     /// v1: an eventfd that the kernel writes to. v2: memory.events, which has a

@@ -71,7 +71,7 @@ pub enum ToInit {
 
 /// The bytes of a datagram that is not the last of its message. What is usually said fits
 /// into less, so that the reader needs one call and a small buffer.
-const DATAGRAM: usize = 2048;
+pub const DATAGRAM: usize = 2048;
 /// The bytes of a message that nobody has a reason for: the other side may be made to lie.
 const LONGEST: usize = 1 << 20;
 

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
@@ -50,14 +50,18 @@ pub struct Global {
     /// Where systemd is looked for.
     pub buses: Buses,
     /// Who has executed this command, and wants to know more than its exit code.
-    pub reporter: Option<Rc<Reporter>>,
+    pub reporter: Option<Arc<Reporter>>,
     /// That this process has one thread, which containers are made by.
     pub alone: OneThread,
 }
 
 impl Global {
     /// The settings of a command line.
-    pub fn new(matches: &ArgMatches, alone: OneThread) -> Result<Self> {
+    pub fn new(
+        matches: &ArgMatches,
+        reporter: Option<Arc<Reporter>>,
+        alone: OneThread,
+    ) -> Result<Self> {
         let manager = matches.get_one::<String>("cgroup-manager").map(String::as_str);
         let maker = match manager {
             Some("disabled") => CgroupMaker::Nobody,
@@ -77,8 +81,6 @@ impl Global {
             None => Store::new(default_root()),
         };
         let cgroups = Cgroups { maker, rootless };
-        let report = matches.get_one::<i32>("report").copied();
-        let reporter = report.map(Reporter::over).transpose()?.map(Rc::new);
         Ok(Self { store, root_given, cgroups, buses: buses(), reporter, alone })
     }
 }

@@ -9,7 +9,7 @@ pub mod seccomp_agent;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
@@ -25,7 +25,7 @@ pub struct Handover {
     /// The file that gets its pid (`--pid-file`).
     pub pid_file: Option<PathBuf>,
     /// Who has executed this command (`--report`).
-    pub reporter: Option<Rc<Reporter>>,
+    pub reporter: Option<Arc<Reporter>>,
 }
 
 impl Handover {

@@ -1,12 +1,12 @@
 //! What a command tells the program that executed it (`--report`), when that is more than an
-//! exit code: which process it made, and why it failed.
+//! exit code: which process it made, what was passed over, and why it failed.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context as _, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::channel::Channel;
+use crate::channel::{self, Channel};
 use crate::error::Failure;
 use crate::sys;
 
@@ -20,6 +20,8 @@ pub enum Report {
     },
     /// The terminal of that process; carries the master side.
     Console,
+    /// Something was passed over.
+    Warning(String),
     /// Why the command failed.
     Failed(Failure),
 }
@@ -51,6 +53,16 @@ impl Reporter {
     /// Hands over the master side of the terminal of that process.
     pub fn console(&self, master: impl AsFd) -> Result<()> {
         self.0.send_with(&Report::Console, master).context("--report")
+    }
+
+    /// Tells of what was passed over, in one datagram: the new process may do so too, and what
+    /// two say must not mix.
+    pub fn warn(&self, message: &str) {
+        /// Escaped, no character takes more than twice its bytes.
+        const LONGEST: usize = channel::DATAGRAM / 2 - 64;
+        let end = message.floor_char_boundary(LONGEST);
+        let message = message.get(..end).unwrap_or_default().to_owned();
+        let _ = self.0.send(&Report::Warning(message));
     }
 
     /// Tells why the command fails. Whoever is gone need not know.

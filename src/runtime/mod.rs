@@ -22,6 +22,7 @@
 //! ```
 
 mod error;
+mod listener;
 mod work;
 
 use std::ffi::OsString;
@@ -32,9 +33,10 @@ use anyhow::Context as _;
 use nix::libc;
 
 pub use self::error::Error;
+use self::listener::Listener;
 pub use self::work::{Made, Outcome, Stdio, Work};
 use crate::cgroups::systemd::Buses;
-use crate::cgroups::{self, Stats};
+use crate::cgroups::{self, OomWatch, Stats};
 use crate::destroy;
 use crate::error::{Kind, OfKind as _};
 use crate::own_executable;
@@ -53,6 +55,7 @@ pub struct Runtime {
     program: OwnedFd,
     by_systemd: bool,
     buses: Buses,
+    listener: Listener,
 }
 
 /// How a container is to be created: what `ferrun create` takes.
@@ -70,7 +73,7 @@ pub struct Create {
     pub no_pivot: bool,
     /// Whether the program stays in the session keyring of the caller.
     pub no_new_keyring: bool,
-    /// The file that warnings are appended to, as JSON; the program's stderr where there is none.
+    /// The file that warnings are appended to, as JSON, instead of the runtime's log.
     pub log: Option<PathBuf>,
     /// What the program has as stdin, stdout and stderr.
     pub stdio: Stdio,
@@ -85,7 +88,7 @@ pub struct Exec {
     pub console_socket: Option<PathBuf>,
     /// The file that gets the pid of the process.
     pub pid_file: Option<PathBuf>,
-    /// The file that warnings are appended to, as JSON; the process's stderr where there is none.
+    /// The file that warnings are appended to, as JSON, instead of the runtime's log.
     pub log: Option<PathBuf>,
     /// What the process has as stdin, stdout and stderr.
     pub stdio: Stdio,
@@ -127,12 +130,19 @@ impl Runtime {
             program: held.of_kind(Kind::Configuration)?,
             by_systemd: false,
             buses: Buses::default(),
+            listener: Listener::default(),
         })
     }
 
     /// Has systemd make the cgroups of new containers, found by these buses.
     pub fn with_systemd(self, buses: Buses) -> Self {
         Self { by_systemd: true, buses, ..self }
+    }
+
+    /// Has warnings, of what was passed over, go to `warned`, each one line; else they go to stderr.
+    /// It is called within a call of this, or of its [`Work`].
+    pub fn with_log(self, warned: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { listener: Listener::new(warned), ..self }
     }
 
     /// Begins to create a container. Where that fails nothing is left of it; where the caller
@@ -233,7 +243,7 @@ impl Runtime {
             all.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
         }
         all.extend(words);
-        Ok(Work::begin(&self.program, all, &self.buses, stdio)?)
+        Ok(Work::begin(&self.program, all, &self.buses, stdio, self.listener.clone())?)
     }
 
     /// Runs the program of a created container. Waits until it runs.
@@ -242,7 +252,7 @@ impl Runtime {
     /// `NotFound`, `WrongState`; `Configuration` where the program cannot be executed, and
     /// `Hook`: then the container is gone.
     pub fn start(&self, id: &str) -> Result<(), Error> {
-        Ok(start::start(&self.store.load(id)?, None)?)
+        self.logged(|| start::start(&self.store.load(id)?, None))
     }
 
     /// What is known of a container.
@@ -250,7 +260,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`.
     pub fn state(&self, id: &str) -> Result<State, Error> {
-        Ok(state(&self.store.load(id)?)?)
+        self.logged(|| state(&self.store.load(id)?))
     }
 
     /// All containers, by ID. Those that cannot be read are left out.
@@ -258,11 +268,11 @@ impl Runtime {
     /// # Errors
     /// `Kernel` where the place cannot be read.
     pub fn list(&self) -> Result<Vec<State>, Error> {
-        match self.store.list() {
+        self.logged(|| match self.store.list() {
             // It comes into being with the first container.
             Err(error) if crate::error::errno(&error) == Some(libc::ENOENT) => Ok(Vec::new()),
             containers => Ok(containers?.iter().filter_map(|one| state(one).ok()).collect()),
-        }
+        })
     }
 
     /// Sends a signal, by its number, to the init process of a container.
@@ -270,7 +280,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`, `WrongState`, `Kernel`.
     pub fn kill(&self, id: &str, signal: i32) -> Result<(), Error> {
-        Ok(signal::send(&self.store.load(id)?, signal)?)
+        self.logged(|| signal::send(&self.store.load(id)?, signal))
     }
 
     /// The same to every process of a container, or what its init has left.
@@ -278,7 +288,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::kill`].
     pub fn kill_all(&self, id: &str, signal: i32) -> Result<(), Error> {
-        Ok(signal::send_to_all(&self.store.load(id)?, signal)?)
+        self.logged(|| signal::send_to_all(&self.store.load(id)?, signal))
     }
 
     /// Removes a container that has stopped or was never started. With `force` it is killed
@@ -288,7 +298,7 @@ impl Runtime {
     /// `NotFound`, `WrongState`, `Kernel`.
     pub fn delete(&self, id: &str, force: bool) -> Result<(), Error> {
         let cgroups = Cgroups { maker: CgroupMaker::Runtime, rootless: None };
-        Ok(destroy::delete(&self.store, id, force, false, (cgroups, &self.buses))?)
+        self.logged(|| destroy::delete(&self.store, id, force, false, (cgroups, &self.buses)))
     }
 
     /// Freezes every process of a container.
@@ -296,9 +306,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`, `WrongState`, `Kernel`.
     pub fn pause(&self, id: &str) -> Result<(), Error> {
-        let container = self.store.load(id)?;
-        container.check(Operation::Pause)?;
-        Ok(cgroups::freeze(&container.record.group)?)
+        self.logged(|| cgroups::freeze(&self.allowed(id, Operation::Pause)?.record.group))
     }
 
     /// Lets the processes of a paused container run.
@@ -306,9 +314,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::pause`].
     pub fn resume(&self, id: &str) -> Result<(), Error> {
-        let container = self.store.load(id)?;
-        container.check(Operation::Resume)?;
-        Ok(cgroups::thaw(&container.record.group)?)
+        self.logged(|| cgroups::thaw(&self.allowed(id, Operation::Resume)?.record.group))
     }
 
     /// Lays these limits (an object of the form of linux.resources) over those of a container.
@@ -316,9 +322,10 @@ impl Runtime {
     /// # Errors
     /// `NotFound`, `WrongState`, `Configuration`, `Kernel`.
     pub fn update(&self, id: &str, resources: serde_json::Value) -> Result<(), Error> {
-        let container = self.store.load(id)?;
-        container.check(Operation::Update)?;
-        Ok(update::update(&self.store, &container, resources, None)?)
+        self.logged(|| {
+            let container = self.allowed(id, Operation::Update)?;
+            update::update(&self.store, &container, resources, None)
+        })
     }
 
     /// The pids of the processes of a container.
@@ -326,10 +333,10 @@ impl Runtime {
     /// # Errors
     /// `NotFound`, `WrongState`, `Kernel`.
     pub fn processes(&self, id: &str) -> Result<Vec<u32>, Error> {
-        let container = self.store.load(id)?;
-        container.check(Operation::Ps)?;
-        let group = cgroups::kept(&container.record.group, &container.directory)?;
-        Ok(cgroups::processes(&group)?)
+        self.logged(|| {
+            let container = self.allowed(id, Operation::Ps)?;
+            cgroups::processes(&cgroups::kept(&container.record.group, &container.directory)?)
+        })
     }
 
     /// The cgroup of a container, for who counts on his own.
@@ -338,7 +345,7 @@ impl Runtime {
     /// `NotFound`.
     #[doc(hidden)]
     pub fn group(&self, id: &str) -> Result<Group, Error> {
-        Ok(self.store.load(id)?.record.group.clone())
+        self.logged(|| Ok(self.store.load(id)?.record.group.clone()))
     }
 
     /// What a container uses.
@@ -346,9 +353,36 @@ impl Runtime {
     /// # Errors
     /// `NotFound`, `WrongState`, `Kernel`.
     pub fn stats(&self, id: &str) -> Result<Stats, Error> {
+        self.logged(|| self.allowed(id, Operation::Events)?.stats())
+    }
+
+    /// Watches a container for processes that the kernel kills for want of memory.
+    ///
+    /// # Errors
+    /// `NotFound`, `WrongState`, and `Other` where its memory is not counted.
+    pub fn watch_memory(&self, id: &str) -> Result<OomWatch, Error> {
+        self.logged(|| OomWatch::new(&self.allowed(id, Operation::Events)?.record.group))
+    }
+
+    /// A handle on the init process of a container, which becomes readable when it ends. None: it
+    /// has ended.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open_init(&self, id: &str) -> Result<Option<OwnedFd>, Error> {
+        self.logged(|| self.store.load(id)?.open_init())
+    }
+
+    /// The container, which is in a state that allows this.
+    fn allowed(&self, id: &str, operation: Operation) -> anyhow::Result<Container> {
         let container = self.store.load(id)?;
-        container.check(Operation::Events)?;
-        Ok(container.stats()?)
+        container.check(operation)?;
+        Ok(container)
+    }
+
+    /// Makes a call in this process.
+    fn logged<T>(&self, call: impl FnOnce() -> anyhow::Result<T>) -> Result<T, Error> {
+        Ok(self.listener.during(call)?)
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::error::Error;
+use super::listener::Listener;
 use crate::cgroups::systemd::Buses;
 use crate::handover::report::{Report, Reports, reports};
 use crate::sys::process::spawn_alone;
@@ -72,6 +73,7 @@ pub struct Work<T = Made> {
     made: Option<Made>,
     console: Option<OwnedFd>,
     failed: Option<Error>,
+    listener: Listener,
     outcome: PhantomData<(T, *const ())>,
 }
 
@@ -83,6 +85,7 @@ impl<T: Outcome> Work<T> {
         words: Vec<OsString>,
         buses: &Buses,
         stdio: Stdio,
+        listener: Listener,
     ) -> Result<Self> {
         let or_null = |end: Option<OwnedFd>| end.map_or_else(ChildStdio::null, ChildStdio::from);
         let runtime_directory = buses.runtime_directory.clone().map(OsString::from);
@@ -116,6 +119,7 @@ impl<T: Outcome> Work<T> {
             made: None,
             console: None,
             failed: None,
+            listener,
             outcome: PhantomData,
         })
     }
@@ -154,6 +158,7 @@ impl<T: Outcome> Work<T> {
                 self.made = Some(Made { pid, pidfd, console: None });
             }
             Some((Report::Console, master)) => self.console = master,
+            Some((Report::Warning(message), _)) => self.listener.warn(&message),
             Some((Report::Failed(failure), _)) => self.failed = Some(failure.into()),
             Some((Report::Made { .. }, None)) => {}
             None => return Ok(true),

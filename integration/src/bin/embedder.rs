@@ -10,6 +10,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferrun::{Create, Error, Exec, Kind, Made, Runtime, Status};
@@ -31,7 +32,11 @@ fn main() {
     };
     // As containerd's shims are: the processes of containers become children of this one.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("prctl");
-    let runtime = Runtime::new(program, root).expect("a runtime");
+    let warnings = Arc::new(Mutex::new(BTreeMap::<String, u32>::new()));
+    let heard = Arc::clone(&warnings);
+    let warned =
+        move |line: &str| *heard.lock().expect("a lock").entry(line.into()).or_default() += 1;
+    let runtime = Runtime::new(program, root).expect("a runtime").with_log(warned);
     let bundles: Vec<PathBuf> = bundles.iter().map(PathBuf::from).collect();
     let mut ends: BTreeMap<String, u32> = BTreeMap::new();
     let lives: usize = lives.parse().expect("a number");
@@ -71,6 +76,9 @@ fn main() {
     other.join().expect("the other thread");
     for (end, times) in ends {
         println!("{times} {end}");
+    }
+    for (line, times) in warnings.lock().expect("a lock").iter() {
+        println!("warned {times} times: {line}");
     }
     std::process::exit(i32::from(!is_same));
 }
@@ -120,6 +128,7 @@ fn live_through(
     assert_eq!(running.status, Status::Running);
     assert_eq!(running.init.map(|init| init.pid), Some(made.pid));
     at("processes", runtime.processes(id))?;
+    assert!(at("init", runtime.open_init(id))?.is_some());
     at("stats", runtime.stats(id))?;
     at("pause", runtime.pause(id))?;
     assert_eq!(at("state", runtime.state(id))?.status, Status::Paused);
@@ -129,6 +138,7 @@ fn live_through(
     poll(&mut [PollFd::new(&made.pidfd, PollFlags::IN)], None).expect("poll");
     assert_eq!(at("state", runtime.state(id))?.status, Status::Stopped);
     reap(&made);
+    assert!(at("init", runtime.open_init(id))?.is_none());
     assert_eq!(at("state", runtime.state(id))?.status, Status::Stopped);
     Ok(())
 }
