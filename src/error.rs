@@ -3,7 +3,9 @@
 //!
 //! Everything is an `anyhow::Error`, a chain of sentences from the outermost to
 //! the cause. An error is returned or logged, never both, and printed once, in
-//! `main`. Texts are lower case and have no full stop, so that they chain.
+//! `main`. Texts are lower case and have no full stop, so that they chain. An object is quoted
+//! (`{:?}`), and the name of a call stands right above the errno, alone or before its object:
+//! `runtime::Error` reads both off.
 //!
 //! A program asks for the [`Kind`] of an error, for its field and its errno: they cross from
 //! process to process with the sentences.
