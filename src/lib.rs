@@ -14,7 +14,9 @@ pub use crate::cgroups::{OomWatch, Stats};
 pub use crate::error::Kind;
 pub use crate::features::features;
 pub use crate::processes::ProcessId;
-pub use crate::runtime::{Create, Error, Exec, Made, Outcome, Runtime, State, Stdio, Work};
+pub use crate::runtime::{
+    Create, Error, Exec, Made, Outcome, Runtime, Starting, State, Stdio, Work,
+};
 pub use crate::store::Status;
 
 #[doc(hidden)]

@@ -1,6 +1,8 @@
 //! From a created container to a running one.
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::task::Poll;
 
 use anyhow::{Context as _, Error, Result, bail};
 use nix::errno::Errno;
@@ -9,7 +11,7 @@ use crate::apply::hooks;
 use crate::apply::refused_program;
 use crate::cgroups;
 use crate::channel::gate::{self, Verdict};
-use crate::channel::{CreatorEnd, FromInit, ToInit};
+use crate::channel::{CreatorEnd, FromInit, Heard, ToInit};
 use crate::create::CreatedContainer;
 use crate::destroy;
 use crate::error::message;
@@ -25,30 +27,102 @@ use crate::store::{Container, Operation, ProcessFacts, Status};
 /// Runs the program of a container that another process created.
 /// `manager` is the socket of a service manager that wants to know when it is ready.
 pub fn start(container: &Container, manager: Option<&OsStr>) -> Result<()> {
-    container.check(Operation::Start)?;
-    if !container.record.has_process {
-        bail!("process: missing: there is no program to start");
-    }
+    check(container)?;
     let relay = Relay::listen(container, manager)?;
     // Before the program runs: it may have ended when it is looked for afterwards.
     let init = relay.as_ref().map(|_| container.open_init()).transpose()?.flatten();
-    let (channel, verdict) = gate::open(container.open_directory()?)?;
-    log::debug(|| format!("container {:?}: the gate is open", container.record.id));
-    announce_hooks(container);
-    let started = await_program(container, &channel, &verdict)
-        .map_err(|error| explain(container, &verdict, error))
-        .and_then(|()| refuse_unexecuted(container));
-    // Two may start at once: then init ran the program for the other one.
-    let is_running =
-        || -> Result<bool> { Ok(container.running_init()?.is_some_and(|init| init.has_executed)) };
-    if started.is_err() && verdict.is_open() && is_running()? {
-        return Err(gate::already_open());
-    }
-    conclude(container, started)?;
+    let opened = Opened::gate(container)?;
+    opened.conclude(container, await_program(container, &opened.channel, &opened.verdict))?;
     if let (Some(relay), Some(init)) = (relay, init) {
         relay.serve(init, container.record.init.map(|init| init.pid))?;
     }
     Ok(())
+}
+
+/// A container whose program is about to run, for a caller that waits elsewhere: its descriptor
+/// becomes readable when [`Starting::step`] gets further.
+#[derive(Debug)]
+pub struct Starting {
+    container: Container,
+    opened: Opened,
+}
+
+impl Starting {
+    /// Opens the gate.
+    pub fn begin(container: Container) -> Result<Self> {
+        check(&container)?;
+        let opened = Opened::gate(&container)?;
+        Ok(Self { container, opened })
+    }
+
+    /// Takes in what init has said by now, without waiting for it. Some: the program runs.
+    ///
+    /// # Errors
+    /// As those of `start`.
+    pub fn step(&mut self) -> Result<Option<()>> {
+        let Opened { channel, verdict } = &self.opened;
+        let hear = || -> Result<Poll<()>> {
+            loop {
+                let heard = channel.receive_now(|| goes_on(&self.container, verdict))?;
+                let Poll::Ready(heard) = heard else { return Ok(Poll::Pending) };
+                if take(&self.container, channel, verdict, heard)? {
+                    return Ok(Poll::Ready(()));
+                }
+            }
+        };
+        let heard = match hear() {
+            Ok(Poll::Pending) => return Ok(None),
+            Ok(Poll::Ready(())) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.opened.conclude(&self.container, heard).map(Some)
+    }
+}
+
+impl AsFd for Starting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.opened.channel.as_fd()
+    }
+}
+
+/// Whether the container is there to be started.
+fn check(container: &Container) -> Result<()> {
+    container.check(Operation::Start)?;
+    if !container.record.has_process {
+        bail!("process: missing: there is no program to start");
+    }
+    Ok(())
+}
+
+/// What there is once the gate is open: the way to init, and the page for the result.
+#[derive(Debug)]
+struct Opened {
+    channel: CreatorEnd,
+    verdict: Verdict,
+}
+
+impl Opened {
+    fn gate(container: &Container) -> Result<Self> {
+        let (channel, verdict) = gate::open(container.open_directory()?)?;
+        log::debug(|| format!("container {:?}: the gate is open", container.record.id));
+        announce_hooks(container);
+        Ok(Self { channel, verdict })
+    }
+
+    /// After what was heard of the program.
+    fn conclude(&self, container: &Container, heard: Result<()>) -> Result<()> {
+        let started = heard
+            .map_err(|error| explain(container, &self.verdict, error))
+            .and_then(|()| refuse_unexecuted(container));
+        // Two may start at once: then init ran the program for the other one.
+        let is_running = || -> Result<bool> {
+            Ok(container.running_init()?.is_some_and(|init| init.has_executed))
+        };
+        if started.is_err() && self.verdict.is_open() && is_running()? {
+            return Err(gate::already_open());
+        }
+        conclude(container, started)
+    }
 }
 
 /// Runs the program of a container that this process created.
@@ -84,26 +158,40 @@ fn announce_hooks(container: &Container) {
 
 /// Waits for the end of the channel, which comes with the program.
 fn await_program(container: &Container, channel: &CreatorEnd, verdict: &Verdict) -> Result<()> {
-    let goes_on = || -> Result<bool> {
-        let init = container.running_init()?;
-        Ok(init.is_some_and(|init| !(verdict.is_executing() && init.has_executed)))
-    };
     loop {
         // Others may see an init that has no pid namespace of its own, and keep its end open.
         let heard = match container.record.own_pids {
             true => channel.receive()?,
-            false => channel.receive_while(goes_on)?,
+            false => channel.receive_while(|| goes_on(container, verdict))?,
         };
-        match heard {
-            None => return verdict.read(|errno| explain_refusal(container, errno)),
-            Some((FromInit::Listener, Some(listener))) => {
-                let init = container.record.init.context("the container has no init process")?;
-                seccomp_agent::hand_over(container, init.pid, Status::Created, &listener)?;
-                channel.send(&ToInit::ListenerTaken)?;
-            }
-            Some((FromInit::Failed(failure), _)) => return Err(failure.into_error()),
-            Some((other, _)) => bail!("{other:?} where the program was due"),
+        if take(container, channel, verdict, heard)? {
+            return Ok(());
         }
+    }
+}
+
+/// Whether init may still have something to say.
+fn goes_on(container: &Container, verdict: &Verdict) -> Result<bool> {
+    let init = container.running_init()?;
+    Ok(init.is_some_and(|init| !(verdict.is_executing() && init.has_executed)))
+}
+
+/// Does what init asks for. Returns whether the program runs. None: the channel has ended.
+fn take(
+    container: &Container,
+    channel: &CreatorEnd,
+    verdict: &Verdict,
+    heard: Heard,
+) -> Result<bool> {
+    match heard {
+        None => verdict.read(|errno| explain_refusal(container, errno)).map(|()| true),
+        Some((FromInit::Listener, Some(listener))) => {
+            let init = container.record.init.context("the container has no init process")?;
+            seccomp_agent::hand_over(container, init.pid, Status::Created, &listener)?;
+            channel.send(&ToInit::ListenerTaken).map(|()| false)
+        }
+        Some((FromInit::Failed(failure), _)) => Err(failure.into_error()),
+        Some((other, _)) => bail!("{other:?} where the program was due"),
     }
 }
 

@@ -12,6 +12,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Poll;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -82,6 +83,8 @@ pub struct Channel<Tx, Rx> {
     types: PhantomData<(Tx, Rx)>,
 }
 
+/// What init has said, with the descriptor that it carries. None: the channel has ended.
+pub type Heard = Option<(FromInit, Option<OwnedFd>)>;
 /// The creator's end, and `start`'s.
 pub type CreatorEnd = Channel<ToInit, FromInit>;
 /// Init's end.
@@ -212,10 +215,7 @@ impl CreatorEnd {
     /// Waits for a message from a process whose end others may have too: one in between and
     /// the one that it makes share it, and whoever may trace that can take a copy. None: the
     /// channel has ended, or `goes_on` says that nothing more will come.
-    pub fn receive_while(
-        &self,
-        goes_on: impl Fn() -> Result<bool>,
-    ) -> Result<Option<(FromInit, Option<OwnedFd>)>> {
+    pub fn receive_while(&self, goes_on: impl Fn() -> Result<bool>) -> Result<Heard> {
         const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
@@ -231,6 +231,26 @@ impl CreatorEnd {
                 }
             }
         })
+    }
+
+    /// The same without waiting.
+    pub fn receive_now(&self, goes_on: impl FnOnce() -> Result<bool>) -> Result<Poll<Heard>> {
+        let is_ready = || -> Result<bool> {
+            const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+            let ready = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&NOW)));
+            Ok(ready.context("poll")? > 0)
+        };
+        if !is_ready()? {
+            if goes_on()? {
+                return Ok(Poll::Pending);
+            }
+            // Last words may have come just before the end.
+            if !is_ready()? {
+                return Ok(Poll::Ready(None));
+            }
+        }
+        self.receive().map(Poll::Ready)
     }
 
     /// Closes the copy of this end that a cloned process has: while anybody has it open,

@@ -23,6 +23,7 @@
 
 mod error;
 mod listener;
+mod starting;
 mod work;
 
 use std::ffi::OsString;
@@ -34,6 +35,7 @@ use nix::libc;
 
 pub use self::error::Error;
 use self::listener::Listener;
+pub use self::starting::Starting;
 pub use self::work::{Made, Outcome, Stdio, Work};
 use crate::cgroups::systemd::Buses;
 use crate::cgroups::{self, OomWatch, Stats};
@@ -253,6 +255,17 @@ impl Runtime {
     /// `Hook`: then the container is gone.
     pub fn start(&self, id: &str) -> Result<(), Error> {
         self.logged(|| start::start(&self.store.load(id)?, None))
+    }
+
+    /// Begins what [`Runtime::start`] does, in this process. Init, which may be stopped or read
+    /// its program from afar, is waited for by the descriptor of what is returned; hooks and the
+    /// agent of a filter, where there are any, run within one of its steps.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::start`]; [`Starting::step`] tells of what comes after the gate.
+    pub fn starting(&self, id: &str) -> Result<Starting, Error> {
+        let begun = self.logged(|| start::Starting::begin(self.store.load(id)?))?;
+        Ok(Starting::new(begun, self.listener.clone()))
     }
 
     /// What is known of a container.

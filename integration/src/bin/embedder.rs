@@ -91,7 +91,7 @@ fn live(
     number: usize,
 ) -> Result<(), (&'static str, Error)> {
     let id = format!("life-{number}");
-    let lived = live_through(runtime, process, bundle, &id);
+    let lived = live_through(runtime, process, bundle, &id, number);
     match lived {
         Ok(()) => at("delete", runtime.delete(&id, false)),
         // What has failed may have left nothing, and then there is nothing to delete.
@@ -107,6 +107,7 @@ fn live_through(
     process: &Path,
     bundle: &Path,
     id: &str,
+    number: usize,
 ) -> Result<(), (&'static str, Error)> {
     let mut work = at("create", runtime.create(id, Create::bundle(bundle)))?;
     let made = loop {
@@ -117,7 +118,14 @@ fn live_through(
     };
     let again = runtime.create(id, Create::bundle(bundle)).and_then(ferrun::Work::wait);
     assert_eq!(again.err().map(|error| error.kind()), Some(Kind::Exists));
-    at("start", runtime.start(id))?;
+    if number.is_multiple_of(2) {
+        at("start", runtime.start(id))?;
+    } else {
+        let mut starting = at("start", runtime.starting(id))?;
+        while at("start", starting.step())?.is_none() {
+            poll(&mut [PollFd::new(&starting, PollFlags::IN)], None).expect("poll");
+        }
+    }
     let refused = runtime.start(id).err().map(|error| error.kind());
     assert_eq!(refused, Some(Kind::WrongState));
     let process = process.to_owned();
