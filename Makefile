@@ -166,6 +166,11 @@ test-shim: ## containerd with our shim, by ctr and crictl, as root; ten minutes.
 	@$(MAKE) --no-print-directory $(BUILT) bin/containerd-shim-ferrun-v2 $(ENGINES)/.containerd
 	@$(TESTBED)/run_tests.py shim
 
+.PHONY: test-shim-long
+test-shim-long: $(BUILT) ## the shim killed at each of its system calls; 10,000 execs and 2,000 containers in one; ten minutes
+	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration --test shim_killed --test shim_short -- \
+		--ignored --nocapture
+
 # Our shim holds the runtime, and containerd's calls it.
 .PHONY: shim current-shim
 shim: $(BUILT) bin/containerd-shim-ferrun-v2 $(ENGINES)/.containerd

@@ -642,6 +642,19 @@ impl Bed {
         leftovers::find(self).is_empty()
     }
 
+    /// Waits until nothing is left, for as long as a process that was killed may need.
+    #[track_caller]
+    pub fn assert_settles(&self, when: &str) {
+        for _ in 0..200 {
+            if self.is_clear() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        eprintln!("{when}:");
+        self.assert_nothing_left();
+    }
+
     /// Removes everything. Returns what should not have been there.
     fn clear(&self) -> Vec<String> {
         let mut complaints =

@@ -1,6 +1,7 @@
 //! Killing a process of a call at one of its system calls.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -61,8 +62,47 @@ pub fn hit_by(call: impl FnOnce() -> Call + Send, victim: Victim, blow: Blow) ->
     // Processes are traced by a thread; when that ends they go on untraced.
     thread::scope(|scope| {
         let ended = scope.spawn(move || trace(call, victim, blow)).join();
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        ended.unwrap_or_else(|panic| resume_unwind(panic))
     })
+}
+
+/// Does something during which a process that runs already, or one that it makes meanwhile, is hit.
+/// That process has to end by itself, or by what is done.
+///
+/// # Panics
+/// If it cannot be traced, or by what is done.
+#[track_caller]
+pub fn strike<T>(running: Pid, victim: Victim, blow: Blow, act: impl FnOnce() -> T) -> (Ended, T) {
+    let (attached, is_attached) = channel();
+    thread::scope(|scope| {
+        let tracer = scope.spawn(move || {
+            ptrace::attach(running).expect("PTRACE_ATTACH");
+            assert!(matches!(
+                waitpid(running, Some(WaitPidFlag::__WALL)),
+                Ok(WaitStatus::Stopped(..))
+            ));
+            ptrace::setoptions(running, options(victim)).expect("PTRACE_SETOPTIONS");
+            attached.send(()).expect("who strikes");
+            follow(running, victim, blow)
+        });
+        is_attached.recv().expect("it is traced");
+        let done = catch_unwind(AssertUnwindSafe(act));
+        if done.is_err() {
+            let _ = kill(running, Signal::SIGKILL);
+        }
+        let ended = tracer.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (ended, done.unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+/// What the tracer of a victim is told of.
+fn options(victim: Victim) -> Options {
+    let children =
+        Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
+    match victim {
+        Victim::Caller => Options::PTRACE_O_TRACESYSGOOD,
+        Victim::Child => Options::PTRACE_O_TRACESYSGOOD | children,
+    }
 }
 
 fn trace(call: impl FnOnce() -> Call, victim: Victim, blow: Blow) -> Ended {
@@ -82,13 +122,7 @@ fn trace(call: impl FnOnce() -> Call, victim: Victim, blow: Blow) -> Ended {
     begun.send(called).expect("the watchdog");
     // At its execve(2).
     assert!(matches!(waitpid(called, Some(WaitPidFlag::__WALL)), Ok(WaitStatus::Stopped(..))));
-    let mut options = Options::PTRACE_O_TRACESYSGOOD;
-    if victim == Victim::Child {
-        options |= Options::PTRACE_O_TRACECLONE
-            | Options::PTRACE_O_TRACEFORK
-            | Options::PTRACE_O_TRACEVFORK;
-    }
-    ptrace::setoptions(called, options).expect("PTRACE_SETOPTIONS");
+    ptrace::setoptions(called, options(victim)).expect("PTRACE_SETOPTIONS");
     let ended = follow(called, victim, blow);
     drop(done);
     assert!(!watchdog.join().expect("the watchdog"), "no end after {blow:?}");

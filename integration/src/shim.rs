@@ -4,7 +4,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
@@ -177,6 +178,17 @@ impl<'bed> Engine<'bed> {
         DeleteResponse::decode(answer.as_slice()).expect("an answer")
     }
 
+    /// Removes what the program has put into bundles, which containerd removes whole.
+    pub fn forget(&self) {
+        for bundle in self.bundles.borrow().iter() {
+            for name in ["address", "exit.json", "init.pid", "log.json", "options.json"] {
+                let _ = fs::remove_file(bundle.join(name));
+            }
+        }
+        // With a container in it, it is not removed, and the bed finds it.
+        let _ = fs::remove_dir(self.bed.root().join(NAMESPACE));
+    }
+
     /// The path of a new named pipe.
     pub fn pipe(&self) -> PathBuf {
         let path = self.bed.directory.join(format!("pipe-{}", self.bed.next()));
@@ -185,17 +197,10 @@ impl<'bed> Engine<'bed> {
     }
 }
 
-/// containerd removes bundles whole.
 impl Drop for Engine<'_> {
     fn drop(&mut self) {
-        for bundle in self.bundles.borrow().iter() {
-            for name in ["address", "exit.json", "init.pid", "log.json", "options.json"] {
-                let _ = fs::remove_file(bundle.join(name));
-            }
-        }
+        self.forget();
         let _ = umount2(SHORT, MntFlags::MNT_DETACH);
-        // With a container in it, it is not removed, and the bed finds it.
-        let _ = fs::remove_dir(self.bed.root().join(NAMESPACE));
     }
 }
 
@@ -315,6 +320,19 @@ impl Client {
         taken
     }
 
+    /// Writes these bytes and nothing more. Returns whether anything came back before the end.
+    pub fn is_answered(mut self, bytes: &[u8]) -> bool {
+        // Its end may come before all is written.
+        let _ = self.socket.write_all(bytes);
+        std::thread::yield_now();
+        let _ = self.socket.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        if let Err(error) = self.socket.read_to_end(&mut answer) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{bytes:?}");
+        }
+        !answer.is_empty()
+    }
+
     /// Whether the other side has closed it.
     pub fn is_closed(&mut self) -> bool {
         match self.socket.read(&mut [0; 1]) {
@@ -347,22 +365,45 @@ impl Client {
     /// Waits for an answer.
     #[track_caller]
     pub fn answer<M: Message + Default>(&mut self, stream: u32) -> Result<M, Status> {
+        self.hear(stream).expect("the shim has hung up")
+    }
+
+    /// Waits for an answer. None: there is nobody who would give it any more.
+    #[track_caller]
+    pub fn hear<M: Message + Default>(&mut self, stream: u32) -> Option<Result<M, Status>> {
         loop {
             if let Some(Response { status, payload }) = self.answers.remove(&stream) {
-                return match status {
+                return Some(match status {
                     Some(status) if status.code != 0 => Err(status),
                     _ => Ok(M::decode(payload.as_slice()).expect("an answer")),
-                };
+                });
             }
             let mut chunk = [0; 4096];
-            let length = self.socket.read(&mut chunk).expect("an answer in time");
-            assert_ne!(length, 0, "the shim has hung up");
+            let length = match self.socket.read(&mut chunk) {
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                read => read.expect("an answer in time"),
+            };
+            if length == 0 {
+                return None;
+            }
             self.bytes.extend(&chunk[..length]);
             while let Some(frame) = frames::decode(&mut self.bytes).expect("a frame") {
                 let response = Response::decode(frame.data.as_slice()).expect("a response");
                 self.answers.insert(frame.stream, response);
             }
         }
+    }
+
+    /// Calls, and waits for the answer. None: there is nobody who would give it any more.
+    #[track_caller]
+    pub fn attempt<M: Message + Default>(
+        &mut self,
+        method: &str,
+        message: &impl Message,
+    ) -> Option<Result<M, Status>> {
+        let (stream, bytes) = self.bytes_of(method, message);
+        self.socket.write_all(&bytes).ok()?;
+        self.hear(stream)
     }
 
     /// Calls, and waits for the answer.
@@ -393,12 +434,17 @@ impl Client {
     /// Exec, with a shell in the container.
     #[track_caller]
     pub fn exec(&mut self, id: &str, exec: &str, script: &str, io: &Io) -> Result<Empty, Status> {
+        self.call("Exec", &Self::exec_request(id, exec, script, io))
+    }
+
+    /// What an exec is asked for with.
+    pub fn exec_request(id: &str, exec: &str, script: &str, io: &Io) -> ExecProcessRequest {
         let process = serde_json::json!({
             "args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
             "user": {"uid": 0, "gid": 0},
         });
         let type_url = "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned();
-        let request = ExecProcessRequest {
+        ExecProcessRequest {
             id: id.to_owned(),
             exec_id: exec.to_owned(),
             terminal: io.terminal,
@@ -406,8 +452,7 @@ impl Client {
             stdout: io.stdout.clone(),
             stderr: io.stderr.clone(),
             spec: Some(Any { type_url, value: process.to_string().into_bytes() }),
-        };
-        self.call("Exec", &request)
+        }
     }
 
     /// Wait, until it is answered.

@@ -5,15 +5,9 @@
 //! By default every 10th stop is tried. All of them take many minutes:
 //! `cargo test -p integration --test killed_anywhere -- --ignored`.
 
-use std::sync::mpsc::channel;
-use std::thread;
-use std::time::Duration;
-
-use integration::blow::{Blow, Ended, Victim, hit};
+use integration::blow::{Blow, Ended, Victim, hit, strike};
 use integration::{Bed, Bundle, Container, Holder, View, as_root, eventually, in_views};
-use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -21,38 +15,9 @@ use serde_json::json;
 #[track_caller]
 fn hit_init(container: &Container<'_>, blow: Blow) -> Ended {
     let init = Pid::from_raw(container.pid());
-    let (attached, ready) = channel();
-    let tracer = thread::spawn(move || {
-        ptrace::attach(init).expect("PTRACE_ATTACH");
-        let wait = || waitpid(init, Some(WaitPidFlag::__WALL));
-        assert!(matches!(wait(), Ok(WaitStatus::Stopped(..))));
-        ptrace::setoptions(init, Options::PTRACE_O_TRACESYSGOOD).expect("PTRACE_SETOPTIONS");
-        ptrace::syscall(init, None).expect("PTRACE_SYSCALL");
-        attached.send(()).expect("the test waits");
-        let mut passed = 0;
-        loop {
-            match wait().expect("waitpid") {
-                WaitStatus::PtraceSyscall(_) => {
-                    passed += 1;
-                    if passed == blow.number {
-                        kill(init, blow.signal).expect("kill");
-                    }
-                    let _ = ptrace::syscall(init, None);
-                }
-                WaitStatus::Stopped(_, Signal::SIGTRAP) => {
-                    let _ = ptrace::syscall(init, None);
-                }
-                WaitStatus::Stopped(_, signal) => {
-                    let _ = ptrace::syscall(init, signal);
-                }
-                WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return passed >= blow.number,
-                _ => {}
-            }
-        }
-    });
-    ready.recv().expect("init is traced");
-    let code = container.call("start").code;
-    Ended { reached: tracer.join().expect("the tracer"), code }
+    let start = || container.call("start").code;
+    let (ended, code) = strike(init, Victim::Caller, blow, start);
+    Ended { code, ..ended }
 }
 
 /// A bundle that makes something of each kind.
@@ -64,19 +29,6 @@ fn bundle(bed: &Bed) -> Bundle {
         .with("/hooks/poststart", json!([{"path": "/bin/true"}]))
         .mount("/data", "tmpfs", "tmpfs", &[])
         .sh("sleep 100")
-}
-
-/// Waits until nothing is left, for as long as a process that was killed may need.
-#[track_caller]
-fn assert_settles(bed: &Bed, when: &str) {
-    for _ in 0..200 {
-        if bed.is_clear() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    eprintln!("{when}:");
-    bed.assert_nothing_left();
 }
 
 /// Goes through a call, once with SIGKILL and once with SIGTERM at each `step`th stop.
@@ -105,11 +57,11 @@ fn go_through_with(
         let ended = once(&id, Blow { signal, number });
         let when = format!("{what}, {:?}, {signal} at stop {number}: {ended:?}", bed.view);
         if undoes && ended.code > 0 {
-            assert_settles(bed, &format!("{when}, before delete"));
+            bed.assert_settles(&format!("{when}, before delete"));
         }
         let output = bed.runtime(["delete", "--force", &id]);
         assert_eq!(output.code, 0, "{when}: {output}");
-        assert_settles(bed, &when);
+        bed.assert_settles(&when);
         if !ended.reached {
             break;
         }

@@ -10,7 +10,7 @@ mod choice;
 mod host;
 mod live;
 mod place;
-mod random;
+pub mod random;
 mod shrink;
 mod subjects;
 

@@ -2,11 +2,11 @@
 
 /// Where a life is drawn from (SplitMix64).
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     /// What this seed gives.
-    pub(super) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -18,22 +18,22 @@ impl Random {
     }
 
     /// A number from `least` to `most`.
-    pub(super) fn between(&mut self, least: u64, most: u64) -> u64 {
+    pub fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.next() % (most - least + 1)
     }
 
     /// Yes, once in `times`.
-    pub(super) fn once_in(&mut self, times: u64) -> bool {
+    pub fn once_in(&mut self, times: u64) -> bool {
         self.between(1, times) == 1
     }
 
     /// One of them.
-    pub(super) fn one<T: Clone>(&mut self, all: &[T]) -> T {
+    pub fn one<T: Clone>(&mut self, all: &[T]) -> T {
         all[self.between(0, all.len() as u64 - 1) as usize].clone()
     }
 
     /// Some of them, or none, or all, in their order.
-    pub(super) fn some<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
+    pub fn some<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
         let share = self.between(1, 4);
         all.iter().filter(|_| self.between(1, 4) <= share && self.once_in(2)).cloned().collect()
     }
