@@ -111,7 +111,7 @@ def build(tests):
     if any(package == "integration" for package, _, _ in tests):
         cargo("build", "--package", "ferrun")
     # Beside the runtime.
-    if any(target == "shim" for _, target, _ in tests):
+    if any(target.startswith("shim") for _, target, _ in tests):
         cargo("build", "--package", "ferrun-shim")
     programs = {}
     for package, target in sorted({(package, target) for package, target, _ in tests}):
