@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::frames::{self, Broken, Frame, Kind};
+use crate::poller::{Poller, Source};
 
 /// How much is read at once.
 const CHUNK: usize = 16 * 1024;
@@ -25,6 +26,8 @@ pub struct Connection {
     output: Vec<u8>,
     /// How much of `output` it has.
     sent: usize,
+    /// What it is waited for.
+    interest: EventFlags,
 }
 
 /// Why a connection is at its end.
@@ -37,9 +40,10 @@ pub enum End {
 }
 
 impl Connection {
-    /// Over a stream socket that does not block.
+    /// Over a stream socket that does not block. It is waited for what comes.
     pub fn over(socket: OwnedFd) -> Self {
-        Self { socket, input: Vec::new(), output: Vec::new(), sent: 0 }
+        let interest = EventFlags::IN;
+        Self { socket, input: Vec::new(), output: Vec::new(), sent: 0, interest }
     }
 
     /// Takes in what has come, as much as can be without waiting or end.
@@ -105,16 +109,19 @@ impl Connection {
     }
 
     /// Whether the other side takes what it is sent.
-    pub fn is_read(&self) -> bool {
+    fn is_read(&self) -> bool {
         self.output.len() - self.sent < MOST_UNREAD
     }
 
-    /// What to wait for.
-    pub fn interest(&self) -> EventFlags {
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, self.is_read());
-        flags.set(EventFlags::OUT, self.sent < self.output.len());
-        flags
+    /// Has it waited for what is due now, where that is something else than before.
+    pub fn wait_for_next(&mut self, poller: &Poller, source: Source) {
+        let mut due = EventFlags::empty();
+        due.set(EventFlags::IN, self.is_read());
+        due.set(EventFlags::OUT, self.sent < self.output.len());
+        if due != self.interest {
+            poller.change(&*self, source, due);
+            self.interest = due;
+        }
     }
 }
 

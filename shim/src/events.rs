@@ -147,7 +147,7 @@ impl Events {
     fn flush(&mut self, poller: &Poller, now: Instant) {
         let Some(connection) = &mut self.connection else { return };
         match connection.flush() {
-            Ok(()) => poller.change(&*connection, Source::Events, connection.interest()),
+            Ok(()) => connection.wait_for_next(poller, Source::Events),
             Err(_) => self.disconnect(poller, now),
         }
     }

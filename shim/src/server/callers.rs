@@ -71,9 +71,8 @@ impl Server {
             }
             return self.hang_up(number);
         }
-        if let Some(caller) = self.callers.get(&number) {
-            let connection = &caller.connection;
-            self.poller.change(connection, Source::Caller(number), connection.interest());
+        if let Some(caller) = self.callers.get_mut(&number) {
+            caller.connection.wait_for_next(&self.poller, Source::Caller(number));
         }
     }
 
@@ -108,10 +107,7 @@ impl Server {
             connection.send(call.stream, Kind::Response, &response(Err(long)));
         }
         match connection.flush() {
-            Ok(()) => {
-                let source = Source::Caller(call.connection);
-                self.poller.change(&*connection, source, connection.interest());
-            }
+            Ok(()) => connection.wait_for_next(&self.poller, Source::Caller(call.connection)),
             Err(_) => self.hang_up(call.connection),
         }
     }
