@@ -12,6 +12,7 @@ pub mod blow;
 mod bundle;
 mod call;
 mod container;
+pub mod counted;
 mod described;
 mod holder;
 mod leftovers;

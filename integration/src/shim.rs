@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
@@ -103,12 +104,33 @@ impl<'bed> Engine<'bed> {
 
     /// Calls the program as containerd does, with the bundle as its working directory.
     pub fn command(&self, bundle: &Path, id: &str, action: &str, given: &[u8]) -> Vec<u8> {
+        let mut command = self.command_line(&[], bundle, id, action, given);
+        // It is at its end when nobody holds these pipes.
+        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        let output = output.expect("the shim");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{action}: {said}");
+        output.stdout
+    }
+
+    /// The words that containerd calls it with, behind those of a program that calls it.
+    fn command_line(
+        &self,
+        wrapper: &[&str],
+        bundle: &Path,
+        id: &str,
+        action: &str,
+        given: &[u8],
+    ) -> Command {
         self.bundles.borrow_mut().insert(bundle.to_owned());
         let address = self.bed.directory.join("containerd");
         let stdin = self.bed.directory.join(format!("stdin-{}", self.bed.next()));
         fs::write(&stdin, given).expect("stdin");
-        let mut command = Command::new(program());
+        let program = program();
+        let mut words = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("a program"));
         command
+            .args(words)
             .args(["-namespace", NAMESPACE, "-publish-binary", "/bin/false", "-id", id])
             .arg("-address")
             .arg(&address)
@@ -120,18 +142,41 @@ impl<'bed> Engine<'bed> {
             .env("OF_THE_ENGINE", "nobody else's")
             .process_group(0)
             .current_dir(bundle)
-            .stdin(File::open(&stdin).expect("stdin"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        // It is at its end when nobody holds these pipes.
-        let output = command.output().expect("the shim");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "{action}: {said}");
-        output.stdout
+            .stdin(File::open(&stdin).expect("stdin"));
+        command
     }
 
     /// Starts the program for a container, as containerd 2.3 and later do, and connects to it.
     pub fn start(&self, bundle: &Bundle, id: &str) -> Client {
+        let answer = self.command(&bundle.path, id, "start", &self.asked(id));
+        Self::connect(&answer)
+    }
+
+    /// `start` or `delete` by another program, which may stay as long as what it starts, and the
+    /// file that gets the answer.
+    pub fn begin(
+        &self,
+        wrapper: &[&str],
+        bundle: &Bundle,
+        id: &str,
+        action: &str,
+    ) -> (Command, PathBuf) {
+        let answer = self.bed.directory.join(format!("answer-{}", self.bed.next()));
+        let given = if action == "start" { self.asked(id) } else { Vec::new() };
+        let mut command = self.command_line(wrapper, &bundle.path, id, action, &given);
+        command.stdout(File::create(&answer).expect("a file")).stderr(Stdio::null());
+        (command, answer)
+    }
+
+    /// Connects to the program that `start` has answered with.
+    pub fn connect(answer: &[u8]) -> Client {
+        let result = BootstrapResult::decode(answer).expect("an answer");
+        assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+        Client::connect(&result.address)
+    }
+
+    /// What `start` is asked for with.
+    fn asked(&self, id: &str) -> Vec<u8> {
         let params = BootstrapParams {
             instance_id: id.to_owned(),
             namespace: NAMESPACE.to_owned(),
@@ -140,10 +185,7 @@ impl<'bed> Engine<'bed> {
             socket_dir: self.directory_of_sockets().display().to_string(),
             ..Default::default()
         };
-        let answer = self.command(&bundle.path, id, "start", &params.encode_to_vec());
-        let result = BootstrapResult::decode(answer.as_slice()).expect("an answer");
-        assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
-        Client::connect(&result.address)
+        params.encode_to_vec()
     }
 
     /// Where the program has its socket.

@@ -11,9 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use integration::{
-    Bed, Bundle, Running, View, copy_program, eventually, in_views, runtime, usage_of,
-};
+use integration::counted::{count, is_as_when_counted};
+use integration::{Bed, Bundle, Running, copy_program, eventually, in_views, runtime, usage_of};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
@@ -44,7 +43,7 @@ fn no_command_costs_more_than_it_did() {
         if bed.is_peer("") {
             return;
         }
-        if let Err(reason) = is_as_it_was_counted(bed) {
+        if let Err(reason) = is_as_when_counted(bed) {
             return bed.skip(reason);
         }
         let counted = Counted::new(bed);
@@ -76,28 +75,9 @@ fn no_command_costs_more_than_it_did() {
     });
 }
 
-/// What the figures depend on, beside the runtime.
-fn is_as_it_was_counted(bed: &Bed) -> Result<(), &'static str> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
-    let mut numbers = release.split(['.', '-']).map(|word| word.parse().unwrap_or(0));
-    let release: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    match () {
-        () if bed.view == View::Hybrid => Err("the same as with version 1 alone"),
-        () if cfg!(not(target_arch = "x86_64")) => Err("it was counted on x86_64"),
-        () if release < (6, 15) => Err("it was counted on Linux 6.18; older ones take other calls"),
-        () if modules.contains("apparmor") || modules.contains("selinux") => Err(
-            "it was counted without AppArmor and SELinux, which are asked in calls of their own",
-        ),
-        () => Ok(()),
-    }
-}
-
 /// System calls, processes made and files opened, until the first process of a log of
 /// `strace -f` has ended; None where it has not.
 fn calls_of_first(log: &str) -> Option<[u64; 3]> {
-    const FORKS: [&str; 4] = ["clone", "clone3", "fork", "vfork"];
-    const OPENED: [&str; 3] = ["open", "openat", "openat2"];
     let first = log.split_whitespace().next()?;
     let mut counts = [0; 3];
     for line in log.lines() {
@@ -107,12 +87,7 @@ fn calls_of_first(log: &str) -> Option<[u64; 3]> {
             '+' if pid == first => return Some(counts),
             // The second half of a call, the end of another process, a signal.
             '<' | '+' | '-' => {}
-            _ => {
-                let call = event.split('(').next().unwrap_or_default();
-                counts[0] += 1;
-                counts[1] += u64::from(FORKS.contains(&call));
-                counts[2] += u64::from(OPENED.contains(&call));
-            }
+            _ => count(&mut counts, event),
         }
     }
     None
