@@ -20,8 +20,9 @@ pub struct Config {
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Linux {
+    cgroups_path: String,
     namespaces: Option<Vec<Namespace>>,
     seccomp: Option<Seccomp>,
 }
@@ -77,6 +78,15 @@ impl Config {
         })
     }
 
+    /// Whether its group is told as systemd's driver wants it, `SLICE:PREFIX:NAME`.
+    pub fn names_a_unit(&self) -> bool {
+        let path = self.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
+        let mut parts = path.split(':');
+        let slice = parts.next().unwrap_or_default();
+        let is_slice = slice.ends_with(".slice") || slice.is_empty() || slice == "-";
+        is_slice && !slice.contains('/') && parts.count() == 2
+    }
+
     /// Whether others decide how long it takes to start or to remove it.
     pub fn depends_on_others(&self) -> bool {
         let has_hooks = self.hooks.as_ref().is_some_and(|hooks| {
@@ -113,6 +123,22 @@ mod tests {
         assert!(with(r#"{"type": "mount"}, {"type": "pid"}"#));
         assert!(!with(r#"{"type": "pid", "path": "/proc/1/ns/pid"}"#));
         assert!(!with(r#"{"type": "mount"}"#) && !config("{}").has_own_pids());
+    }
+
+    #[test]
+    fn a_unit_has_three_parts() {
+        let named = |path: &str| {
+            config(&format!(r#"{{"linux": {{"cgroupsPath": "{path}"}}}}"#)).names_a_unit()
+        };
+        for unit in ["system.slice:docker:1a", "kubepods-pod1.slice:cri-containerd:1a", ":ctr:one"]
+        {
+            assert!(named(unit), "{unit}");
+        }
+        for group in ["", "/kubepods/pod1/1a", "default/one", "/a.slice:b:c", "a:b:c", "a.slice:b"]
+        {
+            assert!(!named(group), "{group}");
+        }
+        assert!(!config("{}").names_a_unit());
     }
 
     #[test]

@@ -1,36 +1,82 @@
 //! The options that a container is created with, in each form that containerd has for them.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
 use crate::messages::{Any, Options, RuntimeOptions};
 use crate::service::answer::{Code, Refusal};
 
 /// The type of runc's options.
 pub const RUNC: &str = "containerd.runc.v1.Options";
-/// The type of the options of any other runtime: a table of containerd's configuration.
+/// The type of the options of any other runtime: a table of containerd's configuration, or the
+/// file that has one.
 const TABLE: &str = "runtimeoptions.v1.Options";
+/// The bytes of the longest file.
+const LONGEST: u64 = 1 << 20;
+
+/// The options that were given, or where they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// These.
+    Here(Options),
+    /// Those in this file.
+    In(PathBuf),
+}
 
 /// The options that were given, where they can be kept.
 ///
 /// # Errors
 /// Names the option that cannot.
-pub fn read(given: Option<&Any>) -> Result<Options, Refusal> {
+pub fn read(given: Option<&Any>) -> Result<Given, Refusal> {
     let options = match given {
         None => Options::default(),
         Some(any) if any.name().is_empty() => Options::default(),
         Some(any) if any.name() == RUNC => decoded(any)?,
         Some(any) if any.name() == TABLE => {
             let RuntimeOptions { config_path, config_body, .. } = decoded(any)?;
+            // containerd gives one of the two; Docker may give neither.
             if !config_path.is_empty() && config_body.is_empty() {
-                return Err(invalid(format!(
-                    "ConfigPath: {config_path:?}: options are taken from containerd's own \
-                     configuration alone"
-                )));
+                return Ok(Given::In(config_path.into()));
             }
             of_table(&config_body)?
         }
         Some(any) => return Err(invalid(format!("{:?} is no type of options", any.type_url))),
     };
     check(&options)?;
-    Ok(options)
+    Ok(Given::Here(options))
+}
+
+impl Given {
+    /// The options themselves.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read, or the option that cannot be kept.
+    pub fn load(self) -> Result<Options, Refusal> {
+        let path = match self {
+            Self::Here(options) => return Ok(options),
+            Self::In(path) => path,
+        };
+        let of_file = |why: String| invalid(format!("ConfigPath: {path:?}: {why}"));
+        let body = content(&path).map_err(|error| of_file(error.to_string()))?;
+        let options = of_table(&body).map_err(|refused| of_file(refused.message))?;
+        check(&options)?;
+        Ok(options)
+    }
+}
+
+/// What a file holds, in which nobody writes while it is read.
+fn content(path: &Path) -> std::io::Result<Vec<u8>> {
+    // A pipe would have this program wait for who writes.
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    let mut body = Vec::new();
+    file.take(LONGEST).read_to_end(&mut body)?;
+    Ok(body)
 }
 
 fn decoded<M: prost::Message + Default>(any: &Any) -> Result<M, Refusal> {
@@ -61,12 +107,12 @@ fn check(options: &Options) -> Result<(), Refusal> {
 }
 
 /// The options of a table of names and values, as containerd passes its configuration on: one a
-/// line, with texts, numbers and truth values.
+/// line, with texts, numbers and truth values, and what a person writes beside them.
 fn of_table(body: &[u8]) -> Result<Options, Refusal> {
     let text = std::str::from_utf8(body).map_err(|error| invalid(error.to_string()))?;
     let mut options = Options::default();
-    for line in text.lines().map(str::trim) {
-        if line.is_empty() || line.starts_with(['#', '[']) {
+    for line in text.lines().map(|line| without_comment(line).trim()) {
+        if line.is_empty() {
             continue;
         }
         let (name, value) = line.split_once('=').ok_or_else(|| invalid(format!("{line:?}")))?;
@@ -74,6 +120,22 @@ fn of_table(body: &[u8]) -> Result<Options, Refusal> {
         set(&mut options, name, value).ok_or_else(|| invalid(format!("{name}: {value}")))?;
     }
     Ok(options)
+}
+
+/// A line up to a `#` that stands in no text.
+fn without_comment(line: &str) -> &str {
+    let (mut quote, mut is_escaped) = (None, false);
+    for (at, letter) in line.char_indices() {
+        match (quote, letter) {
+            _ if is_escaped => is_escaped = false,
+            (Some('"'), '\\') => is_escaped = true,
+            (Some(open), _) if open == letter => quote = None,
+            (None, '"' | '\'') => quote = Some(letter),
+            (None, '#') => return &line[..at],
+            _ => {}
+        }
+    }
+    line
 }
 
 /// None: there is no such option, or this is no value of it.
@@ -110,7 +172,11 @@ mod tests {
 
     fn table(body: &str) -> Result<Options, Refusal> {
         let table = RuntimeOptions { config_body: body.into(), ..Default::default() };
-        read(Some(&Any::of(TABLE, &table)))
+        read(Some(&Any::of(TABLE, &table)))?.load()
+    }
+
+    fn load(given: Option<&Any>) -> Options {
+        read(given).unwrap().load().unwrap()
     }
 
     #[test]
@@ -118,12 +184,40 @@ mod tests {
         let options = Options { systemd_cgroup: true, root: "/r".into(), ..Default::default() };
         let text = "  BinaryName = \"\"\nRoot = '/r'\n  SystemdCgroup = true\n";
         assert_eq!(table(text).unwrap(), options);
-        assert_eq!(read(Some(&Any::of(RUNC, &options))).unwrap(), options);
+        assert_eq!(load(Some(&Any::of(RUNC, &options))), options);
         let with_host = Any::of(&format!("type.googleapis.com/{RUNC}"), &options);
-        assert_eq!(read(Some(&with_host)).unwrap(), options);
+        assert_eq!(load(Some(&with_host)), options);
         for nothing in [None, Some(&Any::default())] {
-            assert_eq!(read(nothing).unwrap(), Options::default());
+            assert_eq!(load(nothing), Options::default());
         }
+    }
+
+    #[test]
+    fn a_file_has_what_a_person_writes() {
+        let directory = std::env::temp_dir();
+        let path = directory.join(format!("shim-options-{}", std::process::id()));
+        let table =
+            RuntimeOptions { config_path: path.display().to_string(), ..Default::default() };
+        let given = read(Some(&Any::of(TABLE, &table))).unwrap();
+        assert_eq!(given, Given::In(path.clone()));
+        let refused = given.clone().load().unwrap_err().message;
+        assert!(
+            refused.starts_with(&format!("options: ConfigPath: {path:?}: No such")),
+            "{refused}"
+        );
+        let text = "# of this node\n\nSystemdCgroup = true # as the kubelet\nRoot = '/a#\"b' # c\n\
+                    ShimCgroup = \"/x\\\"#y\"\n";
+        std::fs::write(&path, text).unwrap();
+        let options = given.clone().load().unwrap();
+        assert!(options.systemd_cgroup);
+        assert_eq!([options.root.as_str(), &options.shim_cgroup], ["/a#\"b", "/x\"#y"]);
+        for wrong in ["[table]\nRoot = '/r'", "Rot = '/r'", "BinaryName = 'runc'"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(given.clone().load().is_err(), "{wrong}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        let is_none = Given::In(directory).load().unwrap_err();
+        assert!(is_none.message.ends_with("not a regular file"), "{is_none:?}");
     }
 
     #[test]

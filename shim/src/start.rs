@@ -21,7 +21,7 @@ use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 
 use crate::bootstrap::{Asked, Typed};
 use crate::config::Config;
-use crate::options;
+use crate::options::{self, Given};
 
 /// The file in a bundle that has the address, which containerd before 2.0 reads when it restarts.
 pub const ADDRESS: &str = "address";
@@ -131,8 +131,8 @@ fn prepare(asked: &Asked) -> Result<()> {
         create_core_scheduling_cookie(getpid(), CoreSchedulingScope::ProcessGroup)
             .context("SCHED_CORE: prctl")?;
     }
-    let options =
-        options::read(asked.options.as_ref()).map_err(|refused| Error::msg(refused.message))?;
+    let options = options::read(asked.options.as_ref()).and_then(Given::load);
+    let options = options.map_err(|refused| Error::msg(refused.message))?;
     if !options.shim_cgroup.is_empty() {
         join(&options.shim_cgroup)
             .with_context(|| format!("ShimCgroup: {:?}", options.shim_cgroup))?;

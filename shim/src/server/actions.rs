@@ -41,7 +41,7 @@ impl Server {
             Action::Answer(call, answer) => self.answer(call, answer),
             Action::Publish(topic, event) => self.events.publish(topic, event, today()),
             Action::Keep { bundle, pid, exit } => keep_exit(&bundle, pid, exit),
-            Action::Create(request, options) => self.create(&request, &options),
+            Action::Create(request, options) => self.create(&request, *options),
             Action::Start(id) => self.start(&id),
             Action::Execute { who, process, names } => self.execute(&who, &process, &names),
             Action::Kill(call, id, signal, all) => {

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::log;
 use crate::messages::{CreateTaskRequest, Options};
 use crate::mounts::{mount_all, unmount_all};
+use crate::options::Given;
 use crate::poller::Source;
 use crate::service::answer::{Call, Code, Refusal, done};
 use crate::service::task::{Names, Who};
@@ -99,15 +100,22 @@ impl Making {
 
 impl Server {
     /// Begins to create a container.
-    pub(super) fn create(&mut self, request: &CreateTaskRequest, options: &Options) {
+    pub(super) fn create(&mut self, request: &CreateTaskRequest, given: Given) {
+        let options = match given.load() {
+            Ok(options) => options,
+            Err(refusal) => return self.create_failed(&request.id, refusal),
+        };
         if let Err(error) = self.begin_create(request, options) {
             self.create_failed(&request.id, refusal("OCI runtime create failed", &error));
         }
     }
 
-    fn begin_create(&mut self, request: &CreateTaskRequest, options: &Options) -> Result<()> {
+    fn begin_create(&mut self, request: &CreateTaskRequest, mut options: Options) -> Result<()> {
         let bundle = PathBuf::from(&request.bundle);
         let config = Config::of(&bundle)?;
+        // Not everyone who names a unit can say so by an option.
+        options.systemd_cgroup |= config.names_a_unit();
+        let options = &options;
         let runtime = self.runtime(options)?;
         keep_options(&bundle, options)?;
         let depends = config.depends_on_others();

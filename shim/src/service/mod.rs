@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 
 use self::answer::{Answer, Call, Code, Refusal};
 use self::task::{Container, Exit, Names, Process, Who};
-use crate::messages::{Any, CreateTaskRequest, Options};
+use crate::messages::{Any, CreateTaskRequest};
+use crate::options::Given;
 
 /// The services that this is, which have the same messages.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -38,7 +39,7 @@ pub enum Action {
         exit: Exit,
     },
     /// Create a container, and tell of it by [`Service::created`].
-    Create(Box<CreateTaskRequest>, Box<Options>),
+    Create(Box<CreateTaskRequest>, Box<Given>),
     /// Run the program of a container, and tell by [`Service::started`].
     Start(String),
     /// Add a process to a container, and tell by [`Service::executed`].
