@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use integration::shim::{Client, Engine, Io, NAMESPACE, reader, reads};
 use integration::{Bed, Bundle, as_root, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use prost::Message as _;
 use serde_json::json;
 use shim::messages::{
-    Any, DeleteRequest, DeleteResponse, ExecProcessRequest, StartRequest, StartResponse,
-    StateRequest, StateResponse, TaskExecStarted, TaskExit, WaitRequest, WaitResponse,
+    Any, CreateTaskResponse, DeleteRequest, DeleteResponse, ExecProcessRequest, StartRequest,
+    StartResponse, StateRequest, StateResponse, TaskExecStarted, TaskExit, WaitRequest,
+    WaitResponse,
 };
 
 const OTHERS: &str = "a part of ferrun's";
@@ -238,4 +241,63 @@ fn request(asked: &WaitRequest) -> Vec<u8> {
     };
     let kind = shim::frames::Kind::Request;
     shim::frames::encode(1, kind, &request.encode_to_vec()).unwrap()
+}
+
+#[test]
+fn delete_waits_for_the_program_that_reads_the_output() {
+    as_root(|bed| {
+        if bed.is_peer(OTHERS) {
+            return;
+        }
+        let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "echo said"), bed.id());
+        let mut client = engine.start(&bundle, &id);
+        let written = bed.directory.join("written");
+        let script = format!(
+            "trap '' TERM; exec 5>&-; read line <&3; sleep 1; echo \"$line\" > {}",
+            written.display()
+        );
+        let logger = bed.script("logger", &script);
+        let io = Io { stdout: format!("binary://{}", logger.display()), ..Io::default() };
+        client.run(&engine.create(&bundle, &id, &io));
+        client.wait(&id, "");
+        // Nobody else waits with it.
+        let asked = DeleteRequest { id: id.clone(), ..Default::default() };
+        let deleted = client.send("Delete", &asked);
+        assert_eq!(client.another().status(&id, ""), Ok(3));
+        assert!(!written.exists());
+        client.answer::<DeleteResponse>(deleted).unwrap();
+        assert_eq!(fs::read_to_string(&written).unwrap(), "said\n");
+        client.shut_down();
+    });
+}
+
+#[test]
+fn who_is_stopped_on_the_way_to_its_program_holds_up_nobody_else() {
+    as_root(|bed| {
+        if bed.is_peer(OTHERS) {
+            return;
+        }
+        let (engine, first, other) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
+        let mut client = engine.start(&first, &other);
+        let pid = client.run(&engine.create(&first, &other, &Io::default()));
+        // Both are in one pid namespace, and each can stop the other.
+        let shared = format!("/proc/{pid}/ns/pid");
+        let bundle = bed.bundle().sh("sleep 100").with_namespace("pid", Some(shared.as_ref()));
+        bundle.save();
+        let id = bed.id();
+        let asked = engine.create(&bundle, &id, &Io::default());
+        let created = client.call::<CreateTaskResponse>("Create", &asked).unwrap();
+        let init = Pid::from_raw(created.pid.cast_signed());
+        kill(init, Signal::SIGSTOP).unwrap();
+        let asked = StartRequest { id: id.clone(), ..Default::default() };
+        let started = client.send("Start", &asked);
+        let begun = Instant::now();
+        assert_eq!(client.another().status(&other, ""), Ok(2));
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        kill(init, Signal::SIGCONT).unwrap();
+        client.answer::<StartResponse>(started).unwrap();
+        client.end(&id);
+        client.end(&other);
+        client.shut_down();
+    });
 }

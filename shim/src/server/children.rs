@@ -29,7 +29,9 @@ impl Server {
                 return self.set_timer(LATER, Timer::Children);
             }
             let Some(code) = reaped(pid) else { continue };
-            self.loggers.remove(&pid);
+            if let Some(Some(who)) = self.loggers.remove(&pid) {
+                self.forget(&who);
+            }
             if let Some(who) = self.service.who(pid).cloned() {
                 self.look_at_memory(&who.container);
                 if who.exec.is_empty() {
@@ -46,15 +48,17 @@ impl Server {
     }
 
     /// Tells a program that reads an output to end, in whatever time it takes up to a bound.
-    pub(super) fn end_logger(&mut self, pid: i32, signal: Signal) {
+    /// Returns whether it has not ended.
+    pub(super) fn end_logger(&mut self, pid: i32, signal: Signal) -> bool {
         // It is not reaped, so the pid is its own.
-        if !self.loggers.contains(&pid) {
-            return;
+        if !self.loggers.contains_key(&pid) {
+            return false;
         }
         let _ = kill(NixPid::from_raw(pid), signal);
         if signal != Signal::SIGKILL {
             self.set_timer(LAST_LINES, Timer::Logger(pid));
         }
+        true
     }
 }
 

@@ -123,7 +123,8 @@ impl Server {
             runtime,
             bundle: bundle.clone(),
             mounted: None,
-            starts_slowly: depends,
+            // Whoever shares its pids can stop it on the way.
+            starts_slowly: depends || !config.has_own_pids(),
             ends_slowly: depends || options.systemd_cgroup || !config.has_own_pids(),
             owner: (options.io_uid, options.io_gid),
         };
@@ -188,7 +189,7 @@ impl Server {
         let namespace = &self.settings.namespace;
         let prepared = prepare(names, About { uid, gid, name: who.name(), namespace })?;
         if let Some(logger) = &prepared.logger {
-            self.loggers.insert(logger.pid);
+            self.loggers.insert(logger.pid, None);
         }
         Ok(prepared)
     }
@@ -316,7 +317,7 @@ impl Server {
                         self.service.created(&id, Ok((pid, own_pids)));
                     }
                     Err(error) => {
-                        logger.into_iter().for_each(|pid| self.end_logger(pid, Signal::SIGTERM));
+                        logger.map(|pid| self.end_logger(pid, Signal::SIGTERM));
                         drop(prepared);
                         let refusal = Refusal::of("OCI runtime create failed", &error);
                         self.create_failed(&id, refusal);
@@ -333,7 +334,7 @@ impl Server {
                         self.service.executed(&who, Ok(pid), today());
                     }
                     Err(error) => {
-                        logger.into_iter().for_each(|pid| self.end_logger(pid, Signal::SIGTERM));
+                        logger.map(|pid| self.end_logger(pid, Signal::SIGTERM));
                         let refusal = Refusal::of("OCI runtime exec failed", &error);
                         self.service.executed(&who, Err(refusal), today());
                     }

@@ -7,7 +7,7 @@ mod making;
 mod memory;
 mod streaming;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -104,8 +104,8 @@ pub struct Server {
     meters: BTreeMap<String, Meter>,
     runtimes: Vec<(PathBuf, bool, Rc<Runtime>)>,
     timers: Vec<(Instant, Timer)>,
-    /// The programs that read outputs.
-    loggers: BTreeSet<i32>,
+    /// The programs that read outputs, and the process that is forgotten when one has ended.
+    loggers: BTreeMap<i32, Option<Who>>,
     end_by: Option<Instant>,
 }
 
@@ -146,7 +146,7 @@ impl Server {
             meters: BTreeMap::new(),
             runtimes: Vec::new(),
             timers: Vec::new(),
-            loggers: BTreeSet::new(),
+            loggers: BTreeMap::new(),
             end_by: None,
         })
     }
@@ -202,7 +202,9 @@ impl Server {
         for (_, timer) in due {
             match timer {
                 Timer::Drained(who) => self.drained(&who),
-                Timer::Logger(pid) => self.end_logger(pid, Signal::SIGKILL),
+                Timer::Logger(pid) => {
+                    self.end_logger(pid, Signal::SIGKILL);
+                }
                 Timer::Listen => {
                     self.poller.change(&self.listener, Source::Listener, EventFlags::IN);
                 }

@@ -139,10 +139,19 @@ impl Server {
                     copying.copy.end(&self.poller);
                 }
             }
-            if let Some(pid) = open.logger {
-                self.end_logger(pid, Signal::SIGTERM);
+            // What it was told last is written when it has ended.
+            if let Some(pid) = open.logger
+                && self.end_logger(pid, Signal::SIGTERM)
+            {
+                self.loggers.insert(pid, Some(who.clone()));
+                return;
             }
         }
+        self.forget(who);
+    }
+
+    /// Nothing is left of a process.
+    pub(super) fn forget(&mut self, who: &Who) {
         if who.exec.is_empty() {
             self.containers.remove(&who.container);
             self.meters.remove(&who.container);
