@@ -65,6 +65,16 @@ const ROWS: &[Row] = &[
         |bed| with(bed, "/process/user/uid", json!(4294967296_u64)),
         &["process.user.uid", "4294967296"],
     ),
+    (
+        "a list for an object",
+        |bed| with(bed, "/process/user", json!([0, 0])),
+        &["config.json", "process.user", "a list, and an object is expected"],
+    ),
+    (
+        "a mapping to no id of the host",
+        |bed| with(bed, "/linux/uidMappings", json!([{"containerID": 0, "size": 1}])),
+        &["config.json", "linux.uidMappings[0].hostID", "missing"],
+    ),
     ("no uid", |bed| bed.bundle().without("/process/user/uid"), &["process.user.uid", "missing"]),
     (
         "a uid that is null",

@@ -2,8 +2,9 @@
 //!
 //! The file is read twice in memory. `scan` looks at the text: is it one JSON
 //! value, does an object give a key twice, is there a NUL that would cut a
-//! string short in the kernel, and was given what the spec requires but
-//! oci-spec fills in by default. Then serde makes the `Spec`. Only where that
+//! string short in the kernel, is a list where an object belongs, which serde
+//! would take, and was given what the spec requires but oci-spec fills in by
+//! default. Then serde makes the `Spec`. Only where that
 //! fails does `repair` have a look at what the spec allows and oci-spec does
 //! not, and serde_path_to_error find the name of the field.
 
@@ -115,9 +116,15 @@ pub fn parse_process(text: &str) -> Result<(Box<Process>, Vec<String>)> {
     Ok((process, warnings))
 }
 
+/// Reads limits in the form of linux.resources, of which only some may be given.
+pub fn parse_resources(text: &str) -> Result<Value> {
+    scan::scan_resources(text)?;
+    Ok(serde_json::from_str(text)?)
+}
+
 /// Parses what was stored before, where nothing is to be checked again.
 pub fn parse_stored(text: &str) -> Result<Box<Spec>> {
-    let given = scan::scan(text)?;
+    let given = scan::scan_stored(text)?;
     let (mut spec, _) = parse::<Spec>(text)?;
     drop_absent_pids(&mut spec, &given);
     Ok(spec)
@@ -299,6 +306,22 @@ mod tests {
                 r#"{"ociVersion":"1.0.0","root":{"path":"r\u0000"}}"#,
                 "config.json: root.path: a NUL character at line 1 column 46",
             ),
+            // serde would take a list for an object, by the order of its properties, and
+            // oci-spec a mapping without a host's id for one to the host's root.
+            (
+                r#"{"ociVersion":"1.0.0","root":["r"]}"#,
+                "config.json: root: a list, and an object is expected at line 1 column 30",
+            ),
+            (r#"["1.0.0"]"#, "config.json: a list, and an object is expected at line 1 column 1"),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"uidMappings":[[0,0,1]]}}"#,
+                "config.json: linux.uidMappings[0]: a list, and an object is expected at line 1 column 67",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"uidMappings":[
+                    {"containerID":0,"hostID":1,"size":1},{"containerID":0,"hostID":null,"size":1}]}}"#,
+                "config.json: linux.uidMappings[1].hostID: missing at line 2 column 98",
+            ),
             (
                 r#"{"ociVersion":"1.0.0","root":{"path":"r"},"annotations":{"":"x"}}"#,
                 "annotations: an empty key",
@@ -310,8 +333,8 @@ mod tests {
 
     #[test]
     fn unknown_properties_are_ignored_anywhere() {
-        let text =
-            r#"{"ociVersion":"1.0.2-dev","root":{"path":"r","new":1},"x":{"y":[{"z":null}]}}"#;
+        let text = r#"{"ociVersion":"1.0.2-dev","root":{"path":"r","new":1},"x":{"y":[{"z":null}]},
+                "linux.uidMappings":[[{}]]}"#;
         assert!(parse_spec(text).is_ok());
     }
 

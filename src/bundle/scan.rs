@@ -26,35 +26,124 @@ pub struct Given {
 
 /// Scans a config.json.
 pub fn scan(text: &str) -> Result<Given> {
-    scan_from(text, &[])
+    scan_from(text, &[], true)
+}
+
+/// Scans one that was accepted before, maybe by a version that asked for less.
+pub fn scan_stored(text: &str) -> Result<Given> {
+    scan_from(text, &[], false)
 }
 
 /// Scans a process, as `exec --process` reads it.
 pub fn scan_process(text: &str) -> Result<Given> {
-    scan_from(text, &["process"])
+    scan_from(text, &["process"], true)
 }
 
-fn scan_from(text: &str, place: &[&'static str]) -> Result<Given> {
+/// Scans limits, as `update --resources` reads them.
+pub fn scan_resources(text: &str) -> Result<Given> {
+    scan_from(text, &["linux", "resources"], true)
+}
+
+fn scan_from(text: &str, place: &[&'static str], is_checked: bool) -> Result<Given> {
     let mut scan = Scan {
         given: Given::default(),
         place: place.iter().map(|key| Cow::Borrowed(*key)).collect(),
+        entries: vec![None; place.len()],
         prefix: place.len(),
+        is_checked,
     };
     let mut json = serde_json::Deserializer::from_str(text);
-    Node(&mut scan).deserialize(&mut json)?;
+    Node { scan: &mut scan, in_list: false }.deserialize(&mut json)?;
     json.end()?;
     Ok(scan.given)
+}
+
+/// What the specification has at a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// An object.
+    Object,
+    /// A list of objects.
+    Objects,
+    /// Anything else, or nothing.
+    Other,
+}
+
+/// What is at a place, and which of its properties are required that oci-spec would fill in.
+fn known(place: &[Cow<'_, str>]) -> (Shape, &'static [&'static str]) {
+    use Shape::{Object, Objects, Other};
+    match place {
+        [a, b, _] if a == "linux" && b == "netDevices" => return (Object, &[]),
+        [a, b, c, _] if a == "linux" && b == "resources" && c == "rdma" => return (Object, &[]),
+        _ => {}
+    }
+    if place.iter().any(|key| key.contains('.')) {
+        return (Other, &[]);
+    }
+    match place.join(".").as_str() {
+        "process.consoleSize" => (Object, &["height", "width"]),
+        "process.rlimits" => (Objects, &["soft", "hard"]),
+        "mounts.uidMappings" | "mounts.gidMappings" | "linux.uidMappings" | "linux.gidMappings" => {
+            (Objects, &["containerID", "hostID", "size"])
+        }
+        "linux.resources.devices" => (Objects, &["allow"]),
+        "linux.resources.hugepageLimits" => (Objects, &["limit"]),
+        "linux.resources.network.priorities" => (Objects, &["name", "priority"]),
+        "linux.resources.blockIO.weightDevice"
+        | "linux.resources.blockIO.throttleReadBpsDevice"
+        | "linux.resources.blockIO.throttleReadIOPSDevice"
+        | "linux.resources.blockIO.throttleWriteBpsDevice"
+        | "linux.resources.blockIO.throttleWriteIOPSDevice" => (Objects, &["major", "minor"]),
+        "hooks.prestart"
+        | "hooks.createRuntime"
+        | "hooks.createContainer"
+        | "hooks.startContainer"
+        | "hooks.poststart"
+        | "hooks.poststop"
+        | "mounts"
+        | "linux.devices"
+        | "linux.namespaces"
+        | "linux.seccomp.syscalls"
+        | "linux.seccomp.syscalls.args" => (Objects, &[]),
+        ""
+        | "root"
+        | "hooks"
+        | "process"
+        | "process.user"
+        | "process.capabilities"
+        | "process.scheduler"
+        | "process.ioPriority"
+        | "process.execCPUAffinity"
+        | "linux"
+        | "linux.intelRdt"
+        | "linux.memoryPolicy"
+        | "linux.personality"
+        | "linux.seccomp"
+        | "linux.timeOffsets.monotonic"
+        | "linux.timeOffsets.boottime"
+        | "linux.resources"
+        | "linux.resources.blockIO"
+        | "linux.resources.cpu"
+        | "linux.resources.memory"
+        | "linux.resources.network"
+        | "linux.resources.pids" => (Object, &[]),
+        _ => (Other, &[]),
+    }
 }
 
 struct Scan<'de> {
     given: Given,
     /// The keys on the way from the root to here; indices of arrays are left out.
     place: Vec<Cow<'de, str>>,
+    /// Which entry of the list that a key names is meant, where it names one.
+    entries: Vec<Option<usize>>,
     /// How much of `place` is not in the text.
     prefix: usize,
+    /// Whether what is there must be what the specification has there.
+    is_checked: bool,
 }
 
-impl Scan<'_> {
+impl<'de> Scan<'de> {
     fn note(&mut self) {
         let given = &mut self.given;
         match self.place.as_slice() {
@@ -73,7 +162,36 @@ impl Scan<'_> {
     }
 
     fn field(&self) -> String {
-        self.place.get(self.prefix..).unwrap_or_default().join(".")
+        let mut field = String::new();
+        for (key, entry) in self.place.iter().zip(&self.entries).skip(self.prefix) {
+            field.push_str(if field.is_empty() { "" } else { "." });
+            field.push_str(key);
+            if let Some(index) = entry {
+                field.push_str(&format!("[{index}]"));
+            }
+        }
+        field
+    }
+
+    fn enter(&mut self, key: Cow<'de, str>) {
+        self.place.push(key);
+        self.entries.push(None);
+    }
+
+    fn leave(&mut self) {
+        self.place.pop();
+        self.entries.pop();
+    }
+
+    /// serde takes a list for an object, and its entries for properties by their order.
+    fn check_list<E: serde::de::Error>(&self, in_list: bool) -> Result<(), E> {
+        let (shape, _) = known(&self.place);
+        if shape == Shape::Object || shape == Shape::Objects && in_list {
+            let field = self.field();
+            let colon = if field.is_empty() { "" } else { ": " };
+            return Err(E::custom(format!("{field}{colon}a list, and an object is expected")));
+        }
+        Ok(())
     }
 
     fn check_text<E: serde::de::Error>(&self, text: &str) -> Result<(), E> {
@@ -84,76 +202,110 @@ impl Scan<'_> {
     }
 }
 
-struct Node<'scan, 'de>(&'scan mut Scan<'de>);
+struct Node<'scan, 'de> {
+    scan: &'scan mut Scan<'de>,
+    in_list: bool,
+}
 
+/// Whether anything was there: what is null is not given.
 impl<'de> DeserializeSeed<'de> for Node<'_, 'de> {
-    type Value = ();
+    type Value = bool;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Node<'_, 'de> {
-    type Value = ();
+    type Value = bool;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a JSON value")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        let scan = self.scan;
+        let required = match scan.is_checked {
+            true => known(&scan.place).1,
+            false => &[],
+        };
+        let mut found = 0;
         let mut seen: BTreeSet<Cow<'de, str>> = BTreeSet::new();
         while let Some(Key(key)) = map.next_key()? {
-            self.0.place.push(key.clone());
-            self.0.check_text(&key)?;
-            if !seen.insert(key) {
-                return Err(A::Error::custom(format!("{}: given twice", self.0.field())));
+            scan.enter(key.clone());
+            scan.check_text(&key)?;
+            if !seen.insert(key.clone()) {
+                return Err(A::Error::custom(format!("{}: given twice", scan.field())));
             }
-            map.next_value_seed(Node(self.0))?;
-            self.0.place.pop();
+            let is_given = map.next_value_seed(Node { scan, in_list: false })?;
+            scan.leave();
+            if is_given && let Some(index) = required.iter().position(|name| *name == key) {
+                found |= 1 << index;
+            }
         }
-        Ok(())
+        let is_missing = |(index, _): &(usize, _)| found & 1 << index == 0;
+        if let Some((_, name)) = required.iter().enumerate().find(is_missing) {
+            scan.enter(Cow::Borrowed(name));
+            return Err(A::Error::custom(format!("{}: missing", scan.field())));
+        }
+        Ok(true)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Node(self.0))?.is_some() {}
-        Ok(())
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
+        let scan = self.scan;
+        if scan.is_checked {
+            scan.check_list(self.in_list)?;
+        }
+        let outer = scan.entries.last().copied().flatten();
+        for index in 0.. {
+            if let Some(entry) = scan.entries.last_mut() {
+                *entry = Some(index);
+            }
+            if seq.next_element_seed(Node { scan, in_list: true })?.is_none() {
+                break;
+            }
+        }
+        if let Some(entry) = scan.entries.last_mut() {
+            *entry = outer;
+        }
+        Ok(true)
     }
 
     /// A text without escapes, and so without a NUL: JSON has no other way to say one.
-    fn visit_borrowed_str<E>(self, _: &'de str) -> Result<(), E> {
-        self.0.note();
-        Ok(())
+    fn visit_borrowed_str<E>(self, _: &'de str) -> Result<bool, E> {
+        self.scan.note();
+        Ok(true)
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
-        self.0.note();
-        self.0.check_text(text)
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<bool, E> {
+        self.scan.note();
+        self.scan.check_text(text)?;
+        Ok(true)
     }
 
     /// What is null is not given.
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    fn visit_unit<E>(self) -> Result<bool, E> {
+        Ok(false)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.0.note();
-        Ok(())
+    fn visit_bool<E>(self, _: bool) -> Result<bool, E> {
+        self.scan.note();
+        Ok(true)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        self.0.note();
-        Ok(())
+    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
+        self.scan.note();
+        Ok(true)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        self.0.note();
-        Ok(())
+    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+        self.scan.note();
+        Ok(true)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.0.note();
-        Ok(())
+    fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
+        self.scan.note();
+        Ok(true)
     }
 }
 

@@ -39,23 +39,28 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
 
 /// Reads the object that `--resources` names, `-` for stdin.
 fn read_resources(path: &str) -> Result<Value> {
-    let read = || -> Result<Value> {
+    let read = || {
         let text = if path == "-" {
             std::io::read_to_string(std::io::stdin().lock())?
         } else {
             bundle::read(path.as_ref())?
         };
-        let mut value: Value = serde_json::from_str(&text)?;
-        let Some(object) = value.as_object_mut() else { bail!("not an object") };
-        // Among them 0 is a number like any other.
-        let devices = object.remove("devices").filter(|rules| !says_nothing(rules));
-        drop_unset(&mut value);
-        if let Some(devices) = devices {
-            value["devices"] = devices;
-        }
-        Ok(value)
+        parse_resources(&text)
     };
     read().with_context(|| format!("--resources: {path:?}"))
+}
+
+/// What such a text asks for.
+pub fn parse_resources(text: &str) -> Result<Value> {
+    let mut value = bundle::parse_resources(text)?;
+    let Some(object) = value.as_object_mut() else { bail!("not an object") };
+    // Among them 0 is a number like any other.
+    let devices = object.remove("devices").filter(|rules| !says_nothing(rules));
+    drop_unset(&mut value);
+    if let Some(devices) = devices {
+        value["devices"] = devices;
+    }
+    Ok(value)
 }
 
 /// No device rules at all, or the one that denies everything.
@@ -151,6 +156,21 @@ mod tests {
         let mut request = json!({"memory": {"limit": 0}, "cpu": {"cpus": ""}});
         drop_unset(&mut request);
         assert_eq!(request, json!({}));
+    }
+
+    #[test]
+    fn what_is_no_object_of_limits_is_refused_by_its_place() {
+        for (text, reason) in [
+            ("5", "not an object"),
+            ("[]", "a list, and an object is expected at line 1 column 2"),
+            (r#"{"memory":[5]}"#, "memory: a list, and an object is expected at line 1 column 11"),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8}]}}"#,
+                "blockIO.weightDevice[0].minor: missing at line 1 column 39",
+            ),
+        ] {
+            assert_eq!(parse_resources(text).unwrap_err().to_string(), reason, "{text}");
+        }
     }
 
     #[test]
