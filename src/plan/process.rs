@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use ferrun_seccomp::Filter;
 use oci_spec::runtime::{
     IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp, PosixRlimitType,
@@ -171,7 +171,8 @@ impl ProcessPlan {
         let filter = seccomp
             .map(|profile| ferrun_seccomp::compile(profile, ferrun_seccomp::Arch::native()))
             .transpose()
-            .in_field("linux.seccomp")?;
+            // They begin with the field below.
+            .map_err(|error| anyhow!("linux.seccomp.{error:#}"))?;
         let listens = seccomp.is_some_and(|profile| profile.listener_path().is_some());
         if filter.as_ref().is_some_and(|filter| filter.notifies) && !listens {
             bail!("linux.seccomp.listenerPath: missing, and SCMP_ACT_NOTIFY needs it");

@@ -144,7 +144,7 @@ impl DeviceList {
     pub fn new(rules: &[LinuxDeviceCgroup], for_v1: bool) -> Result<Self> {
         let mut list = Self { default_allow: false, rules: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
-            list.append(rule, for_v1).in_field(format!("linux.resources.devices[{index}]"))?;
+            list.append(rule, for_v1, &format!("linux.resources.devices[{index}]"))?;
         }
         if !list.default_allow {
             for rule in DEFAULTS {
@@ -156,18 +156,18 @@ impl DeviceList {
         Ok(list)
     }
 
-    fn append(&mut self, rule: &LinuxDeviceCgroup, for_v1: bool) -> Result<()> {
+    fn append(&mut self, rule: &LinuxDeviceCgroup, for_v1: bool, field: &str) -> Result<()> {
         let allow = rule.allow();
         let (major, minor) = (
-            number(rule.major(), numbers::major).in_field("major")?,
-            number(rule.minor(), numbers::minor).in_field("minor")?,
+            number(rule.major(), numbers::major).in_field(format!("{field}.major"))?,
+            number(rule.minor(), numbers::minor).in_field(format!("{field}.minor"))?,
         );
-        let access = access(rule.access().as_deref())?;
+        let access = access(rule.access().as_deref()).in_field(format!("{field}.access"))?;
         let kinds: &[Kind] = match rule.typ().unwrap_or_default() {
             LinuxDeviceType::A => &[Kind::Char, Kind::Block],
             LinuxDeviceType::C => &[Kind::Char],
             LinuxDeviceType::B => &[Kind::Block],
-            other => bail!("type: {:?} is none of a, b and c", other.as_str()),
+            other => bail!("{field}.type: {:?} is none of a, b and c", other.as_str()),
         };
         if kinds.len() == 2 && major.is_none() && minor.is_none() && access == DeviceAccess::ALL {
             // All that came before is void.
@@ -180,7 +180,7 @@ impl DeviceList {
                 continue;
             }
             if for_v1 {
-                self.check_v1(&rule)?;
+                self.check_v1(&rule).in_field(field)?;
             }
             self.rules.push(rule);
         }
@@ -248,7 +248,7 @@ fn access(letters: Option<&str>) -> Result<DeviceAccess> {
         _ => 0,
     };
     let access = DeviceAccess(letters.chars().map(bit).fold(0, |a, b| a | b));
-    ensure!(access.0 != 0 || letters.is_empty(), "access: {letters:?} holds none of r, w and m");
+    ensure!(access.0 != 0 || letters.is_empty(), "{letters:?} holds none of r, w and m");
     Ok(if access.0 == 0 { DeviceAccess::ALL } else { access })
 }
 
@@ -389,19 +389,19 @@ mod tests {
         for (json, error) in [
             (
                 r#"[{"allow":true,"access":"x"}]"#,
-                r#"linux.resources.devices[0]: access: "x" holds none of r, w and m"#,
+                r#"linux.resources.devices[0].access: "x" holds none of r, w and m"#,
             ),
             (
                 r#"[{"allow":true},{"allow":true,"type":"p","access":"r"}]"#,
-                r#"linux.resources.devices[1]: type: "p" is none of a, b and c"#,
+                r#"linux.resources.devices[1].type: "p" is none of a, b and c"#,
             ),
             (
                 r#"[{"allow":true,"type":"c","major":-2}]"#,
-                "linux.resources.devices[0]: major: -2: not a device number",
+                "linux.resources.devices[0].major: -2: not a device number",
             ),
             (
                 r#"[{"allow":true,"type":"c","minor":4294967296}]"#,
-                "linux.resources.devices[0]: minor: 4294967296: not a device number",
+                "linux.resources.devices[0].minor: 4294967296: not a device number",
             ),
         ] {
             assert_eq!(format!("{:#}", list(json, false).unwrap_err()), error);

@@ -17,6 +17,7 @@ use oci_spec::runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{Group, Version};
+use crate::error::InField as _;
 use crate::plan::numbers;
 
 /// When a setting is applied.
@@ -514,9 +515,8 @@ fn io_weight(weight: Option<u16>, field: &str) -> Result<Option<u16>> {
 }
 
 fn device_number(major: i64, minor: i64, field: &str) -> Result<String> {
-    if numbers::major(major).is_err() || numbers::minor(minor).is_err() {
-        bail!("linux.resources.{field}: {major}:{minor} is not a device number");
-    }
+    numbers::major(major).in_field(format!("linux.resources.{field}.major"))?;
+    numbers::minor(minor).in_field(format!("linux.resources.{field}.minor"))?;
     Ok(format!("{major}:{minor}"))
 }
 
@@ -807,7 +807,7 @@ mod tests {
             ),
             (
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":-1,"minor":0,"rate":1}]}}"#,
-                "blockIO.throttleReadBpsDevice[0]: -1:0 is not a device number",
+                "blockIO.throttleReadBpsDevice[0].major: -1: not a device number",
             ),
             (
                 r#"{"hugepageLimits":[{"pageSize":"2MiB","limit":1}]}"#,
