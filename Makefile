@@ -73,7 +73,8 @@ workflows: ## the files of .github/workflows
 .PHONY: unit
 unit: ## tests without root and without a container
 	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package ferrun-dbus --package ferrun-shim --package bench --package manual
-	cd conformance && RUNTIME=$(wildcard $(TESTED)) go test -v .
+	cd conformance && RUNTIME=$(wildcard $(TESTED)) IMAGE_TOOL=$(wildcard $(CURDIR)/bin/image-tool) \
+		PLANNER=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/examples/plan go test -v .
 	python3 -m unittest discover --verbose --start-directory testbed --pattern '*_test.py'
 
 .PHONY: image-tool-test

@@ -34,6 +34,7 @@ type Options struct {
 	view              View
 	limit             time.Duration
 	only              []string
+	statements        bool
 }
 
 func parseOptions() (Options, error) {
@@ -42,9 +43,13 @@ func parseOptions() (Options, error) {
 	limit := flag.Duration("limit", 3*time.Minute, "time limit for each program")
 	expected := flag.String("expected", "expected.json", "what is expected of ferrun in the v1 and hybrid views")
 	only := flag.String("only", "", "run these programs only, separated by commas, and write no report")
+	statements := flag.Bool("statements", false, "write the specification's statements into report.md, and run nothing")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return Options{}, fmt.Errorf("argument %q: only options are taken", flag.Arg(0))
+	}
+	if *statements {
+		return Options{statements: true}, nil
 	}
 	found, err := exec.LookPath(*command)
 	if err == nil {
@@ -66,6 +71,9 @@ func run() (int, error) {
 	options, err := parseOptions()
 	if err != nil {
 		return 1, err
+	}
+	if options.statements {
+		return 0, renewStatements()
 	}
 	if os.Geteuid() != 0 {
 		return 1, errors.New("the suite makes devices and cgroups: it must run as root")
@@ -95,7 +103,7 @@ func run() (int, error) {
 		return 1, err
 	}
 	if options.only == nil {
-		if err := os.WriteFile(report.path(), []byte(report.markdown()), 0o644); err != nil {
+		if err := report.write(); err != nil {
 			return 1, err
 		}
 		fmt.Printf("report: conformance/%s\n", report.path())
@@ -162,11 +170,22 @@ func (report Report) path() string {
 	name, _, _ := strings.Cut(report.Runtime, " ")
 	switch {
 	case report.Compared && report.View == ViewV1:
-		return "report.md"
+		return reportFile
 	case name == "ferrun" && report.View == ViewV2:
 		return "report-v2.md"
 	}
 	return filepath.Join(workDir, fmt.Sprintf("report-%s-%s.md", filepath.Base(name), report.View))
+}
+
+// write writes the page. The one that the project keeps tells of the specification too.
+func (report Report) write() (err error) {
+	page := report.markdown()
+	if report.path() == reportFile {
+		if page, err = withStatements(page); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(report.path(), []byte(page), 0o644)
 }
 
 // fill runs the programs one after the other: they share names of cgroups.
