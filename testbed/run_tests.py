@@ -3,8 +3,9 @@
 
     run_tests.py [PART ...]
 
-A part is a target of the Makefile. Its output goes to target/test/PART.log. The last
-line is `N passed, N failed, N skipped`; the exit status is 1 if anything failed.
+A part is a target of the Makefile. Its output goes to target/test/PART.log. The ten tests
+that took longest are named. The last line is `N passed, N failed, N skipped`; the exit
+status is 1 if anything failed.
 """
 
 import os
@@ -18,12 +19,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "target" / "test"
 PARTS = ["lint", "unit", "image-tool-test", "integration", "conformance"]
 TAIL = 40  # lines of a log that are shown when its part fails
+SLOWEST = 10
+
+# What cargo runs its test binaries by, on whatever machine this is.
+TIMED = {f"CARGO_TARGET_{machine}_UNKNOWN_LINUX_{libc}_RUNNER": str(ROOT / "testbed" / "timed")
+         for machine in ("X86_64", "AARCH64") for libc in ("GNU", "MUSL")}
 
 
 def main():
     os.chdir(ROOT)
     LOGS.mkdir(parents=True, exist_ok=True)
     total = (0, 0, 0)
+    times = []
     for part in sys.argv[1:] or PARTS:
         reason = unable(part)
         if reason:
@@ -31,7 +38,10 @@ def main():
             counts = (0, 0, 1)
         else:
             counts = run(part)
+            times += durations((LOGS / f"{part}.log").read_text(errors="replace"))
         total = tuple(map(sum, zip(total, counts)))
+    for seconds, name in sorted(times, reverse=True)[:SLOWEST]:
+        print(f"slow: {seconds:6.1f} s  {name}")
     print("{} passed, {} failed, {} skipped".format(*total))
     sys.exit(total[1] > 0)
 
@@ -51,7 +61,7 @@ def run(part):
     started = time.monotonic()
     with path.open("wb") as log:
         status = subprocess.run(["make", "--no-print-directory", part], stdin=subprocess.DEVNULL, stdout=log,
-                                stderr=log).returncode
+                                stderr=log, env=os.environ | TIMED).returncode
     output = path.read_text(errors="replace")
     passed, failed, skipped, reasons = count(output)
     if passed + failed + skipped == 0:
@@ -100,6 +110,22 @@ def count(output):
             skipped += 1
             reasons.append(found[0])
     return passed, failed, skipped, list(dict.fromkeys(reasons))
+
+
+def durations(output):
+    """How long each test took, as far as the programs say so: seconds and name."""
+    times = []
+    binary = ""
+    for line in output.splitlines():
+        if running := re.match(r"\s+Running (?:unittests )?(\S+) \(", line):
+            binary = running[1]
+        elif cargo := re.match(r"test (\S+) \.\.\. .*<([0-9.]+)s>$", line):
+            times.append((float(cargo[2]), f"{binary}: {cargo[1]}"))
+        elif go := re.match(r"--- (?:PASS|FAIL): (\S+) \(([0-9.]+)s\)", line):
+            times.append((float(go[2]), f"conformance: {go[1]}"))
+        elif suite := re.match(r"(\w+) +\d+ passed +\d+ failed +\d+ skipped +([0-9.]+)s ", line):
+            times.append((float(suite[2]), f"OCI suite: {suite[1]}"))
+    return times
 
 
 if __name__ == "__main__":

@@ -34,6 +34,19 @@ class Counting(unittest.TestCase):
         self.assertEqual(reasons, ["skip: hooks: silent"])
 
 
+    def test_the_time_of_each_test_is_known_by_its_binary(self):
+        output = ("     Running tests/mounts.rs (target/debug/deps/mounts-0123)\n"
+                  "test a ... ok <1.500s>\n"
+                  "test b ... SKIP: b (V2, Root): no pids controller\n"
+                  "test c::d ... ignored, takes minutes\n"
+                  "     Running unittests src/lib.rs (target/debug/deps/ferrun-0123)\n"
+                  "test b ... FAILED <0.250s>\n"
+                  "--- PASS: TestA (2.00s)\n    --- PASS: TestA/b (1.00s)\n"
+                  "hooks_stdin                         3 passed   0 failed   0 skipped    1.2s  clean\n")
+        self.assertEqual(run_tests.durations(output), [(1.5, "tests/mounts.rs: a"), (0.25, "src/lib.rs: b"),
+                                                       (2.0, "conformance: TestA"), (1.2, "OCI suite: hooks_stdin")])
+
+
 class OrderOfFunctions(unittest.TestCase):
     def test_what_changes_with_versions_of_crates_and_compilers_is_left_open(self):
         for name, pattern in {
