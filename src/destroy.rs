@@ -215,6 +215,8 @@ fn stop_creator(container: &Container) -> Result<()> {
         return Ok(());
     }
     match open_process(creator)? {
+        // It may have ended its work meanwhile and be at another one: `run` waits for the program.
+        Some(_) if container.as_recorded_now().record.creator.is_none() => Ok(()),
         Some(process) => {
             log::debug(|| format!("process {}: creates the container: killed", creator.pid));
             kill(&process, || {}).context("the process that creates the container")

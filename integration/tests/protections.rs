@@ -4,7 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use integration::{Bed, Bundle, Output, as_root, eventually, in_views, runtime, shared_too};
+use integration::{
+    Bed, Bundle, Output, as_both, as_root, eventually, in_views, runtime, shared_too,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
@@ -214,6 +216,24 @@ fn init_ends_with_its_creator() {
             fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"))
         });
         bed.runtime(["delete", "--force", &id]).success();
+        bed.assert_nothing_left();
+    });
+}
+
+#[test]
+fn who_has_created_a_container_and_goes_on_is_not_killed_for_it() {
+    as_both(|bed| {
+        if bed.is_peer("runc's run ends with an error of its own") {
+            return;
+        }
+        let bundle = bed.bundle().sh("sleep 100");
+        let run = bed.run_call(&bundle).spawn();
+        eventually("it runs", || bed.runtime(["list"]).stdout.contains("running"));
+        let id = bed.runtime(["list", "--quiet"]).success().trim().to_owned();
+        bed.runtime(["delete", "--force", &id]).success();
+        // It tells of the program's end, which was by SIGKILL, and not by its own.
+        let output = run.wait();
+        assert_eq!(output.code, 137, "{output}");
         bed.assert_nothing_left();
     });
 }
