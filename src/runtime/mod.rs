@@ -6,18 +6,26 @@
 //! begun by a `begin_` for a caller that must not wait. All else runs in the caller and leaves it
 //! as it was. The caller may have other threads, and ignores SIGPIPE as Rust's programs do.
 //!
-//! ```no_run
+//! ```
 //! use ferrun::{Create, Error, Kind, Runtime};
 //!
-//! # fn main() -> Result<(), Error> {
-//! let runtime = Runtime::new("/usr/local/bin/ferrun", "/run/ferrun")?;
-//! let made = runtime.create("one", Create::bundle("/tmp/alpine"))?.wait()?;
-//! runtime.start("one")?;
-//! println!("process {} is {}", made.pid, runtime.state("one")?.status.name());
-//! match runtime.delete("one", false) {
-//!     Err(error) if error.kind() == Kind::WrongState => runtime.delete("one", true),
-//!     deleted => deleted,
+//! /// A life, where there is a bundle.
+//! fn live(runtime: &Runtime) -> Result<(), Error> {
+//!     let made = runtime.create("one", Create::bundle("/tmp/alpine"))?.wait()?;
+//!     runtime.start("one")?;
+//!     println!("process {} is {}", made.pid, runtime.state("one")?.status.name());
+//!     match runtime.delete("one", false) {
+//!         Err(error) if error.kind() == Kind::WrongState => runtime.delete("one", true),
+//!         deleted => deleted,
+//!     }
 //! }
+//!
+//! # fn main() -> Result<(), Error> {
+//! # let (ferrun, place) = ("/proc/self/exe", std::env::temp_dir().join("ferrun-example"));
+//! let runtime = Runtime::new(ferrun, place)?.with_log(|warning| eprintln!("{warning}"));
+//! assert!(runtime.list()?.is_empty());
+//! assert_eq!(runtime.state("one").unwrap_err().kind(), Kind::NotFound);
+//! # Ok(())
 //! # }
 //! ```
 
