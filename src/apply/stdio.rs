@@ -1,8 +1,31 @@
 //! Whose the pipes and files are that a program has as stdin, stdout and stderr.
 
-use rustix::fs::{FileType, fchown, fstat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fchown, fstat, makedev, open, stat};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::sys;
+
+/// Opens the container's own null device where stdin, stdout or stderr is the host's: that lies in
+/// a mount which is not there inside, so no image could be made of the program. The container's
+/// must be one; where it has none, the host's stays.
+pub fn own_null() {
+    const PATH: &str = "/dev/null";
+    let is_null = |stat: Stat| {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        kind == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+    };
+    let is_hosts = [0, 1, 2].map(|number| fstat(sys::borrow_descriptor(number)).is_ok_and(is_null));
+    if is_hosts == [false; 3] || !stat(PATH).is_ok_and(is_null) {
+        return;
+    }
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let Ok(own) = open(PATH, flags, Mode::empty()) else { return };
+    for (is_hosts, replace) in is_hosts.into_iter().zip([dup2_stdin, dup2_stdout, dup2_stderr]) {
+        if is_hosts {
+            let _ = replace(&own);
+        }
+    }
+}
 
 /// Lets the user of the program open its stdio again through /proc/self/fd. A device is the
 /// host's, and stays as it is, but for the container's own terminal; so does what cannot be
