@@ -213,6 +213,12 @@ pub fn directory_fd(group: &Group) -> Result<Option<OwnedFd>> {
     Ok(Some(fd))
 }
 
+/// Puts a process that waits for it into each tree of the group.
+pub fn put_into(group: &Group, pid: u32) -> Result<()> {
+    let mut directories = group.directories.iter();
+    directories.try_for_each(|found| write(&checked(found)?.join("cgroup.procs"), &pid.to_string()))
+}
+
 /// How a new process comes into its cgroup of version 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entering {

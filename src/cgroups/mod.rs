@@ -28,7 +28,9 @@ pub mod systemd;
 mod tree;
 
 pub use apply::{apply_devices, apply_settings};
-pub use create::{CreatedGroups, Entering, TasksFiles, create, delegate, directory_fd, hand_down};
+pub use create::{
+    CreatedGroups, Entering, TasksFiles, create, delegate, directory_fd, hand_down, put_into,
+};
 pub use life::{
     freeze, has_freezers_below, holding, is_frozen, kill_all, oom_kills, processes, remove,
     remove_unused, signal_all, thaw, thaw_all, wait_until_thawed,
@@ -126,6 +128,15 @@ pub fn group_of(group: &Group, member: u32) -> Result<Group> {
         Ok(Directory { path, ..directory.clone() })
     };
     Ok(Group { directories: group.directories.iter().map(now).collect::<Result<_>>()? })
+}
+
+/// Where a process is in each tree, by the tree's controllers, as the kernel tells it.
+pub fn places_of(process: u32) -> Result<Vec<(String, PathBuf)>> {
+    let groups = read_bytes(&PathBuf::from(format!("/proc/{process}/cgroup")))?;
+    let place = |found: Membership<'_>| {
+        (lossy(found.controllers).into_owned(), OsStr::from_bytes(found.path).into())
+    };
+    Ok(memberships(&groups).map(place).collect())
 }
 
 /// Why an init process is gone that its memory limit left no room for, if that is so.

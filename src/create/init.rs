@@ -446,7 +446,7 @@ fn join(remaining: Remaining<'_>) -> Result<()> {
 }
 
 /// Makes the container's session keyring. It can be found by its name, which is runc's.
-fn make_keyring(id: &str) {
+pub fn make_keyring(id: &str) {
     /// What a new one has, and that its user may search it (KEY_USR_SEARCH).
     const PERMISSIONS: u32 = 0x3f1b_0000;
     if let Some(keyring) = join_keyring(id)
@@ -481,7 +481,8 @@ fn set_names(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn raise_loopback() -> Result<()> {
+/// Sets the interface `lo` of the own network namespace up.
+pub fn raise_loopback() -> Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     match socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None) {
         Ok(socket) => sys::loopback_up(&socket).map_err(anyhow::Error::from),

@@ -177,7 +177,7 @@ pub fn create(store: &Store, id: &str, options: &CreateOptions) -> Result<Create
 }
 
 /// What will be remembered, before anything of it exists.
-fn intent(
+pub fn intent(
     bundle: &Bundle,
     plan: &Plan,
     groups: Option<ClassGroup>,
@@ -197,6 +197,7 @@ fn intent(
         creator: Some(own_id()?),
         init: None,
         stdio: stdio(plan),
+        restored: false,
         has_process: plan.process.is_some(),
         namespaces: namespaces.new.iter().copied().chain(joined).collect(),
         own_pids: namespaces.is_new(Kind::Pid),
@@ -228,6 +229,45 @@ fn stdio(plan: &Plan) -> Vec<String> {
         link.map(|link| link.to_string_lossy().into_owned()).unwrap_or_default()
     };
     (0..3).map(link).collect()
+}
+
+/// Gives a group that is there to whom it is to belong, and limits that stand in nobody's way.
+pub fn ready_cgroup(plan: &Plan, group: &CgroupPlan) -> Result<()> {
+    if let Some(uid) = plan.cgroup_owner {
+        cgroups::delegate(&group.group, uid).in_field("linux.cgroupsPath")?;
+    }
+    cgroups::apply_settings(&group.settings, Some(Stage::Early))?.iter().for_each(log::warn);
+    if let Some(devices) = &group.devices {
+        cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
+    }
+    Ok(())
+}
+
+/// Waits until the new process is in its unit, and puts that on disk. Returns the group that it
+/// is in then.
+pub fn enter_unit(
+    container: &mut Container,
+    plan: &Plan,
+    starting: Starting,
+) -> Result<CgroupPlan> {
+    let planned = plan.cgroup.group.unified().context("no cgroup v2")?;
+    let (unit, place) = starting.wait(planned).in_field("linux.cgroupsPath")?;
+    let group = Group { directories: vec![place.clone()] };
+    container.record.group = group.clone();
+    container.record.unit = Some(unit);
+    container.save()?;
+    if place != *planned && plan.rootfs.shows(&planned.path) {
+        bail!(
+            "linux.cgroupsPath: systemd has put the container into {:?}, not {:?}: it needs a cgroup namespace",
+            place.path,
+            planned.path
+        );
+    }
+    cgroups::mark(&group, &container.directory)?;
+    let moved = plan.cgroup.clone().moved_to(&place);
+    cgroups::hand_down(&moved)?;
+    ready_cgroup(plan, &moved)?;
+    Ok(moved)
 }
 
 fn own_id() -> Result<ProcessId> {
@@ -293,7 +333,7 @@ impl Making<'_> {
         // Before the clone, which begins in it. A unit of systemd's needs a process first.
         if self.plan.unit.is_none() {
             self.cgroup = cgroups::create(&self.plan.cgroup, &self.container.directory)?;
-            self.ready_cgroup(&self.plan.cgroup)?;
+            ready_cgroup(self.plan, &self.plan.cgroup)?;
         }
         // Also before the clone; this lets go of the lock that others wait for.
         let groups = &mut self.container.record.intel_rdt;
@@ -319,7 +359,7 @@ impl Making<'_> {
         };
         // Limits that could stand in the way of init itself, and it must have outlived them.
         let group = self.moved.as_ref().unwrap_or(&self.plan.cgroup);
-        self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Last))?);
+        cgroups::apply_settings(&group.settings, Some(Stage::Last))?.iter().for_each(log::warn);
         self.refuse_dead(&init)?;
         // For whoever reads the record it is created from here on. A class of service with a name
         // has been its own so far, for a failure to take back; now it stays.
@@ -359,48 +399,13 @@ impl Making<'_> {
         self.place(init, channel, devices)?;
         // Its cgroup namespace has its root where it is then, and a tree may show that.
         if let Some(starting) = starting {
-            self.enter_unit(starting).map_err(|error| Self::reason(channel, init, error))?;
+            let moved = enter_unit(&mut self.container, self.plan, starting);
+            self.moved = Some(moved.map_err(|error| Self::reason(channel, init, error))?);
             let _ = channel.send(&ToInit::Grouped);
         }
         // They take the maps of its ids.
         self.open_trees(init, channel)?;
         self.converse(channel, init, console)
-    }
-
-    /// Gives a group that is there to whom it is to belong, and limits that stand in nobody's
-    /// way.
-    fn ready_cgroup(&self, group: &CgroupPlan) -> Result<()> {
-        if let Some(uid) = self.plan.cgroup_owner {
-            cgroups::delegate(&group.group, uid).in_field("linux.cgroupsPath")?;
-        }
-        self.warn(cgroups::apply_settings(&group.settings, Some(Stage::Early))?);
-        if let Some(devices) = &group.devices {
-            cgroups::apply_devices(devices).in_field("linux.resources.devices")?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the new process is in its unit, and puts that on disk.
-    fn enter_unit(&mut self, starting: Starting) -> Result<()> {
-        let planned = self.plan.cgroup.group.unified().context("no cgroup v2")?;
-        let (unit, place) = starting.wait(planned).in_field("linux.cgroupsPath")?;
-        let group = Group { directories: vec![place.clone()] };
-        self.container.record.group = group.clone();
-        self.container.record.unit = Some(unit);
-        self.container.save()?;
-        if place != *planned && self.plan.rootfs.shows(&planned.path) {
-            bail!(
-                "linux.cgroupsPath: systemd has put the container into {:?}, not {:?}: it needs a cgroup namespace",
-                place.path,
-                planned.path
-            );
-        }
-        cgroups::mark(&group, &self.container.directory)?;
-        let moved = self.plan.cgroup.clone().moved_to(&place);
-        cgroups::hand_down(&moved)?;
-        self.ready_cgroup(&moved)?;
-        self.moved = Some(moved);
-        Ok(())
     }
 
     /// What went wrong where systemd was to get a process that is ending meanwhile: what that
@@ -423,10 +428,6 @@ impl Making<'_> {
         let facts = ProcessFacts::read(init.pid.as_raw())?.context("the init process is gone")?;
         self.container.record.init = Some(facts.id()?);
         self.container.save()
-    }
-
-    fn warn(&self, warnings: Vec<String>) {
-        warnings.iter().for_each(log::warn);
     }
 
     fn spawn(&self, devices: &[FoundDevice]) -> Result<(Spawned, CreatorEnd, Option<Verdict>)> {

@@ -40,6 +40,8 @@ pub enum Operation {
     Update,
     /// Read what it uses.
     Events,
+    /// Write an image of it.
+    Checkpoint,
 }
 
 impl Status {
@@ -70,12 +72,16 @@ impl Status {
             // Nothing runs any more, which is not an error for a list.
             (Ps, Stopped) => return Ok(()),
             (Update | Events, Created | Running | Paused) => return Ok(()),
+            (Checkpoint, Running | Paused) => return Ok(()),
             (_, Creating) => "container is still being created",
             (Start, Running | Paused) => "cannot start an already running container",
             (Start, Stopped) => "cannot start a container that has stopped",
-            (Kill | Pause | Update | Events, Stopped) | (Pause, Paused) => "container not running",
+            (Kill | Pause | Update | Events | Checkpoint, Stopped) | (Pause, Paused) => {
+                "container not running"
+            }
             (Exec, Stopped) => "cannot exec in a stopped container",
             (Exec, Paused) => "cannot exec in a paused container (use --ignore-paused to override)",
+            (Checkpoint, Created) => "container cannot be checkpointed in created state",
             (Resume, _) => "container not paused",
             (Delete, Running | Paused) => "is not stopped",
         };
@@ -91,12 +97,12 @@ mod tests {
     fn the_life_cycle_allows_this_and_nothing_else() {
         use Operation::*;
         use Status::*;
-        let operations = [Start, Kill, Exec, Pause, Resume, Delete, Ps, Update, Events];
+        let operations = [Start, Kill, Exec, Pause, Resume, Delete, Ps, Update, Events, Checkpoint];
         for (status, allowed) in [
             (Creating, vec![]),
             (Created, vec![Start, Kill, Exec, Pause, Delete, Ps, Update, Events]),
-            (Running, vec![Kill, Exec, Pause, Ps, Update, Events]),
-            (Paused, vec![Kill, Resume, Ps, Update, Events]),
+            (Running, vec![Kill, Exec, Pause, Ps, Update, Events, Checkpoint]),
+            (Paused, vec![Kill, Resume, Ps, Update, Events, Checkpoint]),
             (Stopped, vec![Delete, Ps]),
         ] {
             for operation in operations {

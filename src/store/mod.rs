@@ -328,7 +328,8 @@ impl Container {
         if cgroups::is_frozen(&self.record.group)? {
             return Ok(Status::Paused);
         }
-        Ok(if init.has_executed { Status::Running } else { Status::Created })
+        let runs = init.has_executed || self.record.restored;
+        Ok(if runs { Status::Running } else { Status::Created })
     }
 
     /// A handle on the init process, or an error where the status does not allow the operation.

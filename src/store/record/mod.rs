@@ -62,9 +62,13 @@ pub struct Record {
     pub init: Option<ProcessId>,
     /// What the links /proc/PID/fd/0, 1 and 2 of init were at the start, to be found again when
     /// its state is restored from a checkpoint; empty where it has a terminal of its own, or an
-    /// older version did not write them: nobody so far.
+    /// older version did not write them: `checkpoint`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stdio: Vec<String>,
+    /// Whether its processes were restored from an image: then they have executed nothing, and
+    /// run all the same: the status.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
     /// Whether it has a program to start: `start`.
     pub has_process: bool,
     /// The namespaces that are not the creator's: `exec`.
