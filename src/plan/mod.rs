@@ -8,6 +8,7 @@
 
 pub mod capabilities;
 pub mod cgroup;
+pub mod checkpoint;
 pub mod devices;
 pub mod exec;
 pub mod hooks;

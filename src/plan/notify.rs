@@ -12,7 +12,7 @@ pub const DIRECTORY: &str = "notify";
 /// The socket's name in it.
 pub const NAME: &str = "notify.sock";
 /// Where the directory is in the container, as under runc.
-const INSIDE: &str = "/run/notify";
+pub const INSIDE: &str = "/run/notify";
 
 /// Shows the program the directory, which is there before the mount is made.
 pub fn mount(directory: &Path) -> Mount {
