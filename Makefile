@@ -110,6 +110,16 @@ $(ENGINES)/.containerd: $(wildcard $(addprefix integration/engines/current/, go.
 		-o $(ENGINES)/client.test github.com/containerd/containerd/v2/integration/client
 	@touch $@
 
+# Releases of containerd that ask for a shim in another way than today's. No module of this tree
+# depends on them; the module that builds one is thrown away.
+RELEASES := $(patsubst %,$(ENGINES)/../releases/%/ctr,2.0.11 2.2.7 2.3.7)
+$(RELEASES): $(ENGINES)/../releases/%/ctr:
+	@$(TESTBED)/install.sh go
+	rm -rf $(@D).new && mkdir -p $(@D).new/module && cd $(@D).new/module && go mod init releases && \
+		go get -tool $(patsubst %,github.com/containerd/containerd/v2/cmd/%@v$*,containerd containerd-shim-runc-v2 ctr) && \
+		CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w' -tags 'no_btrfs no_devmapper no_zfs no_aufs' -o ../ tool
+	rm -rf $(@D).new/module $(@D) && mv $(@D).new $(@D)
+
 $(ENGINES)/.moby: $(wildcard integration/engines/current/moby/go.*)
 	@$(TESTBED)/install.sh go
 	cd integration/engines/current/moby && $(GO_BUILD) -tags 'exclude_graphdriver_btrfs netgo osusergo' tool
@@ -172,12 +182,20 @@ test-shim-long: $(BUILT) ## the shim killed at each of its system calls; 10,000 
 	RUNTIME=$(TESTED) $(CARGO) test --locked --no-fail-fast --package integration --test shim_killed --test shim_short -- \
 		--ignored --nocapture
 
+.PHONY: test-shim-releases shim-releases
+test-shim-releases: ## our shim with containerd 2.0, 2.2 and 2.3, which it builds; ten minutes
+	@$(TESTBED)/install.sh engines
+	@$(MAKE) --no-print-directory $(BUILT) $(ENGINES)/.containerd $(RELEASES)
+	@$(TESTBED)/run_tests.py shim-releases
+shim-releases:
+	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim -- --ignored releases::
+
 # Our shim holds the runtime, and containerd's calls it.
 .PHONY: shim current-shim
 shim: $(BUILT) bin/containerd-shim-ferrun-v2 $(ENGINES)/.containerd
 	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim
 current-shim: bin/containerd-shim-ferrun-v2
-	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim -- --ignored --skip cost::
+	RUNTIME=$(TESTED) $(ENGINES_TEST) --test shim -- --ignored --skip cost:: --skip releases::
 
 .PHONY: test-engines-guest
 test-engines-guest: ## the same engines in a virtual machine with cgroup v2 whole; half an hour

@@ -40,6 +40,8 @@ pub(crate) fn images_of_pods() -> String {
 pub enum Release {
     /// Debian 12's, 1.6.
     Debian,
+    /// One between these, by its number, that asks for a shim in another way.
+    Between(&'static str),
     /// The one that is built from `current/`, 2.4.
     Current,
 }
@@ -49,16 +51,28 @@ impl Release {
     pub fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Debian => &["containerd", "ctr"],
-            Self::Current => &[],
+            Self::Between(_) | Self::Current => &[],
+        }
+    }
+
+    /// Where its programs are, where they are not the machine's.
+    fn directory(self) -> Option<PathBuf> {
+        match self {
+            Self::Debian => None,
+            Self::Between(number) => Some(built().join("../releases").join(number)),
+            Self::Current => Some(built()),
         }
     }
 
     /// Whether `current/` is built, where the release, or tests of pods, need it. The test's
     /// output says so where it is not.
     pub fn is_built(self, place: &Place<'_>, has_pods: bool) -> bool {
-        let is_there = built().exists() || self == Self::Debian && !has_pods;
+        let needs_current = has_pods || self == Self::Current;
+        let own = self.directory().unwrap_or_else(built);
+        let is_there =
+            (built().exists() || !needs_current) && (own.exists() || self == Self::Debian);
         if !is_there {
-            place.bed.skip("make engines-current has not built what this needs");
+            place.bed.skip("make has not built what this needs");
         }
         is_there
     }
@@ -83,15 +97,17 @@ impl<'place> Containerd<'place> {
     #[track_caller]
     pub fn start(place: &'place Place<'place>, release: Release, more: &str) -> Self {
         let daemon = Self { place, release };
-        if release == Release::Current {
-            let programs = built().read_dir().expect("programs").flatten();
+        if let Some(directory) = release.directory() {
+            let programs = directory.read_dir().expect("programs").flatten();
             programs.for_each(|program| daemon.take(&program.path()));
         }
         place.write("/etc/containerd/config.toml", &daemon.config(more));
         place.start("containerd", "containerd");
         place.eventually("containerd answers", || daemon.ctr("version").output.code == 0);
-        if release == Release::Current {
-            daemon.ctr("version").mentions("2.4.2");
+        match release {
+            Release::Debian => {}
+            Release::Between(number) => drop(daemon.ctr("version").mentions(number)),
+            Release::Current => drop(daemon.ctr("version").mentions("2.4.2")),
         }
         let pull = "images pull --plain-http 127.0.0.1:5000/library/alpine:latest";
         daemon.ctr(pull).output.success();
@@ -103,6 +119,7 @@ impl<'place> Containerd<'place> {
     fn config(&self, more: &str) -> String {
         let (version, runtimes) = match self.release {
             Release::Debian => (2, "io.containerd.grpc.v1.cri"),
+            Release::Between(_) => (3, "io.containerd.cri.v1.runtime"),
             Release::Current => (4, "io.containerd.cri.v1.runtime"),
         };
         let (name, program) = (runtime_name(), runtime().program.display());
@@ -130,6 +147,15 @@ impl<'place> Containerd<'place> {
                  bin_dir = '/usr/lib/cni'\n\
                  [plugins.'{runtimes}'.registry]\n\
                  config_path = '/etc/containerd/certs.d'\n"
+            ),
+            Release::Between(_) => format!(
+                "[plugins.'{runtimes}'.cni]\n\
+                 bin_dir = {:?}\n\
+                 [plugins.'io.containerd.cri.v1.images'.pinned_images]\n\
+                 sandbox = 'registry.k8s.io/pause:3.10'\n\
+                 [plugins.'io.containerd.cri.v1.images'.registry]\n\
+                 config_path = '/etc/containerd/certs.d'\n",
+                built()
             ),
             Release::Current => format!(
                 "[plugins.'{runtimes}'.cni]\n\

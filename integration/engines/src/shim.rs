@@ -65,7 +65,7 @@ impl Shim {
     pub fn handlers(release: Release) -> String {
         let plugin = match release {
             Release::Debian => "io.containerd.grpc.v1.cri",
-            Release::Current => "io.containerd.cri.v1.runtime",
+            _ => "io.containerd.cri.v1.runtime",
         };
         let class = |shim: Self, lines: &str| {
             let handler = shim.handler();

@@ -17,5 +17,6 @@ mod daemon;
 mod events;
 mod killed;
 mod pods;
+mod releases;
 mod restart;
 mod streams;

@@ -81,3 +81,39 @@ fn calls_that_were_cut_off_leave_a_container_that_can_be_removed() {
         let _ = daemon.ctr("snapshots rm cut0 cut1 cut2 cut3").output;
     });
 }
+
+#[test]
+fn any_call_to_a_container_that_runs_may_be_cut_off() {
+    with_shims(|daemon| {
+        // `ctr` leaves the fifos of what it did not see the end of.
+        let fifos = daemon.place.bed.directory.join("fifos");
+        let exec = format!("exec --fifo-dir {} --exec-id x ID sleep 0.1", fifos.display());
+        let calls = [exec.as_str(), "pause ID", "metrics ID", "ps ID"];
+        let ends = ["kill --signal KILL ID", "rm --force ID"];
+        for (at, call) in calls.into_iter().chain(ends).enumerate() {
+            let id = format!("any{at}");
+            daemon.run("-d --null-io", &format!("{id} sleep 1000")).succeeds();
+            let line = daemon.line(&format!("task {}", call.replace("ID", &id)));
+            let running = daemon.place.begin(&line);
+            // `ctr` takes some time to begin.
+            std::thread::sleep(Duration::from_millis(10 * at as u64 + 20));
+            daemon.restart(SIGKILL, || ());
+            running.signal(SIGKILL);
+            running.wait();
+            // It was done or not, and nothing in between.
+            if at < calls.len() {
+                let resumed = || {
+                    let _ = daemon.ctr(&format!("task resume {id}")).output;
+                    daemon.status(&id) == "RUNNING"
+                };
+                daemon.place.eventually("it runs", resumed);
+                daemon.exec(&id, "echo inside").prints("inside");
+            }
+            let _ = daemon.ctr(&format!("task rm --force {id}")).output;
+            daemon.becomes(&id, "");
+            let _ = daemon.ctr(&format!("container rm {id}")).output;
+            daemon.place.eventually("no shim is left", || daemon.shims().is_empty());
+            let _ = daemon.ctr(&format!("snapshots rm {id}")).output;
+        }
+    });
+}
