@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::answer::count;
 use crate::containerd::{FOR_PODS, built, images_of_pods};
 use crate::place::{get, images, registry_config, tell};
+use crate::shim::Shim;
 use crate::{Answer, Session, found, missing, own_file};
 
 /// How long a line may take. The machine may be busy with other tests.
@@ -68,6 +69,8 @@ exec RUNTIME "$@"
 pub enum By {
     /// The runtime under test, which boots the host too.
     Ferrun,
+    /// The one in our shim, which boots the host too.
+    Shim,
     /// The one that the engine takes by itself: Debian's runc, or Podman's crun.
     Usual,
 }
@@ -77,6 +80,7 @@ impl By {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ferrun => "ferrun",
+            Self::Shim => "shim",
             Self::Usual => "runc",
         }
     }
@@ -134,6 +138,12 @@ pub fn on_debian_13_by_ferrun(test: impl Fn(&Machine<'_>) + Sync) {
     on(&Debian13 { by: By::Ferrun, built: &[] }, &test);
 }
 
+/// Runs a test as root of a host that has our shim, once.
+#[track_caller]
+pub fn on_debian_13_with_shim(test: impl Fn(&Machine<'_>) + Sync) {
+    on(&Debian13 { by: By::Shim, built: &[] }, &test);
+}
+
 #[track_caller]
 fn on<F: Fn(&Machine<'_>) + Sync>(debian: &Debian13, test: &F) {
     beside_a_host(debian, |host| {
@@ -178,9 +188,14 @@ impl Debian13 {
                 "runtimes": {self.by.name(): {"path": self.program(program)}},
                 "default-runtime": self.by.name(),
             }),
+            By::Shim => json!({
+                "registry-mirrors": mirrors,
+                "runtimes": {self.by.name(): {"runtimeType": "io.containerd.ferrun.v2"}},
+                "default-runtime": self.by.name(),
+            }),
         };
         let podman = match self.by {
-            By::Usual => String::new(),
+            By::Usual | By::Shim => String::new(),
             By::Ferrun => format!(
                 "[engine]\nruntime = \"ferrun\"\nruntime_supports_json = [\"ferrun\"]\n\
                  [engine.runtimes]\nferrun = [{program:?}]\n"
@@ -251,7 +266,7 @@ impl Debian13 {
 
     fn program(&self, ferrun: &Path) -> PathBuf {
         match self.by {
-            By::Ferrun => ferrun.to_owned(),
+            By::Ferrun | By::Shim => ferrun.to_owned(),
             By::Usual => "/usr/sbin/runc".into(),
         }
     }
@@ -295,6 +310,10 @@ impl Distribution for Debian13 {
         }
         for name in self.built {
             fs::copy(built().join(name), root.join("usr/bin").join(name)).expect("a copy");
+        }
+        if self.by == By::Shim {
+            let place = root.join("usr/bin/containerd-shim-ferrun-v2");
+            fs::copy(Shim::program(), place).expect("a copy");
         }
         if self.has_pods() {
             self.settle_pods(bed, root);

@@ -13,3 +13,4 @@ mod docker;
 mod nerdctl;
 mod podman;
 mod pods;
+mod shim;
