@@ -85,6 +85,7 @@ pub fn generate() -> Result<Vec<Generated>> {
         let about = image_tool.get_about().cloned().unwrap_or_default();
         files.push(page(&verb.clone().display_name(image_tool.get_name()).about(about), "1")?);
     }
+    files.push(whole_page("containerd-shim-ferrun-v2", "8")?);
     for program in [&ferrun, &image_tool] {
         for (shell, before, after) in SHELLS {
             let name = format!("{before}{}{after}", program.get_name());
@@ -108,12 +109,7 @@ fn page(command: &Command, section: &str) -> Result<Generated> {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
     let man = Man::new(command.clone().override_usage(usage).mut_args(without_obvious_values));
-    let mut text = format!(
-        ".\\\" Generated from the command line's definitions and manual/text/{name}.roff\n\
-         {PREAMBLE}.TH {} {section} \"\" \"ferrun {}\" Containers\n",
-        name.to_uppercase(),
-        env!("CARGO_PKG_VERSION")
-    );
+    let mut text = head(&name, section, "the command line's definitions and ");
     text += &rendered(|out| man.render_name_section(out))?;
     text += &rendered(|out| man.render_synopsis_section(out))?;
     text += description;
@@ -125,6 +121,24 @@ fn page(command: &Command, section: &str) -> Result<Generated> {
 
     let path = Path::new("man").join(format!("{name}.{section}"));
     Ok(Generated { path, text })
+}
+
+/// The man page of a program that people do not type, which is written by hand.
+fn whole_page(name: &str, section: &str) -> Result<Generated> {
+    let file = repository().join("manual/text").join(format!("{name}.roff"));
+    let by_hand = fs::read_to_string(&file).with_context(|| format!("{file:?}"))?;
+    let path = Path::new("man").join(format!("{name}.{section}"));
+    Ok(Generated { path, text: head(name, section, "") + &by_hand })
+}
+
+/// What a page begins with, and what it is generated from.
+fn head(name: &str, section: &str, more: &str) -> String {
+    format!(
+        ".\\\" Generated from {more}manual/text/{name}.roff\n\
+         {PREAMBLE}.TH {} {section} \"\" \"ferrun {}\" Containers\n",
+        name.to_uppercase(),
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// A section without the preamble, which stands at the top of the page.
