@@ -260,6 +260,10 @@ test-guest-arm64: ## tests on arm64, in a virtual machine; builds for it first
 conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)
 
+.PHONY: fuzz
+fuzz: ## fuzz what others write, a minute for each target: fuzz/README.md; needs nightly Rust and cargo-fuzz
+	fuzz/run.sh $(or $(SECONDS),60) $(TARGETS)
+
 .PHONY: bench
 bench: ## measure ferrun beside other runtimes, alone and under engines, as root; fifteen minutes
 	@$(TESTBED)/install.sh bench

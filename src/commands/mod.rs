@@ -15,7 +15,7 @@ mod run;
 mod spec;
 mod start;
 mod state;
-mod update;
+pub mod update;
 
 use std::ffi::OsString;
 use std::io::Write as _;

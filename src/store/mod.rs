@@ -8,7 +8,7 @@
 //! alone, and whether its program runs is asked of the kernel.
 
 mod lifecycle;
-mod record;
+pub mod record;
 mod state_json;
 
 use std::fs::{self, DirBuilder, File};

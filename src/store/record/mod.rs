@@ -171,7 +171,8 @@ pub fn read_file(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-fn parse(text: &[u8]) -> Result<FoundRecord> {
+/// What the text of a record is.
+pub fn parse(text: &[u8]) -> Result<FoundRecord> {
     match serde_json::from_slice::<Record>(text) {
         Ok(record) if record.version == VERSION => Ok(FoundRecord::Own(record)),
         Ok(record) if (1..VERSION).contains(&record.version) => {
