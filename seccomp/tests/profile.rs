@@ -6,7 +6,7 @@
 #[path = "interpreter/mod.rs"]
 mod interpreter;
 
-use ferrun_seccomp::{Arch, Filter, FilterFlags, compile};
+use ferrun_seccomp::{Arch, Filter, FilterFlags, architectures, compile};
 use interpreter::{Call, run};
 use serde_json::{Value, json};
 
@@ -131,12 +131,17 @@ fn flags_are_those_of_the_profile_and_spec_allow_without_any() {
     let tsync = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_TSYNC"]});
     assert_eq!(filter(tsync).flags.bits(), 1);
     // With a listener the kernel wants TSYNC_ESRCH beside it.
-    assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_TSYNC"])).bits(), 1 | 16);
+    let both = flags(json!(["SECCOMP_FILTER_FLAG_TSYNC"]));
+    assert_eq!(both.bits(), 1 | 16);
+    assert!(both.contains(FilterFlags::TSYNC_ESRCH) && both.contains(both));
+    assert!(!both.contains(FilterFlags::LOG) && !FilterFlags::TSYNC.contains(both));
     assert_eq!(
         flags(json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"])).bits(),
         6
     );
     assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])).bits(), 32);
+    let twice = json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_LOG"]);
+    assert_eq!(flags(twice), FilterFlags::LOG);
 }
 
 #[test]
@@ -215,6 +220,41 @@ fn an_architecture_that_is_neither_native_nor_named_is_killed() {
     }
     // The number that a tracer sets to skip a call has the bit of x32, and is no such call.
     assert_eq!(outcome(&only_native, Arch::X86_64, "4294967295", [0; 6]), ALLOW);
+}
+
+#[test]
+fn each_architecture_has_a_name_by_which_it_is_found() {
+    let names: Vec<_> = architectures().collect();
+    assert_eq!(names.len(), Arch::ALL.len());
+    for (name, arch) in names.into_iter().zip(Arch::ALL) {
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": [name]});
+        let native = if arch == Arch::Aarch64 { Arch::X86_64 } else { Arch::Aarch64 };
+        let filter = compile(&serde_json::from_value(profile).unwrap(), native).unwrap();
+        assert_eq!(outcome(&filter, arch, "read", [0; 6]), ALLOW, "{name}");
+    }
+}
+
+#[test]
+fn an_architecture_that_is_named_twice_is_one() {
+    let named =
+        |names: &[&str]| filter(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": names}));
+    let once = named(&["SCMP_ARCH_X86"]);
+    assert_eq!(named(&["SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]), once);
+}
+
+#[test]
+fn x32_and_x86_64_share_a_token_and_are_named_each_for_itself() {
+    for (names, x32, x86_64) in [
+        (&["SCMP_ARCH_X32"][..], ALLOW, KILL_THREAD),
+        (&["SCMP_ARCH_X86_64"], KILL_THREAD, ALLOW),
+        (&["SCMP_ARCH_X32", "SCMP_ARCH_X86_64"], ALLOW, ALLOW),
+        (&["SCMP_ARCH_X86_64", "SCMP_ARCH_X32"], ALLOW, ALLOW),
+    ] {
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": names});
+        let filter = compile(&serde_json::from_value(profile).unwrap(), Arch::Aarch64).unwrap();
+        assert_eq!(outcome(&filter, Arch::X32, "read", [0; 6]), x32, "{names:?}");
+        assert_eq!(outcome(&filter, Arch::X86_64, "read", [0; 6]), x86_64, "{names:?}");
+    }
 }
 
 #[test]
@@ -435,6 +475,19 @@ fn two_rules_that_collide_behind_socketcall_are_no_contradiction() {
         [call("socket", 1), call("socket", 2), call("socketcall", 1)],
         [EPERM, ALLOW, EPERM]
     );
+}
+
+/// Each instruction is paid for at each call that the kernel cannot decide beforehand.
+#[test]
+fn filters_of_engines_are_as_short_as_they_were() {
+    for (profile, instructions) in [
+        (include_str!("data/docker-29.json"), 264),
+        (include_str!("data/containerd-2.4.json"), 264),
+        (include_str!("data/podman-4.3.json"), 257),
+    ] {
+        let filter = compile(&serde_json::from_str(profile).unwrap(), Arch::X86_64).unwrap();
+        assert_eq!(filter.instructions.len(), instructions);
+    }
 }
 
 #[test]
