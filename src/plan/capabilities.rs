@@ -121,6 +121,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_granted_is_told_whichever_set_asks_for_it() {
+        let with = |set: fn(&mut CapabilitySets) -> &mut u64| {
+            let mut wanted = CapabilitySets::default();
+            *set(&mut wanted) = KILL;
+            wanted.of_what_is(CHOWN, "c")
+        };
+        for granted in [
+            with(|sets| &mut sets.effective),
+            with(|sets| &mut sets.permitted),
+            with(|sets| &mut sets.inheritable),
+            with(|sets| &mut sets.bounding),
+        ] {
+            let warning = "c.bounding: CAP_KILL cannot be granted and left out";
+            assert_eq!(granted.warnings, [warning]);
+            assert_eq!(granted.sets, CapabilitySets::default());
+        }
+    }
+
+    #[test]
     fn what_is_effective_is_permitted_and_what_is_ambient_is_inheritable_too() {
         let wanted = CapabilitySets {
             effective: CHOWN | KILL,

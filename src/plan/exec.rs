@@ -353,6 +353,46 @@ mod tests {
     }
 
     #[test]
+    fn a_capability_is_added_to_what_is_there_and_to_nothing_else() {
+        let mut bare = spec("");
+        let mut own = bare.process().clone().unwrap();
+        own.set_capabilities(None);
+        bare.set_process(Some(own));
+        let typed = Typed {
+            args: vec!["a".into()],
+            capabilities: vec!["CAP_CHOWN".into()],
+            ..Typed::default()
+        };
+        let group = Group::default();
+        let plan = ExecPlan::new(&request(Wanted::Typed(&typed), &[]), &inhabited(&bare, &group));
+        let found = plan.unwrap().process.capabilities;
+        assert_eq!((found.bounding, found.effective, found.permitted), (1, 1, 1));
+        assert_eq!((found.inheritable, found.ambient), (0, 0));
+        let wrong = Typed { capabilities: vec!["CAP_BOGUS".into()], ..typed };
+        let error = ExecPlan::new(&request(Wanted::Typed(&wrong), &[]), &inhabited(&bare, &group));
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "--cap: \"CAP_BOGUS\": not the name of a capability"
+        );
+    }
+
+    #[test]
+    fn a_terminal_is_asked_for_by_the_file_or_by_hand() {
+        let of_file = |terminal: &str| {
+            let file =
+                format!(r#"{{"args":["a"],"cwd":"/","user":{{"uid":0,"gid":0}}{terminal}}}"#);
+            let wanted = Wanted::File(serde_json::from_str(&file).unwrap());
+            request(wanted, &[]).has_terminal()
+        };
+        let by_hand = |tty| {
+            let typed = Typed { tty, ..Typed::default() };
+            request(Wanted::Typed(&typed), &[]).has_terminal()
+        };
+        assert!(of_file(r#","terminal":true"#) && by_hand(true));
+        assert!(!of_file(r#","terminal":false"#) && !of_file("") && !by_hand(false));
+    }
+
+    #[test]
     fn a_file_is_taken_as_it_is_but_for_the_processors_of_the_container() {
         let (spec, group) = (spec(""), Group::default());
         let file = r#"{"args":["of"],"cwd":"/","user":{"uid":0,"gid":0}}"#;

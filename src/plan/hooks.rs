@@ -115,6 +115,13 @@ mod tests {
     }
 
     #[test]
+    fn a_hook_without_arguments_has_its_path_as_name() {
+        let json = r#"{"poststart":[{"path":"/a"},{"path":"/a","args":[]}]}"#;
+        let planned = Hooks::plan(Some(&serde_json::from_str(json).unwrap())).unwrap();
+        assert!(planned.poststart.iter().all(|hook| hook.args == ["/a"]), "{planned:?}");
+    }
+
+    #[test]
     fn wrong_hooks_are_refused_by_their_field() {
         for (json, reason) in [
             (r#"{"prestart":[{"path":"a"}]}"#, r#"hooks.prestart[0].path: "a": not absolute"#),

@@ -469,6 +469,11 @@ mod tests {
                 None,
                 r#"--l3-cache-schema: "../x:0=f": not of the form RESOURCE:DOMAIN=VALUE;..."#,
             ),
+            (
+                Some(":0=f"),
+                None,
+                r#"--l3-cache-schema: ":0=f": not of the form RESOURCE:DOMAIN=VALUE;..."#,
+            ),
         ] {
             let refused = Lines::of_update(cache, bandwidth)
                 .and_then(|lines| lines.unwrap().resources().map(drop));

@@ -311,6 +311,67 @@ mod tests {
     }
 
     #[test]
+    fn a_cgroup_that_systemd_makes_is_a_unit_with_the_limits() {
+        let spec = serde_json::from_str(
+            r#"{"root":{"path":"r"},
+                "annotations":{"org.systemd.property.Description":"'mine'"},
+                "linux":{"cgroupsPath":"a.slice:p:c","resources":{
+                    "memory":{"limit":4096},"devices":[{"allow":false,"access":"rwm"}]}}}"#,
+        )
+        .unwrap();
+        let mut request = Request::new(&spec, Path::new("/b"), "c");
+        request.cgroups.maker = CgroupMaker::Systemd;
+        let names = vec!["memory".to_owned()];
+        let unified = cgroup::Unified { controllers: names, mount: "/sys/fs/cgroup".into() };
+        let systemd = unit::Systemd {
+            manager: unit::Manager::System,
+            places: vec![],
+            group: "/above".into(),
+            majors: vec![],
+        };
+        let host = Host {
+            cgroups: cgroup::Layout::V2(unified),
+            systemd: Some(systemd),
+            ..Host::default()
+        };
+        let plan = Plan::new(&request, &host).unwrap();
+        let place = Path::new("/sys/fs/cgroup/above/a.slice/p-c.scope");
+        assert_eq!(plan.cgroup.directories().collect::<Vec<_>>(), [place]);
+        assert_eq!(plan.cgroup.devices.map(|devices| devices.directory), Some(place.to_owned()));
+        assert_eq!(plan.cgroup.settings.len(), 1);
+        let properties = plan.unit.unwrap().properties;
+        let values = |wanted: &str| -> Vec<String> {
+            let found = properties.iter().filter(|(name, _)| name == wanted);
+            found.map(|(_, value)| format!("{value:?}")).collect()
+        };
+        assert_eq!(values("MemoryMax"), ["U64(4096)"]);
+        assert_eq!(values("Description"), [r#"Text("mine")"#], "the annotation's alone");
+        assert_eq!(values("DeviceAllow").len(), 1);
+        // What an ordinary user's systemd makes has no program for devices.
+        request.cgroups.rootless = Some(true);
+        assert!(Plan::new(&request, &host).unwrap().cgroup.devices.is_none());
+        let refused = |host: Host| Plan::new(&request, &host).unwrap_err().to_string();
+        let version_1 = cgroup::Layout::V1 { hierarchies: vec![], unified: None };
+        assert_eq!(
+            refused(Host { cgroups: version_1, ..host.clone() }),
+            "--systemd-cgroup: this machine has no cgroup v2 alone"
+        );
+        assert_eq!(refused(Host { systemd: None, ..host }), "systemd cannot be asked for a cgroup");
+    }
+
+    #[test]
+    fn the_log_says_what_was_decided() {
+        let json = r#"{"root":{"path":"r"},"hooks":{"poststop":[{"path":"/bin/true"}]},
+            "mounts":[{"destination":"/t","type":"tmpfs"}],
+            "linux":{"namespaces":[{"type":"mount"},{"type":"network","path":"/n"}],
+                "maskedPaths":["/m"],"readonlyPaths":["/r","/s"]}}"#;
+        let summary = plan(json).unwrap().summary();
+        let expected = "plan: new namespaces [\"mount\"], joined [\"network \\\"/n\\\"\"]; cgroup [], \
+            0 settings; 1 mounts, 6 devices, 1 masked and 2 read-only paths; hooks: ";
+        assert!(summary.starts_with(expected), "{summary}");
+    }
+
+    #[test]
     fn an_ordinary_user_needs_a_user_namespace() {
         let spec = serde_json::from_str(r#"{"root":{"path":"r"}}"#).unwrap();
         let host = Host { uid: 1000, ..Host::default() };

@@ -540,6 +540,7 @@ pub fn dev_is_bound(steps: &[MountStep]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::cgroup::{Directory, Unified};
+    use super::super::options::MOUNT_ATTR_NOSUID;
     use super::*;
 
     fn v2() -> (Layout, Group) {
@@ -835,5 +836,43 @@ mod tests {
         ] {
             assert_eq!(format!("{:#}", plan(json).unwrap_err()), reason, "{json}");
         }
+    }
+
+    #[test]
+    fn what_is_mounted_over_the_root_covers_it_and_a_remount_does_not() {
+        let covers = |json: &str| plan(json).unwrap()[0].covers_the_root();
+        assert!(covers(r#"[{"destination":"/","type":"tmpfs"}]"#));
+        assert!(covers(r#"[{"destination":"/a/..","source":"/x","options":["bind"]}]"#));
+        assert!(!covers(r#"[{"destination":"/a","type":"tmpfs"}]"#));
+        assert!(!covers(r#"[{"destination":"/","options":["remount","ro"]}]"#));
+    }
+
+    #[test]
+    fn a_parameter_is_long_where_fsconfig_does_not_take_it() {
+        let is_long = |fstype: &str, source: usize, option: usize| {
+            let (source, option) = ("s".repeat(source), "o".repeat(option));
+            let json = format!(
+                r#"[{{"destination":"/a","type":"{fstype}","source":"{source}","options":["x={option}","y"]}}]"#
+            );
+            match &plan(&json).unwrap()[0].kind {
+                MountKind::New(new) => new.has_long_parameter(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(is_long("overlay", 1, 256) && is_long("overlay", 256, 1));
+        assert!(!is_long("overlay", 255, 255) && !is_long("tmpfs", 256, 256));
+    }
+
+    #[test]
+    fn a_read_only_tmpfs_is_closed_when_it_is_filled_and_keeps_what_else_it_was_given() {
+        let step = |options: &str| {
+            let json = format!(r#"[{{"destination":"/a","type":"tmpfs","options":[{options}]}}]"#);
+            let step = plan(&json).unwrap().remove(0);
+            (step.ends_read_only, step.attributes.set, step.recursive.set)
+        };
+        let nosuid = MOUNT_ATTR_NOSUID;
+        assert_eq!(step(r#""nosuid""#), (false, nosuid, 0));
+        assert_eq!(step(r#""ro","nosuid""#), (true, nosuid, 0));
+        assert_eq!(step(r#""rro","rnosuid""#), (true, 0, nosuid));
     }
 }
