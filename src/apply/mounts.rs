@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Error, Result, bail};
 use rustix::fs::{
-    AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, fstatfs,
-    fstatvfs, openat, statat, statx, symlinkat,
+    AtFlags, CWD, FileType, FsWord, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags,
+    fstatfs, fstatvfs, openat, statat, statx, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -127,6 +127,11 @@ fn attach_new(
 
 /// A copy of the tree of a bind, attached nowhere.
 pub fn open_source(step: &MountStep, bind: &Bind) -> Result<OwnedFd> {
+    let flags = tree_flags(bind.recursive) | OpenTreeFlags::AT_NO_AUTOMOUNT;
+    if let Ok(tree) = open_tree(CWD, &bind.source, flags) {
+        return Ok(tree);
+    }
+    // By two calls, which tell a source that is not there from one that may not be copied.
     let source = resolve::host(&bind.source)
         .with_context(|| format!("{:?}", bind.source))
         .in_field(step.field.of("source"))?;
@@ -171,13 +176,16 @@ fn file_type(handle: impl AsFd) -> Result<FileType> {
 
 /// A copy of the mount that `handle` is in, from there down, attached nowhere.
 pub fn clone_tree(handle: impl AsFd, recursive: bool) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
+    let flags = tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(handle, "", flags).context("open_tree")
+}
+
+fn tree_flags(recursive: bool) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    match recursive {
+        true => flags | OpenTreeFlags::AT_RECURSIVE,
+        false => flags,
+    }
 }
 
 /// The same for the container alone: what is mounted on it is seen nowhere else.
