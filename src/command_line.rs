@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ArgMatches;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -20,9 +20,6 @@ use crate::commands::{Global, dispatch};
 use crate::handover::report::Reporter;
 use crate::sys::{self, arguments::Arguments, process::OneThread};
 use crate::{bundle, cli, error, log, own_executable};
-
-/// runc's commands that ferrun does not have.
-const REFUSED: [&str; 2] = ["checkpoint", "restore"];
 
 /// What runc exits with for a command that it does not know.
 const UNKNOWN_COMMAND: i32 = 3;
@@ -140,12 +137,7 @@ fn usage(error: &clap::Error) -> i32 {
             0
         }
         kind => {
-            match error.get(ContextKind::InvalidSubcommand) {
-                Some(ContextValue::String(verb)) if REFUSED.contains(&verb.as_str()) => {
-                    say(&format!("{verb}: is not supported yet"));
-                }
-                _ => say(&cli::reason(&error.to_string())),
-            }
+            say(&cli::reason(&error.to_string()));
             if kind == ErrorKind::InvalidSubcommand { UNKNOWN_COMMAND } else { 1 }
         }
     }

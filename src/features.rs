@@ -44,7 +44,11 @@ pub fn features() -> serde_json::Value {
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true}
         },
-        "annotations": {"org.ferrun.version": env!("CARGO_PKG_VERSION")},
+        "annotations": {
+            "org.ferrun.version": env!("CARGO_PKG_VERSION"),
+            // By the name that runc and crun have given it.
+            "org.opencontainers.runc.checkpoint.enabled": "true"
+        },
         "potentiallyUnsafeConfigAnnotations": ["bundle", "org.systemd.property.", "org.criu.config"]
     })
 }

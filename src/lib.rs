@@ -30,6 +30,8 @@ pub mod cgroups;
 #[doc(hidden)]
 pub mod channel;
 #[doc(hidden)]
+pub mod checkpoint;
+#[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]
 pub mod command_line;
@@ -37,6 +39,8 @@ pub mod command_line;
 pub mod commands;
 #[doc(hidden)]
 pub mod create;
+#[doc(hidden)]
+pub mod criu;
 #[doc(hidden)]
 pub mod destroy;
 #[doc(hidden)]

@@ -239,7 +239,16 @@ tests() {
         /usr/lib/systemd/user/dbus.socket:dbus-user-session /usr/share/pam-configs/systemd:libpam-systemd
     go
     spelling
+    criu
     other_target aarch64-unknown-linux-musl
+}
+
+# Debian 12's does not know newer kernels. Without root there is nothing that it could do.
+criu() {
+    if [ "$(id -u)" = 0 ] && [ ! -x "$cache/bin/criu" ]; then
+        debian13
+        "$root/testbed/criu.py" >/dev/null || say "no criu: checkpoints are not tested"
+    fi
 }
 
 # Nothing is started: the tests have daemons of their own.

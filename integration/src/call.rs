@@ -101,6 +101,21 @@ impl Call {
         self
     }
 
+    /// Gives it the null device as stdin, stdout and stderr: a detached container keeps what the
+    /// call has.
+    pub fn silent(mut self) -> Self {
+        self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.keeps_stdio = true;
+        self
+    }
+
+    /// Gives it this file as stdout, and the null device as stdin and stderr.
+    pub fn printing_to(mut self, file: impl Into<Stdio>) -> Self {
+        self.command.stdin(Stdio::null()).stdout(file).stderr(Stdio::null());
+        self.keeps_stdio = true;
+        self
+    }
+
     /// Starts it as the leader of a session with `terminal` as stdio.
     pub fn on_terminal(mut self, terminal: &File) -> Self {
         let again = || terminal.try_clone().expect("dup");

@@ -13,6 +13,7 @@ mod bundle;
 mod call;
 mod container;
 pub mod counted;
+pub mod criu;
 mod described;
 mod holder;
 mod leftovers;

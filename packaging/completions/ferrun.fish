@@ -39,6 +39,7 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -s v -l version -d 'Print th
 complete -c ferrun -n "__fish_ferrun_needs_command" -l debug -d 'Also log each step and decision, to stderr if --log is not given'
 complete -c ferrun -n "__fish_ferrun_needs_command" -l systemd-cgroup -d 'Let systemd make the cgroups of containers (cgroup v2)'
 complete -c ferrun -n "__fish_ferrun_needs_command" -s h -l help -d 'Print help'
+complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "checkpoint" -d 'Write an image of a container\'s processes, by CRIU'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "create" -d 'Create a container'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "delete" -d 'Delete a container and everything that create made'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "events" -d 'Print resource usage and out-of-memory events, as JSON'
@@ -48,12 +49,34 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "kill" -d 'Send a sign
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "list" -d 'List containers'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "pause" -d 'Freeze every process of a container'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "ps" -d 'List the processes of a container'
+complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "restore" -d 'Create a container from an image of its processes, by CRIU'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "resume" -d 'Let the processes of a paused container run'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "run" -d 'Create and start a container'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "spec" -d 'Write a config.json to start from'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "start" -d 'Run the program of a created container'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "state" -d 'Print the state of a container, as JSON'
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "update" -d 'Change the limits of a container'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l image-path -d 'Directory of the image [default: checkpoint]' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l work-path -d 'Directory of CRIU\'s log [default: that of the image]' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l manage-cgroups-mode -d 'Which files of cgroups are restored [default: soft]' -r -f -a "soft\t''
+full\t''
+strict\t''
+ignore\t''"
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l empty-ns -d 'Leave out a namespace of this type, network; it always is' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l parent-path -d 'The image before, from the image\'s directory: only changes are written' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l page-server -d 'Send memory to the page server at ADDRESS:PORT' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l status-fd -d 'Write a zero byte to this descriptor when --lazy-pages has pages to give' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l tcp-established -d 'Take established TCP connections along'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l ext-unix-sk -d 'Allow Unix sockets that lead out of the container'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l shell-job -d 'Allow the terminal and the session to be the caller\'s'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l file-locks -d 'Take locks of files along'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l lazy-pages -d 'Bring memory when it is touched'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l auto-dedup -d 'Free in images what later ones hold'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l leave-running -d 'Do not delete the container, let it run on'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l pre-dump -d 'Write memory alone, in advance, and let the container run on'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l tcp-skip-in-flight -d 'Leave out TCP connections that are being made'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l link-remap -d 'Give files that were deleted a name for the time of the image'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s b -l bundle -d 'Directory of the bundle' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -s f -l config -d 'Use this file instead of the bundle\'s config.json' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand create" -l console-socket -d 'Send the terminal\'s master side to this Unix socket' -r -F
@@ -97,6 +120,28 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand pause" -s h -l help -d 'Pr
 complete -c ferrun -n "__fish_ferrun_using_subcommand ps" -s f -l format -d 'table (the default) or json' -r -f -a "table\t''
 json\t''"
 complete -c ferrun -n "__fish_ferrun_using_subcommand ps" -s h -l help -d 'Print help'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l image-path -d 'Directory of the image [default: checkpoint]' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l work-path -d 'Directory of CRIU\'s log [default: that of the image]' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l manage-cgroups-mode -d 'Which files of cgroups are restored [default: soft]' -r -f -a "soft\t''
+full\t''
+strict\t''
+ignore\t''"
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l empty-ns -d 'Leave out a namespace of this type, network; it always is' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -s b -l bundle -d 'Directory of the bundle' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l console-socket -d 'Send the terminal\'s master side to this Unix socket' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l pid-file -d 'Write the pid of the init process to this file' -r -F
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l lsm-profile -d 'Restore under another profile, apparmor:NAME or selinux:LABEL' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l lsm-mount-context -d 'Restore mounts under another SELinux label' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l tcp-established -d 'Take established TCP connections along'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l ext-unix-sk -d 'Allow Unix sockets that lead out of the container'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l shell-job -d 'Allow the terminal and the session to be the caller\'s'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l file-locks -d 'Take locks of files along'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l lazy-pages -d 'Bring memory when it is touched'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l auto-dedup -d 'Free in images what later ones hold'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -s d -l detach -d 'Return as soon as the container runs'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l no-subreaper -d 'Do not reap what the container leaves behind'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l no-pivot -d 'Does nothing: how the root is entered is CRIU\'s'
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand resume" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s b -l bundle -d 'Directory of the bundle' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand run" -s f -l config -d 'Use this file instead of the bundle\'s config.json' -r -F

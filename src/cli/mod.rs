@@ -23,7 +23,8 @@ pub const MOST_DESCRIPTORS: u32 = 1 << 20;
 type Arguments = fn(Command) -> Command;
 
 /// The verbs in the order of the help.
-const VERBS: [(&str, &str, Arguments); 15] = [
+const VERBS: [(&str, &str, Arguments); 17] = [
+    ("checkpoint", "Write an image of a container's processes, by CRIU", checkpoint),
     ("create", "Create a container", create),
     ("delete", "Delete a container and everything that create made", delete),
     ("events", "Print resource usage and out-of-memory events, as JSON", events),
@@ -33,6 +34,7 @@ const VERBS: [(&str, &str, Arguments); 15] = [
     ("list", "List containers", list),
     ("pause", "Freeze every process of a container", one_id),
     ("ps", "List the processes of a container", ps),
+    ("restore", "Create a container from an image of its processes, by CRIU", restore),
     ("resume", "Let the processes of a paused container run", one_id),
     ("run", "Create and start a container", run),
     ("spec", "Write a config.json to start from", spec),
@@ -128,6 +130,61 @@ fn creating(command: Command) -> Command {
         .arg(flag("no-pivot", "Do not use pivot_root(2), for a root file system in an initramfs"))
         .arg(flag("no-new-keyring", "Keep the caller's session keyring"))
         .arg(preserve_fds())
+}
+
+fn checkpoint(command: Command) -> Command {
+    imaging(command)
+        .arg(path(
+            "parent-path",
+            "The image before, from the image's directory: only changes are written",
+        ))
+        .arg(flag("leave-running", "Do not delete the container, let it run on"))
+        .arg(flag("pre-dump", "Write memory alone, in advance, and let the container run on"))
+        .arg(flag("tcp-skip-in-flight", "Leave out TCP connections that are being made"))
+        .arg(flag("link-remap", "Give files that were deleted a name for the time of the image"))
+        .arg(text("page-server", "Send memory to the page server at ADDRESS:PORT"))
+        .arg(
+            Arg::new("status-fd")
+                .long("status-fd")
+                .value_name("FD")
+                .value_parser(value_parser!(i32))
+                .help("Write a zero byte to this descriptor when --lazy-pages has pages to give"),
+        )
+        .arg(id())
+}
+
+fn restore(command: Command) -> Command {
+    imaging(command)
+        .arg(path("bundle", "Directory of the bundle").short('b').default_value("."))
+        .arg(path("console-socket", "Send the terminal's master side to this Unix socket"))
+        .arg(path("pid-file", "Write the pid of the init process to this file"))
+        .arg(flag("detach", "Return as soon as the container runs").short('d'))
+        .arg(flag("no-subreaper", "Do not reap what the container leaves behind"))
+        .arg(flag("no-pivot", "Does nothing: how the root is entered is CRIU's"))
+        .arg(text("lsm-profile", "Restore under another profile, apparmor:NAME or selinux:LABEL"))
+        .arg(text("lsm-mount-context", "Restore mounts under another SELinux label"))
+        .arg(id())
+}
+
+/// What both ways of an image take.
+fn imaging(command: Command) -> Command {
+    command
+        .arg(path("image-path", "Directory of the image [default: checkpoint]"))
+        .arg(path("work-path", "Directory of CRIU's log [default: that of the image]"))
+        .arg(flag("tcp-established", "Take established TCP connections along"))
+        .arg(flag("ext-unix-sk", "Allow Unix sockets that lead out of the container"))
+        .arg(flag("shell-job", "Allow the terminal and the session to be the caller's"))
+        .arg(flag("file-locks", "Take locks of files along"))
+        .arg(flag("lazy-pages", "Bring memory when it is touched"))
+        .arg(flag("auto-dedup", "Free in images what later ones hold"))
+        .arg(
+            text("manage-cgroups-mode", "Which files of cgroups are restored [default: soft]")
+                .value_parser(["soft", "full", "strict", "ignore"]),
+        )
+        .arg(
+            text("empty-ns", "Leave out a namespace of this type, network; it always is")
+                .action(ArgAction::Append),
+        )
 }
 
 fn events(command: Command) -> Command {
@@ -333,6 +390,8 @@ mod tests {
     fn every_verb_can_be_parsed() {
         for line in [
             "ferrun create --bundle /b --pid-file p c",
+            "ferrun checkpoint --image-path i --empty-ns network --leave-running c",
+            "ferrun restore --image-path i -no-subreaper --bundle /b -d c",
             "ferrun delete --force c",
             "ferrun exec c true",
             "ferrun events --interval=1s c",
@@ -413,6 +472,20 @@ mod tests {
                  ignore-paused",
                 "",
             ),
+            (
+                "checkpoint",
+                "image-path work-path parent-path leave-running tcp-established \
+                 tcp-skip-in-flight link-remap ext-unix-sk shell-job lazy-pages status-fd \
+                 page-server file-locks pre-dump manage-cgroups-mode empty-ns auto-dedup",
+                "",
+            ),
+            (
+                "restore",
+                "console-socket image-path work-path tcp-established ext-unix-sk shell-job \
+                 file-locks manage-cgroups-mode bundle,b detach,d pid-file no-subreaper no-pivot \
+                 empty-ns auto-dedup lazy-pages lsm-profile lsm-mount-context",
+                "",
+            ),
             ("kill", "all,a", ""),
             ("delete", "force,f", ""),
             ("list", "format,f quiet,q", ""),
@@ -448,6 +521,6 @@ mod tests {
             expected.sort();
             assert_eq!(taken, expected, "{verb}");
         }
-        assert_eq!(VERBS.len(), 15);
+        assert_eq!(VERBS.len(), 17);
     }
 }

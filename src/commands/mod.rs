@@ -1,6 +1,7 @@
 //! One file for each verb: it turns what was typed into a call and prints what
 //! comes back.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -10,6 +11,7 @@ mod kill;
 mod list;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod spec;
@@ -104,14 +106,19 @@ fn service_manager() -> Option<OsString> {
 
 /// What is said of the descriptors of a program. `in_foreground`: the caller stays until it ends.
 fn streams(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Streams {
-    let console = match path_of(matches, "console-socket") {
+    let console = console(matches, global, in_foreground);
+    let preserved = matches.get_one("preserve-fds").copied().unwrap_or(0);
+    Streams { console, preserved, ..Streams::default() }
+}
+
+/// Who serves the terminal of a program.
+fn console(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Console {
+    match path_of(matches, "console-socket") {
         Some(path) => Console::Socket(path),
         None if in_foreground => Console::Caller,
         None if global.reporter.is_some() => Console::Embedder,
         None => Console::Nobody,
-    };
-    let preserved = matches.get_one("preserve-fds").copied().unwrap_or(0);
-    Streams { console, preserved, ..Streams::default() }
+    }
 }
 
 /// Hands the terminal of a process to who has executed this command, where he is to serve it.
@@ -156,6 +163,7 @@ pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32
 
 fn run_verb(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
     match verb {
+        "checkpoint" => checkpoint::run(matches, global).map(|()| 0),
         "create" => create::run(matches, global).map(|()| 0),
         "delete" => delete::run(matches, global).map(|()| 0),
         "events" => events::run(matches, global).map(|()| 0),
@@ -165,6 +173,7 @@ fn run_verb(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
         "list" => list::run(matches, global).map(|()| 0),
         "pause" => pause::run(matches, global).map(|()| 0),
         "ps" => ps::run(matches, global).map(|()| 0),
+        "restore" => restore::run(matches, global),
         "resume" => resume::run(matches, global).map(|()| 0),
         "run" => run::run(matches, global),
         "spec" => spec::run(matches).map(|()| 0),

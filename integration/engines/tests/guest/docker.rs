@@ -10,7 +10,7 @@ const RUN: &str = "docker run --network none";
 
 /// Runs a test with a daemon that has `more` in its configuration and an image `small`.
 #[track_caller]
-fn with_docker(more: &str, test: impl Fn(&Host<'_>)) {
+pub fn with_docker(more: &str, test: impl Fn(&Host<'_>)) {
     on_a_host(&["docker", "dockerd"], |host| {
         host.write("/etc/docker/daemon.json", &format!("{CONFIG}{more}}}"));
         host.sh("systemctl restart docker.service").succeeds();

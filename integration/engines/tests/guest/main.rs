@@ -1,6 +1,7 @@
 //! Limits under systemd's driver on a Debian 13, where all controllers are: each is in the unit
 //! and in the group's files, whatever systemd is told in between, and it limits.
 
+mod checkpoint;
 mod docker;
 mod kubelet;
 mod limits;
