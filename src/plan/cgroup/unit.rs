@@ -717,6 +717,8 @@ mod tests {
             ("SendSIGHUP", "true", ("SendSIGHUP", Value::Bool(true))),
             ("RuntimeMaxSec", "300", ("RuntimeMaxUSec", Value::U64(300_000_000))),
             ("TimeoutStopSec", "uint64 3", ("TimeoutStopUSec", Value::U64(3_000_000))),
+            ("TimeoutStopSec", "uint32 4", ("TimeoutStopUSec", Value::U64(4_000_000))),
+            ("TimeoutStopSec", "int64 5", ("TimeoutStopUSec", Value::U64(5_000_000))),
             ("After", "['crio.service']", ("After", Value::texts(["crio.service"]))),
             ("DefaultDependencies", "true", ("DefaultDependencies", Value::Bool(true))),
         ] {
@@ -758,6 +760,10 @@ mod tests {
             ("After", "['crio.service', 'dbus.service']"),
             ("After", "'crio.service'"),
             ("DefaultDependencies", "false"),
+            ("TimeoutStopSec", "true"),
+            ("TimeoutStopSec", "-1"),
+            ("TimeoutStopSec", "int64 -1"),
+            ("TimeoutStopSec", "uint64 18446744073709551615"),
         ] {
             assert!(properties_of(&[(name, text)]).is_err(), "{name}: {text}");
         }
