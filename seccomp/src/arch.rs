@@ -366,4 +366,12 @@ mod tests {
             assert_eq!(arch.syscall(name), number, "{name} on {}", arch.name());
         }
     }
+
+    #[test]
+    fn the_beginnings_of_names_are_in_the_order_of_the_names() {
+        for names in ["accept", "accept4", "read", "readahead", "readlink", "write"].windows(2) {
+            assert!(prefix(names[0]) < prefix(names[1]), "{names:?}");
+        }
+        assert!(PREFIXES.is_sorted());
+    }
 }

@@ -50,8 +50,11 @@ impl Filter {
                 LOAD => ways.push((next, word(k))),
                 AND => ways.push((next, accumulator.map(|value| value & k))),
                 JUMP => ways.push((next + k as usize, accumulator)),
-                RETURN if k == RET_ALLOW => {}
-                RETURN => return false,
+                RETURN => {
+                    if k != RET_ALLOW {
+                        return false;
+                    }
+                }
                 _ => {
                     let Some(condition) = If::of(code) else { return false };
                     let holds = accumulator.map(|value| condition.holds(value, k));

@@ -462,6 +462,14 @@ fn a_long_program_finds_its_way() {
             "{value}"
         );
     }
+    // A `return` stands where a jump would lead to one.
+    const JUMP: u16 = 0x05;
+    const RETURN: u16 = 0x06;
+    let instructions = filter.instructions.iter().enumerate();
+    let jumps = instructions.filter(|(_, instruction)| instruction.code == JUMP);
+    let targets: Vec<_> =
+        jumps.map(|(at, jump)| filter.instructions[at + 1 + jump.k as usize].code).collect();
+    assert!(!targets.is_empty() && !targets.contains(&RETURN), "{targets:?}");
 }
 
 #[test]
