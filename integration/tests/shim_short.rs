@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use integration::shim::{Client, Engine, Io, is_gone};
-use integration::{Bed, Bundle, as_root, eventually};
+use integration::{Bed, Bundle, as_root, eventually, with_controllers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
@@ -136,6 +136,32 @@ fn where_memory_is_short_it_ends_at_worst_and_nothing_is_lost() {
             bed.assert_settles(&format!("{spare} KiB"));
         }
         assert!(ends > 0, "it was never short of memory");
+    });
+}
+
+#[test]
+fn who_is_killed_for_want_of_memory_has_kept_what_it_knew() {
+    with_controllers(&["memory"], |bed| {
+        if bed.is_peer(OTHERS) {
+            return;
+        }
+        let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "exit 3"), bed.id());
+        let mut client = engine.start(&bundle, &id);
+        client.run(&engine.create(&bundle, &id, &Io::default()));
+        assert_eq!(client.wait(&id, ""), 3);
+        let pid = client.pid();
+        let name = bed.by_version("memory.limit_in_bytes", "memory.max");
+        let file = bed.cgroup_file(&bundle, name);
+        let group = file.ancestors().nth(2).unwrap().join("shim");
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join(name), "1048576").unwrap();
+        fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
+        // A call as long as any may be, which is kept until it is there whole.
+        let long = [vec![0, 63, 255, 255, 0, 0, 0, 1, 1, 0], vec![0; 0x3f_ff00]].concat();
+        client.another().write(&long);
+        is_gone(pid);
+        assert_eq!(engine.delete(&bundle, &id).exit_status, 3);
+        eventually("its group is empty", || fs::remove_dir(&group).is_ok());
     });
 }
 
