@@ -301,3 +301,42 @@ fn who_is_stopped_on_the_way_to_its_program_holds_up_nobody_else() {
         client.shut_down();
     });
 }
+
+#[test]
+fn what_was_added_and_not_deleted_goes_with_its_container() {
+    as_root(|bed| {
+        if bed.is_peer(OTHERS) {
+            return;
+        }
+        let (engine, stays, first) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
+        let mut client = engine.start(&stays, &first);
+        client.run(&engine.create(&stays, &first, &Io::default()));
+        let pid = client.pid();
+        let descriptors = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        let before = descriptors();
+        let (bundle, id) = (bundle(bed, "sleep 100"), bed.id());
+        client.run(&engine.create(&bundle, &id, &Io::default()));
+        let (input, output, terminal) = (engine.pipe(), engine.pipe(), engine.pipe());
+        let io = Io { stdin: input.display().to_string(), ..Io::stdout(&output) };
+        client.exec(&id, "pipes", "sleep 100", &io).unwrap();
+        let added = client.start(&id, "pipes").unwrap();
+        let io = Io { terminal: true, ..Io::stdout(&terminal) };
+        client.exec(&id, "terminal", "sleep 100", &io).unwrap();
+        client.start(&id, "terminal").unwrap();
+        assert!(descriptors() > before + 6);
+        // Somebody else has the output of one, so that Delete waits for its end.
+        let open = fs::File::options().write(true).open(format!("/proc/{added}/fd/1")).unwrap();
+        client.kill(&id, "pipes", 9).unwrap();
+        client.wait(&id, "pipes");
+        let asked = DeleteRequest { id: id.clone(), exec_id: "pipes".into() };
+        let deleted = client.send("Delete", &asked);
+        let begun = Instant::now();
+        client.end(&id);
+        assert_eq!(client.answer::<DeleteResponse>(deleted).unwrap().exit_status, 137);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        eventually("no descriptor is left", || descriptors() <= before);
+        drop(open);
+        client.end(&first);
+        client.shut_down();
+    });
+}

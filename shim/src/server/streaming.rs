@@ -127,32 +127,45 @@ impl Server {
         }
     }
 
-    /// Closes what is left of the streams of a process.
+    /// Closes what is left of the streams of a process, which is forgotten then.
     pub(super) fn drained(&mut self, who: &Who) {
-        self.timers.retain(|(_, timer)| !matches!(timer, Timer::Drained(other) if other == who));
-        if let Some(open) = self.streams.remove(who) {
-            if !open.outputs.is_empty() {
-                log::warn(format!("{}: its output has not ended", who.name()));
-            }
-            for number in open.outputs.into_iter().chain(open.input) {
-                if let Some(copying) = self.copies.remove(&number) {
-                    copying.copy.end(&self.poller);
-                }
-            }
-            // What it was told last is written when it has ended.
-            if let Some(pid) = open.logger
-                && self.end_logger(pid, Signal::SIGTERM)
-            {
-                self.loggers.insert(pid, Some(who.clone()));
-                return;
-            }
+        // What it was told last is written when it has ended.
+        if let Some(logger) = self.close(who) {
+            self.loggers.insert(logger, Some(who.clone()));
+            return;
         }
         self.forget(who);
     }
 
-    /// Nothing is left of a process.
+    /// Closes what is left of the streams of a process. Returns the program that reads its
+    /// output, if that has not ended.
+    fn close(&mut self, who: &Who) -> Option<i32> {
+        self.timers.retain(|(_, timer)| !matches!(timer, Timer::Drained(other) if other == who));
+        let open = self.streams.remove(who)?;
+        if !open.outputs.is_empty() {
+            log::warn(format!("{}: its output has not ended", who.name()));
+        }
+        for number in open.outputs.into_iter().chain(open.input) {
+            if let Some(copying) = self.copies.remove(&number) {
+                copying.copy.end(&self.poller);
+            }
+        }
+        open.logger.filter(|pid| self.end_logger(*pid, Signal::SIGTERM))
+    }
+
+    /// Nothing is left of a process, or of a container.
     pub(super) fn forget(&mut self, who: &Who) {
         if who.exec.is_empty() {
+            // Of what was added not all need have been deleted.
+            let added = self.streams.keys().filter(|other| other.container == who.container);
+            for other in added.cloned().collect::<Vec<_>>() {
+                self.close(&other);
+            }
+            // Its name may be another's by the time that they have ended.
+            let is_of = |waits: &&mut Option<Who>| {
+                waits.as_ref().is_some_and(|other| other.container == who.container)
+            };
+            self.loggers.values_mut().filter(is_of).for_each(|waits| *waits = None);
             self.containers.remove(&who.container);
             self.meters.remove(&who.container);
             self.forget_memory(&who.container);

@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Call, Code, Refusal, answer, done};
 use super::methods::ended;
-use super::task::{Exit, Motion, Phase, Who};
+use super::task::{Exit, Motion, Phase, Process, Who};
 use super::{Action, Service};
 use crate::messages::{
     CreateTaskResponse, DeleteResponse, StartResponse, TaskCreate, TaskDelete, TaskExecStarted,
@@ -167,28 +167,36 @@ impl Service {
         }
     }
 
-    /// The streams of a process have ended: it is forgotten.
+    /// The streams of a process have ended: it is forgotten, and with init all of its container.
     pub fn drained(&mut self, who: &Who) {
         let Ok(container) = self.container(&who.container) else { return };
-        let removed = match who.exec.is_empty() {
-            true => self.containers.remove(&who.container).map(|container| container.init),
-            false => container.execs.remove(&who.exec),
-        };
-        let Some(process) = removed else { return };
-        self.specs.remove(who);
-        let (code, at) = process.exit.map_or((0, None), |exit| (exit.code, Some(exit.at)));
-        let pid = process.pid.cast_unsigned();
-        if who.exec.is_empty() {
-            self.specs.retain(|other, _| other.container != who.container);
-            let event = TaskDelete {
-                container_id: who.container.clone(),
-                pid,
-                exit_status: code,
-                exited_at: at,
-                id: String::new(),
-            };
-            self.publish("/tasks/delete", "TaskDelete", &event);
+        if !who.exec.is_empty() {
+            let Some(process) = container.execs.remove(&who.exec) else { return };
+            self.specs.remove(who);
+            return self.answer_last(who, process);
         }
+        let Some(container) = self.containers.remove(&who.container) else { return };
+        self.specs.retain(|other, _| other.container != who.container);
+        let (code, at) = container.init.told();
+        let event = TaskDelete {
+            container_id: who.container.clone(),
+            pid: container.init.pid.cast_unsigned(),
+            exit_status: code,
+            exited_at: at,
+            id: String::new(),
+        };
+        self.publish("/tasks/delete", "TaskDelete", &event);
+        // Not all that was added need have been deleted.
+        for (exec, process) in container.execs {
+            self.answer_last(&Who { container: who.container.clone(), exec }, process);
+        }
+        self.answer_last(who, container.init);
+    }
+
+    /// Answers all who wait for something of a process that is forgotten.
+    fn answer_last(&mut self, who: &Who, process: Process) {
+        let (code, at) = process.told();
+        let pid = process.pid.cast_unsigned();
         for call in process.deleters {
             let response = DeleteResponse { pid, exit_status: code, exited_at: at };
             self.answer(call, answer(&response));

@@ -93,6 +93,11 @@ impl Process {
         }
     }
 
+    /// What is told of its end: the exit code, and when that was. It may never have run.
+    pub fn told(&self) -> (u32, Option<Timestamp>) {
+        self.exit.map_or((0, None), |exit| (exit.code, Some(exit.at)))
+    }
+
     /// Whether something of it is still to come.
     pub fn is_pending(&self) -> bool {
         matches!(self.phase, Phase::Starting(_) | Phase::Running)

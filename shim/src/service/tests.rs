@@ -335,3 +335,31 @@ fn the_terminal_of_a_process_is_the_requests_word() {
     let process: serde_json::Value = serde_json::from_slice(process).unwrap();
     assert_eq!(process, serde_json::json!({"cwd": "/", "terminal": true}));
 }
+
+#[test]
+fn who_waits_for_what_was_added_is_answered_at_the_latest_with_its_container() {
+    let mut shim = Shim::default();
+    shim.running("one", 7);
+    shim.added("one", "ended", 8);
+    shim.happens(|service| service.exited(8, exit(4)));
+    let (deleted, actions) = shim.call("Delete", &delete("one", "ended"));
+    assert_eq!(actions, [Action::Drain(who("one", "ended"))]);
+    // One that never ran, and who waits for it.
+    shim.call("Exec", &executed("one", "never"));
+    let wait = WaitRequest { id: "one".into(), exec_id: "never".into() };
+    let (waits, _) = shim.call("Wait", &wait);
+    shim.happens(|service| service.exited(7, exit(0)));
+    shim.call("Delete", &delete("one", ""));
+    shim.happens(|service| service.deleted("one", Ok(())));
+    let actions = shim.happens(|service| service.drained(&who("one", "")));
+    let answered = |to: Call| {
+        let mut answers = actions.iter().filter_map(|action| match action {
+            Action::Answer(call, answer) if *call == to => Some(answer.clone()),
+            _ => None,
+        });
+        answers.next()
+    };
+    let response = DeleteResponse { pid: 8, exit_status: 4, exited_at: Some(AT) };
+    assert_eq!(answered(deleted), Some(answer(&response)));
+    assert_eq!(answered(waits).unwrap().unwrap_err().code, Code::NotFound);
+}
