@@ -27,12 +27,14 @@ const USAGE: &str = "\
 usage: bench --ferrun PATH [--image-tool PATH] [--runtime NAME=PATH]... [--rounds N]
              [--existing N,...] --output DIRECTORY
        bench --render DIRECTORY
+       bench --shims FILE DIRECTORY
 
 Measures ferrun, the installed crun and runc, every --runtime, and a floor. Needs
 root, strace, cc and busybox-static; for images skopeo, umoci and docker-registry;
 for engines containerd and docker.io; for pods what make engines-current builds.
 DIRECTORY gets performance.json, performance.md and pictures; --render writes the
-latter two again from the first.
+latter two again from the first, and --shims does so with what the tests of engines
+have measured of shims.
 ";
 
 /// What the command line asks for.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         ["--render", directory] => report::rewrite(Path::new(directory)),
+        ["--shims", file, directory] => report::add_shims(Path::new(file), Path::new(directory)),
         ["--engines", rounds, group] => engines::print(rounds, group),
         words => parse(words).and_then(|request| measure(&request)),
     };
@@ -110,8 +113,7 @@ fn measure(request: &Request) -> Result<()> {
     let mut conditions = machine()?;
     conditions.extend(runtimes.iter().map(|r| (r.name.clone(), r.version())));
     conditions.push(("load at the beginning".into(), load()));
-    let mut results =
-        Results { conditions, records: vec![], skipped: vec![], images: vec![], engines: vec![] };
+    let mut results = Results { conditions, ..Results::default() };
 
     match engines::measure(&request.ferrun, request.extent.rounds) {
         Ok(measured) => {

@@ -42,7 +42,8 @@ pub fn bars(title: &str, unit: &str, groups: &[Group]) -> String {
         y += HEADING;
         for (name, value) in &group.bars {
             let length = if most > 0.0 { (value / most * LONGEST).max(1.0) } else { 1.0 };
-            let class = if name == "ferrun" || name == "image-tool" { "ours" } else { "other" };
+            let is_ours = ["ferrun", "ferrun's", "image-tool"].contains(&name.as_str());
+            let class = if is_ours { "ours" } else { "other" };
             let _ = writeln!(
                 svg,
                 "<text x=\"{}\" y=\"{}\" class=\"name\">{}</text>\

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use serde::de::DeserializeOwned;
 
 use crate::bed::View;
 use crate::bounds::{Bound, bounds};
-use crate::engines::EngineRecord;
 use crate::picture::{self, Group, short};
 use crate::results::{Record, Results, Setting};
 
@@ -27,9 +27,19 @@ pub fn write(results: &Results, directory: &Path) -> Result<()> {
 
 /// The same from a performance.json that is there already.
 pub fn rewrite(directory: &Path) -> Result<()> {
-    let path = directory.join("performance.json");
-    let text = fs::read(&path).with_context(|| format!("{path:?}"))?;
-    render(&serde_json::from_slice(&text).with_context(|| format!("{path:?}"))?, directory)
+    render(&read(&directory.join("performance.json"))?, directory)
+}
+
+/// The same with what `file` says of shims.
+pub fn add_shims(file: &Path, directory: &Path) -> Result<()> {
+    let mut results: Results = read(&directory.join("performance.json"))?;
+    results.shims = read(file)?;
+    write(&results, directory)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).with_context(|| format!("{path:?}"))?;
+    serde_json::from_slice(&text).with_context(|| format!("{path:?}"))
 }
 
 fn render(results: &Results, directory: &Path) -> Result<()> {
@@ -105,6 +115,12 @@ fn pictures(results: &Results) -> Vec<Picture> {
         unit: "milliseconds of wall time, median; less is better",
         groups: engine_groups(results),
     });
+    pictures.push(Picture {
+        file: "performance-shim.svg".into(),
+        title: "containerd with one shim or another".into(),
+        unit: "milliseconds of CPU time of shim and runtime, median; less is better",
+        groups: shim_groups(results),
+    });
     pictures.retain(|picture| !picture.groups.is_empty());
     pictures
 }
@@ -177,6 +193,16 @@ fn engine_groups(results: &Results) -> Vec<Group> {
     distinct(&results.engines, |record| &record.command).into_iter().map(group).collect()
 }
 
+fn shim_groups(results: &Results) -> Vec<Group> {
+    let group = |command: &str| {
+        let same = results.shims.records.iter().filter(|record| record.command == command);
+        let bars = same.map(|record| (record.shim.clone(), record.cpu)).collect();
+        Group { title: command.to_owned(), bars }
+    };
+    let commands = distinct(&results.shims.records, |record| &record.command);
+    commands.into_iter().map(group).collect()
+}
+
 fn markdown(results: &Results) -> String {
     let mut page = Page(String::new());
     let pictures = pictures(results);
@@ -186,6 +212,7 @@ fn markdown(results: &Results) -> String {
         page.view(results, view, &pictures);
     }
     page.engines(results, &pictures);
+    page.shims(results, &pictures);
     page.images(results, &pictures);
     page.0
 }
@@ -344,6 +371,43 @@ impl Page {
         }
     }
 
+    fn shims(&mut self, results: &Results, pictures: &[Picture]) {
+        let shims = &results.shims;
+        if shims.records.is_empty() {
+            return;
+        }
+        self.heading("## With a shim");
+        self.pictures(pictures, "shim");
+        self.line("");
+        self.line(format!(
+            "CPU median of shim and runtime, of what runs in the container's group, and wall \
+             median / p99 in brackets, in ms, at a load of {}:\n",
+            shims.load
+        ));
+        let names = distinct(&shims.records, |record| &record.shim);
+        let columns: Vec<&str> = ["runs"].into_iter().chain(names.clone()).collect();
+        self.table_head("", &columns);
+        for command in distinct(&shims.records, |record| &record.command) {
+            let same = || shims.records.iter().filter(|record| record.command == command);
+            let Some(first) = same().next() else { continue };
+            let cells = names.iter().map(|name| {
+                let record = same().find(|record| record.shim == *name);
+                record.map_or("-".to_owned(), |record| {
+                    let [cpu, inside, wall, p99] =
+                        [record.cpu, record.inside, record.wall, record.wall_p99].map(short);
+                    format!("{cpu} + {inside} ({wall} / {p99})")
+                })
+            });
+            self.row([command.to_owned(), first.runs.to_string()].into_iter().chain(cells));
+        }
+        self.line("\nFifty that have nothing to do, each with a container:\n");
+        self.table_head("", &["private KiB of each", "threads", "woken in 10 s, all"]);
+        for idle in &shims.idle {
+            let numbers = [idle.memory, idle.threads, idle.woken].map(|number| number.to_string());
+            self.row([idle.shim.clone()].into_iter().chain(numbers));
+        }
+    }
+
     fn images(&mut self, results: &Results, pictures: &[Picture]) {
         if results.images.is_empty() {
             return;
@@ -366,7 +430,7 @@ impl Page {
 }
 
 /// The values of a field, in the order of their first coming.
-fn distinct(records: &[EngineRecord], field: fn(&EngineRecord) -> &String) -> Vec<&str> {
+fn distinct<T>(records: &[T], field: fn(&T) -> &String) -> Vec<&str> {
     let mut values: Vec<&str> = Vec::new();
     for record in records {
         if !values.contains(&field(record).as_str()) {
@@ -390,6 +454,31 @@ fn title(setting: Setting) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engines::EngineRecord;
+    use crate::results::{Idle, ShimRecord, Shims};
+
+    #[test]
+    fn shims_have_a_column_each_and_a_row_of_their_idleness() {
+        let record = |shim: &str, cpu| ShimRecord {
+            command: "run".into(),
+            shim: shim.into(),
+            runs: 60,
+            cpu,
+            inside: 1.0,
+            wall: 30.0,
+            wall_p99: 50.0,
+        };
+        let idle = vec![Idle { shim: "ours".into(), memory: 87, threads: 1, woken: 0 }];
+        let records = vec![record("ours", 6.0), record("theirs", 60.0)];
+        let results =
+            Results { shims: Shims { load: "1.5".into(), records, idle }, ..Results::default() };
+        let text = markdown(&results);
+        assert!(text.contains("in ms, at a load of 1.5:"));
+        assert!(text.contains("|  | runs | ours | theirs |"));
+        let row = "| run | 60 | 6.00 + 1.00 (30.0 / 50.0) | 60.0 + 1.00 (30.0 / 50.0) |";
+        assert!(text.contains(row));
+        assert!(text.contains("| ours | 87 | 1 | 0 |"));
+    }
 
     #[test]
     fn only_what_is_between_the_markers_is_replaced() {

@@ -21,6 +21,53 @@ pub struct Results {
     /// Commands of engines.
     #[serde(default)]
     pub engines: Vec<EngineRecord>,
+    /// containerd with one shim or another.
+    #[serde(default)]
+    pub shims: Shims,
+}
+
+/// What the tests of engines have measured of shims.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shims {
+    /// The load of the machine when it began.
+    #[serde(default)]
+    pub load: String,
+    /// One for each thing that was asked of containerd and each shim.
+    pub records: Vec<ShimRecord>,
+    /// One for each shim: fifty of it that have nothing to do.
+    pub idle: Vec<Idle>,
+}
+
+/// The cost of one thing that was asked of containerd with one shim.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShimRecord {
+    /// What was typed, or what was asked.
+    pub command: String,
+    /// The shim, and what it calls.
+    pub shim: String,
+    /// How many runs.
+    pub runs: usize,
+    /// Milliseconds of processor time of the shim and the runtime, the median.
+    pub cpu: f64,
+    /// The same of what runs in the container's group.
+    pub inside: f64,
+    /// Milliseconds of wall time, the median.
+    pub wall: f64,
+    /// Milliseconds of wall time that 99 of 100 runs did not exceed.
+    pub wall_p99: f64,
+}
+
+/// What a shim takes that has nothing to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Idle {
+    /// The shim, and what it calls.
+    pub shim: String,
+    /// KiB of memory that are its own, the mean.
+    pub memory: u64,
+    /// Its threads.
+    pub threads: u64,
+    /// How often all fifty have woken in ten seconds.
+    pub woken: u64,
 }
 
 /// The cost of one command of one runtime in one setting.

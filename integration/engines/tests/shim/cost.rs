@@ -16,7 +16,7 @@ use engines::containerd::{PEER, Release, built};
 use engines::shim::Shim;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, with_daemon};
 
@@ -43,9 +43,9 @@ struct Contender {
 fn contenders() -> [Contender; 3] {
     let go = Shim::Go;
     [
-        Contender { name: "ours", words: Shim::Own.words(), handler: Shim::Own.handler() },
-        Contender { name: "Go, ferrun", words: go.words(), handler: go.handler() },
-        Contender { name: "Go, runc", words: format!("--runc-binary {PEER}"), handler: "runc" },
+        Contender { name: "ferrun's", words: Shim::Own.words(), handler: Shim::Own.handler() },
+        Contender { name: "runc's, ferrun", words: go.words(), handler: go.handler() },
+        Contender { name: "runc's, runc", words: format!("--runc-binary {PEER}"), handler: "runc" },
     ]
 }
 
@@ -56,12 +56,12 @@ struct Meter {
     containers: PathBuf,
 }
 
-/// Milliseconds of a processor, and of wall time.
-#[derive(Debug, Clone, Copy, Default)]
+/// Milliseconds of a processor, and of wall time of each.
+#[derive(Debug, Clone, Default)]
 struct Cost {
     shim: f64,
     container: f64,
-    wall: f64,
+    walls: Vec<f64>,
 }
 
 impl Meter {
@@ -87,17 +87,17 @@ impl Meter {
 
     /// What one of a block of these costs.
     fn cost(&self, block: usize, mut work: impl FnMut(usize)) -> Cost {
-        let (before, began) = (self.now(), Instant::now());
-        (0..block).for_each(&mut work);
-        let wall = began.elapsed().as_secs_f64() * 1e3;
+        let before = self.now();
+        let mut timed = |at| {
+            let began = Instant::now();
+            work(at);
+            began.elapsed().as_secs_f64() * 1e3
+        };
+        let walls = (0..block).map(&mut timed).collect();
         std::thread::sleep(AFTERWARDS);
         let after = self.now();
         let each = |whole: f64| whole / block as f64;
-        Cost {
-            shim: each(after.0 - before.0),
-            container: each(after.1 - before.1),
-            wall: each(wall),
-        }
+        Cost { shim: each(after.0 - before.0), container: each(after.1 - before.1), walls }
     }
 }
 
@@ -113,33 +113,60 @@ impl Drop for Meter {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The value that so many of a hundred do not exceed.
+fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values[((values.len() - 1) * percent).div_ceil(100)]
 }
 
-/// Blocks of each contender in turn, and a row of their medians.
-fn row(
-    text: &mut String,
-    name: &str,
-    (meter, block): (&Meter, usize),
-    mut work: impl FnMut(&Contender, usize),
-) {
-    let contenders = contenders();
-    let mut costs = [const { Vec::new() }; 3];
-    for _ in 0..ROUNDS {
-        for (contender, costs) in contenders.iter().zip(&mut costs) {
-            costs.push(meter.cost(block, |at| work(contender, at)));
+/// What was measured, for who reads it here and for `bench`.
+#[derive(Debug, Default)]
+struct Results {
+    text: String,
+    /// Of the machine, when it began.
+    load: String,
+    records: Vec<Value>,
+    idle: Vec<Value>,
+}
+
+impl Results {
+    /// Blocks of each contender in turn, and a row of their medians.
+    fn row(
+        &mut self,
+        name: &str,
+        (meter, block): (&Meter, usize),
+        mut work: impl FnMut(&Contender, usize),
+    ) {
+        let contenders = contenders();
+        let mut costs = [const { Vec::new() }; 3];
+        for _ in 0..ROUNDS {
+            for (contender, costs) in contenders.iter().zip(&mut costs) {
+                costs.push(meter.cost(block, |at| work(contender, at)));
+            }
+        }
+        let _ = write!(self.text, "{name:<28}");
+        for (contender, costs) in contenders.iter().zip(costs) {
+            let of = |part: fn(&Cost) -> f64| percentile(costs.iter().map(part).collect(), 50);
+            let (cpu, inside) = (of(|cost| cost.shim), of(|cost| cost.container));
+            let walls: Vec<f64> = costs.iter().flat_map(|cost| cost.walls.clone()).collect();
+            let (wall, p99) = (percentile(walls.clone(), 50), percentile(walls.clone(), 99));
+            let _ = write!(self.text, " {cpu:>7.2} ({inside:>4.1}) {wall:>5.0} {p99:>5.0}");
+            self.records.push(json!({
+                "command": name, "shim": contender.name, "runs": walls.len(),
+                "cpu": cpu, "inside": inside, "wall": wall, "wall_p99": p99,
+            }));
+        }
+        self.text.push('\n');
+    }
+
+    /// Shows it, and writes it to the file that `$SHIM_COSTS` names.
+    fn tell(self) {
+        let _ = std::io::stderr().write_all(self.text.as_bytes());
+        if let Some(path) = std::env::var_os("SHIM_COSTS") {
+            let all = json!({"load": self.load, "records": self.records, "idle": self.idle});
+            fs::write(path, all.to_string()).expect("a file");
         }
     }
-    let _ = write!(text, "{name:<28}");
-    for costs in costs {
-        let of = |part: fn(&Cost) -> f64| median(costs.iter().map(part).collect());
-        let [shim, container, wall] =
-            [|c: &Cost| c.shim, |c: &Cost| c.container, |c: &Cost| c.wall];
-        let _ = write!(text, " {:>7.2} ({:>4.1}) {:>6.0}", of(shim), of(container), of(wall));
-    }
-    text.push('\n');
 }
 
 /// What the kernel says of a process: KiB of private dirty memory, and threads.
@@ -168,11 +195,15 @@ fn wakes(pid: i32) -> u64 {
 fn a_shim_costs_a_tenth_of_containerds() {
     with_daemon(Release::Current, Shim::Own, true, &|daemon| {
         let meter = Meter::new(daemon);
-        let mut text = format!(
-            "{:<28} {:<22} {:<22} {:<22}\nms: shim and runtime (in the container's group), wall\n",
-            "", "ours", "Go, ferrun", "Go, runc"
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default().to_owned();
+        let mut results = Results { load, ..Results::default() };
+        let _ = writeln!(
+            results.text,
+            "{:<28} {:<26} {:<26} {:<26}\nms: shim and runtime (in the container's group), wall median, 99 of 100",
+            "", "ferrun's", "runc's, ferrun", "runc's, runc"
         );
-        row(&mut text, "ctr run --rm true", (&meter, BLOCK), |contender, _| {
+        results.row("ctr run --rm true", (&meter, BLOCK), |contender, _| {
             let line = format!("run --rm {} {IMAGE} costs true", contender.words);
             daemon.ctr(&line).output.success();
         });
@@ -181,19 +212,18 @@ fn a_shim_costs_a_tenth_of_containerds() {
                 format!("run -d --null-io {} {IMAGE} lasts{at} sleep 10000", contender.words);
             daemon.ctr(&line).output.success();
         }
-        row(&mut text, "ctr task exec true", (&meter, BLOCK), |contender, at| {
+        results.row("ctr task exec true", (&meter, BLOCK), |contender, at| {
             let id = contenders().iter().position(|one| one.name == contender.name).expect("one");
             daemon.ctr(&format!("task exec --exec-id x{at} lasts{id} true")).output.success();
         });
-        row(&mut text, "Stats", (&meter, BLOCK), |contender, _| {
+        results.row("Stats", (&meter, BLOCK), |contender, _| {
             let id = contenders().iter().position(|one| one.name == contender.name).expect("one");
             daemon.ctr(&format!("task metrics lasts{id}")).output.success();
         });
         (0..3).for_each(|at| daemon.remove(&format!("lasts{at}")));
-        exec_probes(&mut text, daemon, &meter);
+        exec_probes(&mut results, daemon, &meter);
         for count in [1, 3] {
-            row(
-                &mut text,
+            results.row(
                 &format!("pod of {count}, whole life"),
                 (&meter, BLOCK_OF_PODS),
                 |contender, at| {
@@ -207,24 +237,24 @@ fn a_shim_costs_a_tenth_of_containerds() {
                 },
             );
         }
-        stand_by(&mut text, daemon);
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        stand_by(&mut results, daemon);
+        results.tell();
     });
 }
 
 /// The CRI's ExecSync, asked for as the node agent does.
-fn exec_probes(text: &mut String, daemon: &Daemon<'_>, meter: &Meter) {
+fn exec_probes(results: &mut Results, daemon: &Daemon<'_>, meter: &Meter) {
     daemon.place.sh(&format!("crictl pull {PODS_IMAGE}")).output.success();
     let mut prober = Prober::start(daemon);
     let ids = contenders().map(|contender| prober.ask(&format!("pod {}", contender.handler)));
-    row(text, "CRI ExecSync true", (meter, BLOCK), |contender, _| {
+    results.row("CRI ExecSync true", (meter, BLOCK), |contender, _| {
         let id = contenders().iter().position(|one| one.name == contender.name).expect("one");
         prober.ask(&format!("probe {}", ids[id]));
     });
 }
 
 /// Many shims that have nothing to do.
-fn stand_by(text: &mut String, daemon: &Daemon<'_>) {
+fn stand_by(results: &mut Results, daemon: &Daemon<'_>) {
     for contender in contenders() {
         for at in 0..IDLE {
             let line = format!("run -d --null-io {} {IMAGE} idle{at} sleep 10000", contender.words);
@@ -237,8 +267,11 @@ fn stand_by(text: &mut String, daemon: &Daemon<'_>) {
         let before: u64 = shims.iter().map(|(pid, _)| wakes(*pid)).sum();
         std::thread::sleep(Duration::from_secs(10));
         let woken = shims.iter().map(|(pid, _)| wakes(*pid)).sum::<u64>() - before;
+        results.idle.push(json!({
+            "shim": contender.name, "memory": dirty, "threads": threads, "woken": woken,
+        }));
         let _ = writeln!(
-            text,
+            results.text,
             "{:<12} {} idle shims: {dirty} KiB private dirty each, {threads} threads, woken {woken} times in 10 s",
             contender.name,
             shims.len(),
