@@ -42,7 +42,7 @@ PACKAGES = {
         "program": "ferrun",
         "manual": "ferrun*.8",
         "documents": ["README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/*.md"],
-        "fields": {"Suggests": "ferrun-image-tool"},
+        "fields": {"Suggests": "ferrun-image-tool, containerd-shim-ferrun"},
         "summary": "OCI container runtime, a drop-in replacement for runc",
         "description": """
             The program below containerd, Docker, Podman and CRI-O: it makes running processes of
@@ -50,6 +50,21 @@ PACKAGES = {
             command line, output and exit codes, supports cgroup version 1 and 2, and works for
             ordinary users. Nothing is configured by this package: /usr/share/doc/ferrun/docs has
             the lines for each engine.""",
+    },
+    # Apart from ferrun: it has the runtime inside and needs no other program, and who has no
+    # containerd has no use for it.
+    "containerd-shim-ferrun": {
+        "cargo": "ferrun-shim",
+        "program": "containerd-shim-ferrun-v2",
+        "manual": "containerd-shim-ferrun-v2.8",
+        "documents": ["docs/shim.md"],
+        "fields": {"Suggests": "ferrun", "Enhances": "containerd"},
+        "summary": "shim for containerd with the OCI runtime ferrun inside",
+        "description": """
+            Stands between containerd and its containers, one process with one thread for a pod,
+            and makes them itself where others call a runtime. A container is asked for by the
+            runtime type io.containerd.ferrun.v2, or by this program's path. Nothing is configured
+            by this package: /usr/share/doc/containerd-shim-ferrun/docs/shim.md has the lines.""",
     },
     "ferrun-image-tool": {
         "cargo": "image-tool",

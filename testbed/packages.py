@@ -59,9 +59,11 @@ say() { echo "packages: $*"; }
 dpkg --install /debs/1/*.deb
 ferrun --version | grep -q "ferrun version"
 image-tool --version
+containerd-shim-ferrun-v2 -v | grep -q "Version:"
+ls /usr/share/man/man8/containerd-shim-ferrun-v2.8.gz /usr/share/doc/containerd-shim-ferrun/docs/shim.md
 ls /usr/share/man/man8/ferrun.8.gz /usr/share/man/man1/image-tool.1.gz /usr/share/bash-completion/completions/ferrun
 zcat /usr/share/doc/ferrun/third-party.gz | grep -q '^rustix '
-dpkg --verify ferrun ferrun-image-tool
+dpkg --verify ferrun ferrun-image-tool containerd-shim-ferrun
 say installed
 
 mkdir -p /image/bin /etc/docker
@@ -80,6 +82,11 @@ $run --detach --name outlives busybox sleep 1000
 docker exec stays echo entered
 say used by Docker
 
+# The containerd that dockerd has started.
+run_shim="ctr --address /run/docker/containerd/containerd.sock run --rm --runtime io.containerd.ferrun.v2"
+[ "$($run_shim --cgroup /GROUPS/shim --rootfs /image one echo hello)" = hello ]
+say used by containerd
+
 [ "$(podman --storage-driver vfs --cgroup-manager cgroupfs --runtime /usr/bin/ferrun run --rm --network none \
     --cgroup-parent /GROUPS --pids-limit 0 --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 \
     --rootfs /image echo hello)" = hello ]
@@ -94,10 +101,10 @@ docker rm stays
 [ "$($run --rm busybox echo hello)" = hello ]
 say upgraded beside containers
 
-dpkg --remove ferrun ferrun-image-tool
+dpkg --remove ferrun ferrun-image-tool containerd-shim-ferrun
 [ "$(docker inspect --format '{{.State.Running}}' outlives)" = true ]
 ! $run --rm busybox true
-dpkg --purge ferrun ferrun-image-tool
+dpkg --purge ferrun ferrun-image-tool containerd-shim-ferrun
 left=$(find / -xdev \\( -path /proc -o -path /sys -o -path /debs \\) -prune -o \
     \\( -iname '*ferrun*' -o -iname '*image-tool*' \\) -print)
 [ -z "$left" ] || { say "left: $left"; exit 1; }
@@ -159,7 +166,7 @@ class Packages(unittest.TestCase):
                 remove_groups()
         self.assertEqual(done.returncode, 0, done.stdout)
         said = [line for line in done.stdout.splitlines() if line.startswith("packages: ")]
-        self.assertEqual(len(said), 6, done.stdout)
+        self.assertEqual(len(said), 7, done.stdout)
 
     def test_lintian_is_content_on_each_architecture(self):
         files = sorted(DIST.glob("*.deb"))
