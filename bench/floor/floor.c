@@ -11,67 +11,22 @@
    hierarchy is v2. Every path is relative to ROOTFS until pivot_root. */
 #include <fcntl.h>
 #include <linux/bpf.h>
-#include <linux/capability.h>
 #include <linux/if.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <signal.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "calls.h"
-
-#define CGROUPS "/sys/fs/cgroup/"
+#include "container.h"
 
 enum { SUPER_RDONLY = 1, NOSUID = 2, NODEV = 4, NOEXEC = 8, REMOUNT = 32, BIND = 4096,
        RECURSIVE = 16384, SLAVE = 1 << 19, RELATIME = 1 << 21, STRICTATIME = 1 << 24,
        DETACH = 2, SIOCSIFFLAGS_NUMBER = 0x8914 };
 
 static char stack[32768] __attribute__((aligned(16)));
-static char *rootfs, *cgroup, **trees;
+static char *rootfs, **trees;
 static int binds;
-
-static long length(const char *text)
-{
-    long count = 0;
-    while (text[count])
-        count++;
-    return count;
-}
-
-/* Ends the program with the line that failed; nothing is left out in silence. */
-static long must_at(long result, int line)
-{
-    char text[] = "floor: line 000 failed\n";
-    if (result >= 0)
-        return result;
-    text[12] += line / 100 % 10;
-    text[13] += line / 10 % 10;
-    text[14] += line % 10;
-    call(write, 2, text, sizeof text - 1, 0, 0);
-    leave(125);
-}
-#define must(result) must_at(result, __LINE__)
-
-static char *path_of(char *buffer, const char *tree, const char *file)
-{
-    const char *parts[] = {CGROUPS, tree, cgroup, file};
-    char *end = buffer;
-    for (int part = 0; part < 4; part++)
-        for (const char *from = parts[part]; *from;)
-            *end++ = *from++;
-    *end = 0;
-    return buffer;
-}
-
-static void write_file(const char *path, const char *text)
-{
-    long file = must(call(open, path, O_WRONLY | O_CLOEXEC, 0, 0, 0));
-    must(call(write, file, text, length(text), 0, 0));
-    call(close, file, 0, 0, 0, 0);
-}
 
 /* A new cpuset is empty, and takes no process until it is filled. */
 static void inherit(const char *file)
@@ -233,24 +188,8 @@ static void protect(void)
         call(mount, "tmpfs", directories[path], "tmpfs", SUPER_RDONLY, 0);
 }
 
-static void capabilities(void)
-{
-    static struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    const unsigned kept = 1 << CAP_AUDIT_WRITE | 1 << CAP_KILL | 1 << CAP_NET_BIND_SERVICE;
-    static struct __user_cap_data_struct data[2];
-    for (unsigned number = 0; number <= CAP_LAST_CAP; number++)
-        if (number > 31 || !(kept >> number & 1))
-            must(call(prctl, PR_CAPBSET_DROP, number, 0, 0, 0));
-    data[0].effective = data[0].permitted = kept;
-    must(call(capset, &header, data, 0, 0, 0));
-}
-
 static void container(void *unused)
 {
-    static char *const argv[] = {"true", 0};
-    static char *const environment[] = {
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", 0};
-    static const struct rlimit files = {1024, 1024};
     struct ifreq up = {.ifr_name = "lo"};
     char path[512];
     (void)unused;
@@ -277,10 +216,7 @@ static void container(void *unused)
     must(call(umount2, ".", DETACH, 0, 0, 0));
     must(call(chdir, "/", 0, 0, 0, 0));
 
-    must(call(prlimit64, 0, RLIMIT_NOFILE, &files, 0, 0));
-    capabilities();
-    must(call(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    must(call(execve, "/bin/true", argv, environment, 0, 0));
+    become_program();
 }
 
 __attribute__((used)) void begin(long *entry)

@@ -59,6 +59,7 @@ pub struct Bed {
     trees: Vec<String>,
     launcher: PathBuf,
     floor: PathBuf,
+    entrance: PathBuf,
     containers: std::cell::Cell<usize>,
 }
 
@@ -139,6 +140,7 @@ impl Bed {
             view,
             launcher: compile("launcher", &directory)?,
             floor: compile("floor", &directory)?,
+            entrance: compile("entrance", &directory)?,
             cgroup: format!("/ferrun-bench-{}", std::process::id()),
             trees: Vec::new(),
             containers: 0.into(),
@@ -263,6 +265,14 @@ impl Bed {
         }
         words.extend(after.iter().skip(options).map(|word| (*word).to_owned()));
         words
+    }
+
+    /// The floor of `exec`, in a container that somebody else has made.
+    pub fn entrance(&self, container: &Container) -> Result<Vec<String>> {
+        let program = self.entrance.to_string_lossy().into_owned();
+        let mut words = vec![program, container.pid()?.to_string(), container.cgroup.clone()];
+        words.extend(self.trees.iter().cloned());
+        Ok(words)
     }
 
     /// The directory where a runtime keeps its containers.
@@ -427,12 +437,14 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_compiles_without_a_warning() {
+    fn the_floors_compile_without_a_warning() {
         let directory = std::env::temp_dir().join(format!("bench-floor-{}", std::process::id()));
         fs::create_dir(&directory).unwrap();
-        let floor = compile("floor", &directory).unwrap();
-        // Without arguments it does nothing and says so by its status.
-        assert_eq!(Command::new(floor).status().unwrap().code(), Some(125));
+        for name in ["floor", "entrance"] {
+            let floor = compile(name, &directory).unwrap();
+            // Without arguments it does nothing and says so by its status.
+            assert_eq!(Command::new(floor).status().unwrap().code(), Some(125));
+        }
         fs::remove_dir_all(&directory).unwrap();
     }
 }

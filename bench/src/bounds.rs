@@ -2,9 +2,8 @@
 
 use crate::bed::View;
 use crate::results::{Results, Setting};
+use crate::runtime::{FERRUN, READ_ONLY};
 use crate::sample::Summary;
-
-const FERRUN: &str = "ferrun";
 
 /// A promise: a figure that must not be more than a limit.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,14 +40,39 @@ pub fn bounds(results: &Results) -> Vec<Bound> {
         limit,
         unit: "",
     };
+    let protected = |command: &'static str, limit| Bound {
+        what: format!("CPU of `{command}` on a read-only mount by that of the floor, v2"),
+        measured: quotient(cpu(V2, command, READ_ONLY), cpu(V2, command, "floor")),
+        limit,
+        unit: "",
+    };
     let mut bounds = vec![
         ratio(V1, "run", "crun", 0.65),
-        ratio(V2, "run", "floor", 1.5),
+        ratio(V2, "run", "floor", 1.4),
+        protected("run", 1.3),
         ratio(V1, "exec", "crun", 0.5),
-        ratio(V1, "state", "crun", 0.25),
-        ratio(V1, "kill", "crun", 0.25),
-        ratio(V1, "delete", "crun", 0.25),
+        protected("exec", 1.75),
+        ratio(V1, "start", "crun", 0.1),
+        ratio(V1, "state", "crun", 0.1),
+        ratio(V1, "kill", "crun", 0.1),
+        ratio(V1, "delete", "crun", 0.1),
     ];
+    for (view, count) in [(V1, 100), (V1, 1000)] {
+        // What it costs without containers is no part of what one costs.
+        let list = |runtime| {
+            let of = |setting| of(view, setting, "list", runtime, |summary| summary.cpu);
+            of(Setting::Existing(count)).zip(of(Setting::Default)).map(|(all, one)| all - one)
+        };
+        bounds.push(Bound {
+            what: format!(
+                "CPU of `list` for each of {count} containers by crun's, {}",
+                view.name()
+            ),
+            measured: quotient(list(FERRUN), list("crun")),
+            limit: 0.9,
+            unit: "",
+        });
+    }
     for view in [V1, V2] {
         let with = of(view, Setting::Seccomp, "run", FERRUN, |summary| summary.cpu);
         bounds.push(Bound {

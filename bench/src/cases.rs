@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::bed::{Bed, Container, MOST_BINDS};
 use crate::results::{Record, Setting};
-use crate::runtime::Runtime;
+use crate::runtime::{FERRUN, Runtime};
 use crate::sample::{Sample, Summary};
 
 /// How much is measured.
@@ -119,6 +119,11 @@ fn live(bed: &Bed, runtime: &Runtime, config: &Value, samples: &mut Samples) -> 
     for verb in steps {
         let sample = bed.measure(&bed.command(runtime, verb, &container))?;
         samples.add(verb.first().copied().unwrap_or_default(), runtime, sample);
+        // Its floor enters the container that it is compared in.
+        if runtime.name == FERRUN && verb.first() == Some(&"exec") {
+            let sample = bed.measure(&bed.entrance(&container)?)?;
+            samples.add("exec", &Runtime::floor(), sample);
+        }
     }
     bed.reap(&container)?;
     let sample = bed.measure(&bed.command(runtime, &["delete"], &container))?;

@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use bed::{Bed, Place, View};
 use cases::Extent;
 use results::{Record, Results, Setting};
-use runtime::Runtime;
+use runtime::{FERRUN, Runtime};
 
 const USAGE: &str = "\
 usage: bench --ferrun PATH [--image-tool PATH] [--runtime NAME=PATH]... [--rounds N]
@@ -105,7 +105,7 @@ fn parse(words: &[&str]) -> Result<Request> {
 
 /// Measures all, and writes what there is after each part: it takes minutes.
 fn measure(request: &Request) -> Result<()> {
-    let mut runtimes = vec![Runtime { name: "ferrun".into(), path: request.ferrun.clone() }];
+    let mut runtimes = vec![Runtime { name: FERRUN.into(), path: request.ferrun.clone() }];
     runtimes.extend(["crun", "runc"].into_iter().filter_map(Runtime::installed));
     runtimes.extend(request.others.iter().cloned());
     runtimes.push(Runtime::floor());
@@ -124,6 +124,11 @@ fn measure(request: &Request) -> Result<()> {
     }
     report::write(&results, &request.output)?;
     let place = Place::new()?;
+    let programs = place.0.join("programs");
+    let copies = runtimes.iter().map(|runtime| runtime.copied(&programs));
+    let mut copies = copies.collect::<Result<Vec<_>>>()?;
+    copies.insert(1, runtimes[0].on_read_only_mount(&programs)?);
+    let runtimes = copies;
     for view in [View::V1, View::V2] {
         match Bed::new(view, &place.0) {
             Ok(bed) => measure_view(&bed, request, &runtimes, &mut results)?,

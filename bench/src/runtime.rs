@@ -4,7 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use nix::mount::{MsFlags, mount};
 
+/// What everything is about.
+pub const FERRUN: &str = "ferrun";
+/// The same where it need not start twice.
+pub const READ_ONLY: &str = "ferrun on a read-only mount";
 /// The name of the program that decides nothing.
 pub const FLOOR: &str = "floor";
 
@@ -39,6 +44,37 @@ impl Runtime {
             .map(|directory| directory.join(name))
             .find(|path| path.is_file())
             .map(|path| Self { name: name.to_owned(), path })
+    }
+
+    /// A copy of it below `directory`. All are copies, made alike: where the pages of a file lie
+    /// makes a difference of some percent.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn copied(&self, directory: &Path) -> Result<Self> {
+        let (Some(name), false) = (self.path.file_name(), self.is_floor()) else {
+            return Ok(self.clone());
+        };
+        let directory = directory.join(&self.name);
+        let path = directory.join(name);
+        std::fs::create_dir_all(&directory).with_context(|| format!("{directory:?}"))?;
+        std::fs::copy(&self.path, &path).with_context(|| format!("{path:?}"))?;
+        Ok(Self { path, ..self.clone() })
+    }
+
+    /// A copy on a mount of its own that is read-only, from which ferrun need not start twice.
+    ///
+    /// # Errors
+    /// As [`Runtime::copied`], or where it cannot be mounted.
+    pub fn on_read_only_mount(&self, directory: &Path) -> Result<Self> {
+        let copy = Self { name: READ_ONLY.to_owned(), ..self.clone() };
+        let copy = copy.copied(directory)?;
+        let place = copy.path.parent().context("a program below no directory")?;
+        let mount = |flags| mount(Some(place), place, None::<&str>, flags, None::<&str>);
+        mount(MsFlags::MS_BIND)
+            .and_then(|()| mount(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY))
+            .with_context(|| format!("mount {place:?}"))?;
+        Ok(copy)
     }
 
     /// Whether it is the floor, which knows `run` alone.
