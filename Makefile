@@ -298,7 +298,8 @@ INSTALLED = bin/ferrun bin/containerd-shim-ferrun-v2 bin/image-tool \
 	$(addprefix share/bash-completion/completions/,ferrun image-tool) \
 	$(addprefix share/zsh/site-functions/,_ferrun _image-tool) \
 	$(addprefix share/fish/vendor_completions.d/,ferrun.fish image-tool.fish) \
-	$(addprefix share/doc/ferrun/,LICENSE README.md CHANGELOG.md)
+	$(addprefix share/doc/ferrun/,LICENSE README.md CHANGELOG.md) \
+	lib/systemd/system/run-ferrun_bin.mount
 
 .PHONY: install
 install: ## what make has built below PREFIX (/usr/local), with man pages and completions; DESTDIR before it
@@ -313,6 +314,10 @@ install: ## what make has built below PREFIX (/usr/local), with man pages and co
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/zsh/site-functions packaging/completions/_*
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d packaging/completions/*.fish
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/doc/ferrun LICENSE README.md CHANGELOG.md
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's:/usr/bin:$(PREFIX)/bin:' packaging/systemd/run-ferrun_bin.mount \
+		>$(DESTDIR)$(PREFIX)/lib/systemd/system/run-ferrun_bin.mount
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/run-ferrun_bin.mount
 
 .PHONY: uninstall
 uninstall: ## remove what make install has put there

@@ -41,6 +41,7 @@ PACKAGES = {
         "cargo": "ferrun",
         "program": "ferrun",
         "manual": "ferrun*.8",
+        "units": ["run-ferrun_bin.mount"],
         "documents": ["README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/*.md"],
         "fields": {"Suggests": "ferrun-image-tool, containerd-shim-ferrun"},
         "summary": "OCI container runtime, a drop-in replacement for runc",
@@ -251,6 +252,10 @@ def stage(tree, architecture, name, vendor):
             place = path.relative_to(ROOT)
             place = place.name if place.parts[0] == program else place
             add(tree, f"share/doc/{name}/{place}", path.read_bytes())
+    for unit in package.get("units", []):
+        text = (ROOT / "packaging" / "systemd" / unit).read_text()
+        text = text if vendor else text.replace("/usr/bin", "/usr/local/bin")
+        add(tree, f"lib/systemd/system/{unit}", text.encode())
     add(tree, f"share/doc/{name}/third-party.gz", compressed((DIST / f"{name}-third-party.txt").read_bytes()))
 
 

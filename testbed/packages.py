@@ -92,9 +92,17 @@ say used by containerd
     --rootfs /image echo hello)" = hello ]
 say used by Podman
 
-before=$(dpkg-query --show --showformat '${Version}' ferrun)
+# As systemd would mount it.
+eval "$(sed -n 's/^What=/what=/p; s/^Where=/where=/p; s/^Options=/options=/p' /usr/lib/systemd/system/run-ferrun_bin.mount)"
+mkdir "$where"
+mount --options "$options" "$what" "$where"
+! touch "$where/ferrun" 2>/dev/null
+before=$($where/ferrun --version; dpkg-query --show --showformat '${Version}' ferrun)
 dpkg --install /debs/2/*.deb
-[ "$before" != "$(dpkg-query --show --showformat '${Version}' ferrun)" ]
+[ "$before" != "$($where/ferrun --version; dpkg-query --show --showformat '${Version}' ferrun)" ]
+cmp "$where/ferrun" /usr/bin/ferrun
+umount "$where"
+rmdir "$where"
 [ "$(docker exec stays echo hello)" = hello ]
 docker stop --time 1 stays
 docker rm stays
