@@ -215,10 +215,16 @@ test-systemd: ## limits under systemd's driver by Docker, Podman, containerd and
 	@$(MAKE) --no-print-directory $(BUILT) $(ENGINES)/.containerd $(ENGINES)/kubelet
 	@$(TESTBED)/run_tests.py guest-systemd
 
-# RUNTIME=runc is the one of that Debian, TESTS='docker:: pods::' runs some of them.
+# RUNTIME=runc is the one of that Debian, TESTS='docker:: pods::' runs some of them, and
+# `make test-systemd` all but those of checkpoints.
 .PHONY: guest-systemd
 guest-systemd: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/kubelet
 	CARGO="$(CARGO)" $(TESTBED)/guest_systemd.py $(TESTED) $(TESTS)
+
+.PHONY: test-checkpoint
+test-checkpoint: ## images of containers by the runtime, Docker, Podman and containerd, in a virtual Debian 13; an hour
+	@$(TESTBED)/install.sh systemd
+	@$(MAKE) --no-print-directory guest-systemd TESTS='checkpoint:: $(TESTS)'
 
 .PHONY: test-engines-current
 test-engines-current: ## today's containerd, Docker, BuildKit and Kubernetes with the runtime, as root; builds them

@@ -54,6 +54,9 @@ RUN = """\
 #!/bin/sh
 uname -a; systemctl --version | head -n 1; cat /sys/fs/cgroup/cgroup.controllers
 export {environment}
+if [ -e /tests/checkpoint ]; then
+    /tests/checkpoint --color=never --test-threads=1 || echo "guest: checkpoint: exit status $?"
+fi
 /tests/guest --color=never --test-threads=1 {arguments} || echo "guest: tests: exit status $?"
 echo "{end}"
 """
@@ -64,13 +67,16 @@ def main():
         sys.exit(__doc__)
     # Whoever stops it stops the machine, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("guest: stopped"))
-    runtime, arguments = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]
-    test = guest.build(["guest"], "engines")["guest"]
+    # Those of checkpoints take as long as all others together.
+    runtime, arguments = pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:] or ["--skip", "checkpoint::"]
+    tests = guest.build(["guest"], "engines")
+    if any(argument.startswith("checkpoint::") for argument in arguments):
+        tests.update(guest.build(["checkpoint"]))
     files = pathlib.Path(os.environ["KERNEL"]) if "KERNEL" in os.environ else kernel()
     # Beside the files of Debian, to which it has hard links.
     with tempfile.TemporaryDirectory(dir=debian13.CACHE, prefix=".guest-") as home:
         home = pathlib.Path(home)
-        make_disk(home, files, runtime, test, arguments)
+        make_disk(home, files, runtime, tests, arguments)
         guest.make_initramfs(home, files, guest.with_needed(files, guest.DISK_MODULES), INIT)
         # With two processors of software its kernel is not steady, and not much faster.
         console = guest.boot(home, files=files, processors=1, patience=PATIENCE)
@@ -98,14 +104,15 @@ def kernel():
     return files
 
 
-def make_disk(home, files, runtime, test, arguments):
+def make_disk(home, files, runtime, tests, arguments):
     root = home / "root"
     subprocess.run(["cp", "--archive", "--link", debian13.build(), root], check=True)
     modules = guest.modules_of(files)
     subprocess.run(["cp", "--archive", modules.parent, root / "usr" / "lib" / "modules"], check=True)
     subprocess.run(["chroot", root, "depmod", modules.name], check=True)
-    guest.copy(test, root / "tests" / "guest")
-    subprocess.run(["strip", root / "tests" / "guest"], check=True)
+    for name, program in tests.items():
+        guest.copy(program, root / "tests" / name)
+        subprocess.run(["strip", root / "tests" / name], check=True)
     for program in filter(pathlib.Path.exists, PROGRAMS):
         guest.copy(program, root / "usr" / "local" / "bin" / program.name)
     tested = OF_DEBIAN.get(runtime.name)

@@ -138,7 +138,8 @@ fn images_of_other_runtimes_are_restored_and_ours_by_them() {
                 for (from, to) in [(other, "$RUNTIME"), ("$RUNTIME", other)] {
                     host.sh(&format!(
                         "cd {path} && rm -rf image work && mkdir work && \
-                         {from} checkpoint --work-path work --image-path $PWD/image {id} && \
+                         {{ {from} checkpoint --work-path $PWD/work --image-path $PWD/image {id} || \
+                         {{ tail -n 50 work/dump.log >&2; exit 1; }}; }} && \
                          chmod 700 image && \
                          {to} restore --detach --work-path $PWD/work --image-path $PWD/image {id} </dev/null"
                     ))
@@ -199,21 +200,29 @@ fn a_container_of_containerd_goes_on() {
         let ctr = "ctr --namespace k8s.io";
         host.sh(&format!(
             "{ctr} run --detach --runtime io.containerd.runc.v2 --runc-binary $RUNTIME \
-             docker.io/library/small:latest box sh -c '{COUNTER}'"
+             docker.io/library/small:latest box-0 sh -c '{COUNTER}'"
         ))
         .succeeds();
-        rounds(
-            host,
-            &format!("{ctr} tasks exec --exec-id e$(date +%N) box cat /tmp/count"),
-            |at| {
-                host.sh(&format!("rm -rf /var/tmp/ctr; {ctr} tasks checkpoint --exit --image-path /var/tmp/ctr box"))
+        let gone = |name: &str| {
+            host.sh(&format!(
+                "{ctr} tasks kill --signal KILL {name}; sleep 1; {ctr} tasks delete --force {name}; \
+                 {ctr} containers delete {name}"
+            ))
+        };
+        let read = |at: u32| {
+            format!("{ctr} tasks exec --exec-id exec-$(date +%N) box-{at} cat /tmp/count")
+        };
+        let mut before = goes_on(host, &read(0));
+        for at in 1..=ROUNDS {
+            let (old, image) = (format!("box-{}", at - 1), format!("docker.io/library/point:{at}"));
+            host.sh(&format!("{ctr} containers checkpoint --task --image --rw {old} {image}"))
                 .succeeds();
-                host.sh(&format!("{ctr} tasks delete --force box || true")).succeeds();
-                host.sh(&format!("{ctr} tasks start --detach --checkpoint /var/tmp/ctr box"))
-                    .succeeds();
-                assert!(at > 0);
-            },
-        );
-        host.sh(&format!("{ctr} tasks delete --force box; {ctr} containers delete box")).succeeds();
+            gone(&old);
+            host.sh(&format!("{ctr} containers restore --live --rw box-{at} {image}")).succeeds();
+            let now = goes_on(host, &read(at));
+            assert!(now >= before, "round {at}: {now} after {before}");
+            before = now;
+        }
+        gone(&format!("box-{ROUNDS}"));
     });
 }
