@@ -382,4 +382,28 @@ mod tests {
         .unwrap();
         assert_eq!(planned.time_offsets, "boottime -1 0\nmonotonic 7 5\n");
     }
+
+    #[test]
+    fn time_offsets_are_written_by_whoever_may_and_can() {
+        const MAPS: &str = r#","uidMappings":[{"containerID":0,"hostID":1,"size":1}],
+            "gidMappings":[{"containerID":0,"hostID":1,"size":1}]"#;
+        const OFFSETS: &str = r#","timeOffsets":{"boottime":{"secs":1}}"#;
+        let new = |kind: &str| format!(r#",{{"type":"{kind}"}}"#);
+        let joined = |kind: &str| format!(r#",{{"type":"{kind}","path":"/p"}}"#);
+        for (others, maps, creator, own, announces) in [
+            (String::new(), "", false, false, false),
+            (joined("pid"), "", true, false, true),
+            (new("user"), MAPS, true, false, true),
+            (joined("user"), "", false, true, false),
+            (joined("user") + &joined("pid"), "", false, true, false),
+        ] {
+            let of = |offsets: &str| {
+                let namespaces = format!(r#""namespaces":[{{"type":"time"}}{others}]"#);
+                let planned = plan(&format!("{{{namespaces}{maps}{offsets}}}")).unwrap();
+                (planned.gets_offsets(), planned.own_offsets().is_some(), planned.announces())
+            };
+            assert_eq!(of(OFFSETS), (creator, own, announces), "{others}");
+            assert_eq!(of(""), (false, false, false), "{others}");
+        }
+    }
 }
