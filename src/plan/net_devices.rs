@@ -167,4 +167,14 @@ mod tests {
             assert_eq!(format!("{error:#}"), reason);
         }
     }
+
+    #[test]
+    fn names_are_those_that_the_kernel_takes() {
+        for name in ["a", "123456789012345", "...", "a.b", "é"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+        for wrong in ["", ".", "..", "1234567890123456", "a/", ":", "a b", "\t", "\0"] {
+            assert!(check_name(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -92,6 +92,8 @@ mod tests {
         assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111_u64]);
         assert_eq!(bit_mask("64").unwrap(), [0_u64, 1]);
         assert_eq!(bit_mask("63").unwrap(), [1_u64 << 63]);
+        assert_eq!(bit_mask("64,0,127").unwrap(), [1_u64, 1 | 1 << 63]);
+        assert_eq!(bit_mask("0,64").unwrap(), [1_u64, 1]);
         assert_eq!(bit_mask(" 3 , 1-1,").unwrap(), [0b1010_u64]);
         assert_eq!(bit_mask("1023").unwrap().len(), 16);
         for wrong in ["a", "3-1", "-1", "1024", "0-1024"] {

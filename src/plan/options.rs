@@ -323,6 +323,11 @@ mod tests {
             MountAttributes { set: 0x11, clear: 0x72, ..Default::default() }
         );
         assert!(options.attributes.is_empty());
+        // The last word on each of them holds.
+        for (words, set, clear) in [("rro rrw", 0, 1), ("rrw rro", 1, 0), ("rrw rnosuid", 2, 1)] {
+            let recursive = parse(words).recursive;
+            assert_eq!((recursive.set, recursive.clear), (set, clear), "{words}");
+        }
     }
 
     #[test]
@@ -330,6 +335,8 @@ mod tests {
         let options = parse("nosuid mode=755 newinstance size=64k sync ro");
         assert_eq!(options.data, ["mode=755", "newinstance", "size=64k"]);
         assert_eq!(options.superblock, ["sync", "ro"]);
+        assert_eq!(parse("sync ro dirsync rw").superblock, ["sync", "dirsync"]);
+        assert_eq!(parse("sync ro async").superblock, ["ro"]);
     }
 
     #[test]

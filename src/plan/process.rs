@@ -667,4 +667,28 @@ mod tests {
             ProcessPlan::plan(&empty, None, Field::CONFIG, &Streams::default()).unwrap_err();
         assert_eq!(error.to_string(), "process.args: args must not be empty");
     }
+
+    #[test]
+    fn the_log_says_what_a_program_runs_as_and_no_value_of_its_variables() {
+        let rest = r#","env":["SECRET=x","A=b"],"noNewPrivileges":true,
+            "capabilities":{"bounding":["CAP_KILL"],"effective":["CAP_CHOWN"]},
+            "rlimits":[{"type":"RLIMIT_CORE","soft":0,"hard":1}]"#;
+        let planned = plan(rest).unwrap();
+        let expected = "process.args[0]: \"true\", 1 arguments, 2 variables; uid 1, gid 2, groups []; \
+            capabilities: effective 0x1, bounding 0x20, ambient 0x0; no_new_privs true; 1 limits; \
+            no filter";
+        assert_eq!(planned.summary(), expected);
+        let filter = ferrun_seccomp::Filter {
+            instructions: vec![],
+            flags: ferrun_seccomp::FilterFlags::LOG,
+            notifies: false,
+            warnings: vec![],
+        };
+        let mut filtered = ProcessPlan { filter: Some(filter), ..planned };
+        for (first, when) in [(true, "with its rights"), (false, "just before execve")] {
+            filtered.filter_comes_first = first;
+            let end = format!("a filter of 0 instructions, loaded {when}");
+            assert!(filtered.summary().ends_with(&end), "{}", filtered.summary());
+        }
+    }
 }
