@@ -127,4 +127,25 @@ mod tests {
         filter.instructions.truncate(1);
         assert!(!allows(&filter, READ, None));
     }
+
+    #[test]
+    fn jumps_lead_where_the_kernel_goes() {
+        const GREATER: u16 = If::Greater as u16;
+        const RET_KILL: u32 = 0;
+        let made = |instructions: &[(u16, u8, u8, u32)]| Filter {
+            instructions: instructions
+                .iter()
+                .map(|&(code, jt, jf, k)| Instruction { code, jt, jf, k })
+                .collect(),
+            ..filter(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW"}"#)
+        };
+        let load = (LOAD, 0, 0, NUMBER);
+        let (allow, kill) = ((RETURN, 0, 0, RET_ALLOW), (RETURN, 0, 0, RET_KILL));
+        let jump = (JUMP, 0, 0, 1);
+        assert!(allows(&made(&[load, jump, kill, allow]), READ, None));
+        assert!(!allows(&made(&[load, jump, allow, kill]), READ, None));
+        let above_5 = made(&[load, (GREATER, 0, 1, 5), allow, kill]);
+        let answers = [4, 5, 6].map(|number| allows(&above_5, number, None));
+        assert_eq!(answers, [false, false, true]);
+    }
 }

@@ -340,6 +340,10 @@ fn rules_that_contradict_each_other_are_refused() {
     let between = rule("SCMP_ACT_ALLOW", &[1, 3]);
     let error = error.replace("[1]:", "[2]:");
     assert_eq!(refusal(with(json!([narrow, between, wide]))), error);
+    // Of a narrow architecture's arguments the lower halves are all there is.
+    let halves = json!([rule("SCMP_ACT_ERRNO", &[1]), rule("SCMP_ACT_ALLOW", &[1 | 1 << 32])]);
+    let on = |native| compile(&serde_json::from_value(with(halves.clone())).unwrap(), native);
+    assert!(on(Arch::X86_64).is_ok() && on(Arch::X86).is_err());
     // The other way round the narrow rule is idle, for libseccomp too.
     let idle = filter(with(json!([wide, narrow])));
     assert_eq!(outcome(&idle, Arch::X86_64, "mkdir", [1, 2, 0, 0, 0, 0]), ALLOW);
@@ -369,6 +373,28 @@ fn a_condition_on_a_multiplexed_call_cannot_see_its_arguments() {
     let call = |name, first| outcome(&filter, Arch::X86, name, [first, 0, 0, 0, 0, 0]);
     assert_eq!([call("socket", 1), call("socket", 2)], [ALLOW, EPERM]);
     assert_eq!([call("socketcall", 1), call("socketcall", 2)], [ALLOW, EPERM]);
+}
+
+#[test]
+fn other_conditions_of_a_multiplexed_call_are_asked_as_they_stand() {
+    let filter =
+        filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [{"names": ["socket"], "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 1, "value": 7, "op": "SCMP_CMP_EQ"}]}]}));
+    let call = |second| outcome(&filter, Arch::X86, "socketcall", [1, second, 0, 0, 0, 0]);
+    assert_eq!([call(7), call(8)], [ALLOW, EPERM]);
+}
+
+#[test]
+fn a_rule_for_socketcall_itself_contradicts_none_for_what_it_calls() {
+    let filter =
+        filter(json!({"defaultAction": "SCMP_ACT_KILL", "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [
+            {"names": ["socketcall"], "action": "SCMP_ACT_ERRNO",
+             "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["socket"], "action": "SCMP_ACT_ALLOW"}]}));
+    assert_eq!(outcome(&filter, Arch::X86, "socketcall", [1, 0, 0, 0, 0, 0]), EPERM);
+    assert_eq!(outcome(&filter, Arch::X86, "socket", [0; 6]), ALLOW);
 }
 
 #[test]
