@@ -390,4 +390,42 @@ mod tests {
             assert_eq!(plan(json).unwrap_err().to_string(), reason);
         }
     }
+
+    #[test]
+    fn a_group_is_shown_where_its_own_path_is_bound() {
+        let rootfs = plan(
+            r#"{"root":{"path":"r"},"mounts":[{"destination":"/t","type":"tmpfs"},
+                {"destination":"/a","source":"/cgroup/c","options":["bind"]}]}"#,
+        )
+        .unwrap();
+        assert!(rootfs.shows(Path::new("/cgroup/c")));
+        assert!(!rootfs.shows(Path::new("/cgroup")) && !rootfs.shows(Path::new("/a")));
+    }
+
+    #[test]
+    fn mounts_reach_the_caller_by_the_two_words_alone_that_say_so() {
+        for (word, expected) in [
+            ("", false),
+            ("slave", false),
+            ("rslave", false),
+            ("private", false),
+            ("rprivate", false),
+            ("unbindable", false),
+            ("runbindable", false),
+            ("shared", true),
+            ("rshared", true),
+        ] {
+            assert_eq!(Propagation::plan(word).unwrap().is_shared(), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_working_directory_is_one_besides_the_root() {
+        let cwd = |cwd: &str| {
+            let process = format!(r#"{{"cwd":"{cwd}","args":["a"],"user":{{"uid":0,"gid":0}}}}"#);
+            plan(&format!(r#"{{"root":{{"path":"r"}},"process":{process}}}"#)).unwrap().cwd
+        };
+        assert_eq!(cwd("/w"), Some("/w".into()));
+        assert_eq!([cwd("/"), cwd("")], [None, None]);
+    }
 }
