@@ -288,11 +288,12 @@ fn action(action: Action, errno: Option<u32>) -> Result<u32> {
         Some(errno) if errno > most => bail!("{errno}: more than {most}"),
         _ => {}
     }
-    Ok(match action {
-        Action::ScmpActErrno => RET_ERRNO | errno.unwrap_or(EPERM),
-        Action::ScmpActTrace => RET_TRACE | errno.unwrap_or(EPERM),
-        other => other.into(),
-    })
+    let with_errno = match action {
+        Action::ScmpActErrno => RET_ERRNO,
+        Action::ScmpActTrace => RET_TRACE,
+        other => return Ok(other.into()),
+    };
+    Ok(with_errno | errno.unwrap_or(EPERM))
 }
 
 /// What calls newer than the profile get; see the head of this file.
