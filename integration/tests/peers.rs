@@ -120,22 +120,22 @@ fn mounts() {
         (
             "M06",
             |bed| bed.bundle().mount("/da\0ta", "tmpfs", "tmpfs", &[]),
-            Refused(&["mounts.destination: a NUL"]),
+            Refused(&["mounts[", "].destination: a NUL"]),
         ),
         (
             "M06",
             |bed| bed.bundle().mount("/data", "tm\0pfs", "tmpfs", &[]),
-            Refused(&["mounts.type: a NUL"]),
+            Refused(&["mounts[", "].type: a NUL"]),
         ),
         (
             "M06",
             |bed| bed.bundle().mount("/data", "tmpfs", "tm\0pfs", &[]),
-            Refused(&["mounts.source: a NUL"]),
+            Refused(&["mounts[", "].source: a NUL"]),
         ),
         (
             "M06",
             |bed| bed.bundle().mount("/data", "tmpfs", "tmpfs", &["mode=1\0"]),
-            Refused(&["mounts.options: a NUL"]),
+            Refused(&["mounts[", "].options[0]: a NUL"]),
         ),
         (
             "M08",
