@@ -875,4 +875,17 @@ mod tests {
         assert_eq!(step(r#""ro","nosuid""#), (true, nosuid, 0));
         assert_eq!(step(r#""rro","rnosuid""#), (true, 0, nosuid));
     }
+
+    #[test]
+    fn a_bind_takes_back_what_its_words_name_and_may_keep_the_rest_locked() {
+        let step = |words: &str| {
+            let json = format!(r#"[{{"destination":"/a","source":"/x","options":[{words}]}}]"#);
+            let step = plan(&json).unwrap().remove(0);
+            (step.attributes.clear, step.unnamed)
+        };
+        assert_eq!(step(r#""bind""#), (0, 0));
+        assert_eq!(step(r#""bind","rw""#), (0xf, 0xe));
+        assert_eq!(step(r#""bind","exec","suid""#), (0xf, 0x5));
+        assert_eq!(step(r#""bind","rw","noatime""#), (0x7f, 0xe));
+    }
 }
