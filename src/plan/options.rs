@@ -366,6 +366,7 @@ mod tests {
             assert_eq!((found.set, found.clear), (set, clear), "{words}");
         }
         assert_eq!(parse("rbind exec rw noexec").taken_back, Some(MOUNT_ATTR_RDONLY));
+        assert_eq!(parse("rbind rw rw").taken_back, Some(MOUNT_ATTR_RDONLY));
     }
 
     #[test]

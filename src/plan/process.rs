@@ -691,4 +691,35 @@ mod tests {
             assert!(filtered.summary().ends_with(&end), "{}", filtered.summary());
         }
     }
+
+    #[test]
+    fn a_flag_of_the_scheduler_that_is_given_twice_is_one() {
+        let flags = |flags: &str| {
+            let rest = format!(r#","scheduler":{{"policy":"SCHED_BATCH","flags":[{flags}]}}"#);
+            let scheduler = plan(&rest).unwrap().scheduler.unwrap();
+            (scheduler.policy, scheduler.flags)
+        };
+        let (fork, clamp) = (r#""SCHED_RESET_ON_FORK""#, r#""SCHED_FLAG_UTIL_CLAMP_MIN""#);
+        assert_eq!(flags(""), (3, 0));
+        assert_eq!(flags(&format!("{fork},{clamp},{fork}")), (3, 0x21));
+    }
+
+    #[test]
+    fn a_filter_takes_a_right_to_load_where_privileges_may_be_gained() {
+        let needs = |seccomp: Option<&str>, no_new_privileges: bool| {
+            let json = format!(
+                r#"{{"cwd":"/","user":{{"uid":1,"gid":2}},"args":["a"],
+                    "noNewPrivileges":{no_new_privileges}}}"#
+            );
+            let process = serde_json::from_str(&json).unwrap();
+            let filter = seccomp.map(|profile| serde_json::from_str(profile).unwrap());
+            let streams = Streams::default();
+            ProcessPlan::plan(&process, filter.as_ref(), Field::CONFIG, &streams)
+                .unwrap()
+                .filter_needs_admin()
+        };
+        let profile = Some(r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#);
+        assert!(needs(profile, false));
+        assert!(!needs(profile, true) && !needs(None, false));
+    }
 }
