@@ -270,6 +270,11 @@ conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 fuzz: ## fuzz what others write, a minute for each target: fuzz/README.md; needs nightly Rust and cargo-fuzz
 	fuzz/run.sh $(or $(SECONDS),60) $(TARGETS)
 
+# BASE=main looks at what has changed since then alone, PARTS="seccomp plan" at some parts.
+.PHONY: mutants-all
+mutants-all: ## change each expression of the parts that decide, and see a unit test fail; hours. Needs cargo-mutants
+	CARGO="$(CARGO)" $(TESTBED)/mutants.py $(if $(BASE),--in-diff $(BASE)) $(PARTS)
+
 .PHONY: bench
 bench: ## measure ferrun beside other runtimes, alone and under engines, as root; fifteen minutes
 	@$(TESTBED)/install.sh bench

@@ -5,6 +5,7 @@ import unittest
 
 import alpine
 import dependencies
+import mutants
 import run_tests
 import text_order
 
@@ -45,6 +46,17 @@ class Counting(unittest.TestCase):
                   "hooks_stdin                         3 passed   0 failed   0 skipped    1.2s  clean\n")
         self.assertEqual(run_tests.durations(output), [(1.5, "tests/mounts.rs: a"), (0.25, "src/lib.rs: b"),
                                                        (2.0, "conformance: TestA"), (1.2, "OCI suite: hooks_stdin")])
+
+
+class Survivors(unittest.TestCase):
+    def test_a_mutation_is_known_by_its_words_and_not_by_its_line(self):
+        page = ("| part | changes |\n|---|---|\n| plan | 3 |\n"
+                "| `src/a.rs` | `replace \\| with ^ in b` | the bits are apart |\n"
+                "| `src/a.rs` | `replace c` | |\n")
+        known = mutants.survivors(page)
+        self.assertEqual(known, {"src/a.rs: replace | with ^ in b"})
+        self.assertIn(mutants.plain("src/a.rs:12:3: replace | with ^ in b"), known)
+        self.assertNotIn(mutants.plain("src/a.rs:12:3: replace c"), known)
 
 
 class OrderOfFunctions(unittest.TestCase):
