@@ -713,6 +713,7 @@ mod tests {
             ("TimeoutStopUSec", "uint64 10000000", ("TimeoutStopUSec", Value::U64(10_000_000))),
             ("KillSignal", "15", ("KillSignal", Value::I32(15))),
             ("KillMode", "'mixed'", ("KillMode", Value::text("mixed"))),
+            ("Description", r"'a\nb\tc'", ("Description", Value::text("a\nb\tc"))),
             ("Description", r#""it's \"here\"""#, ("Description", Value::text("it's \"here\""))),
             ("SendSIGHUP", "true", ("SendSIGHUP", Value::Bool(true))),
             ("RuntimeMaxSec", "300", ("RuntimeMaxUSec", Value::U64(300_000_000))),
