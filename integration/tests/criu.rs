@@ -84,9 +84,9 @@ impl<'bed> StandIn<'bed> {
                 .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
                 .collect()
         };
-        let messages = text.lines().map(|line| Message::read(&bytes(line)));
+        let mut messages = text.lines().map(|line| Message::read(&bytes(line)));
         let is_it = |message: &Message| message.0[0] == (1, Field::Number(kind));
-        messages.filter(is_it).last().unwrap_or_else(|| panic!("nothing of kind {kind}: {text}"))
+        messages.rfind(is_it).unwrap_or_else(|| panic!("nothing of kind {kind}: {text}"))
     }
 
     /// The options of a request.
