@@ -97,6 +97,10 @@ impl Entry {
         let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
         put(0, parts.join("/").as_bytes());
         put(100, format!("{:07o}", self.mode & 0o7777).as_bytes());
+        // Of root, made long ago.
+        put(108, b"0000000");
+        put(116, b"0000000");
+        put(136, b"00000000000");
         put(124, format!("{:011o}", content.len()).as_bytes());
         put(156, &[kind]);
         put(157, target.as_bytes());
