@@ -122,7 +122,8 @@ fn check_files(image: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         }
         let found = statat(image, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(found.st_mode) {
-            FileType::RegularFile | FileType::Directory => {
+            // A server of pages listens beside it.
+            FileType::RegularFile | FileType::Directory | FileType::Socket => {
                 refuse_writable(&found).with_context(|| format!("{name:?}"))?;
             }
             FileType::Symlink if name.to_bytes() == PARENT.as_bytes() => {
