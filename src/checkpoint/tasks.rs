@@ -57,13 +57,16 @@ pub fn check(init: i32, plan: &Plan, group: &Group, profile: Option<&str>) -> Re
         profile.is_some() || process.apparmor_profile.is_some() || process.selinux_label.is_some();
     for process in all_of(init)? {
         let check = || -> Result<()> {
+            let looked_at = threads(process)?.into_iter();
+            let looked_at = looked_at.map(|thread| look_at(process, thread, labelled));
+            let tasks: Vec<_> = looked_at.filter_map(Result::transpose).collect::<Result<_>>()?;
+            // One that has ended is in no namespace any more.
+            if tasks.is_empty() {
+                return Ok(());
+            }
             check_namespaces(process, plan)?;
             cgroups::group_of(group, process as u32).in_field("linux.cgroupsPath")?;
-            for thread in threads(process)? {
-                let Some(task) = look_at(process, thread, labelled)? else { continue };
-                limits.check(&task)?;
-            }
-            Ok(())
+            tasks.iter().try_for_each(|task| limits.check(task))
         };
         check().with_context(|| {
             format!("the image is refused: its process {process} is not within the configuration")

@@ -198,31 +198,32 @@ fn a_container_of_podman_goes_on() {
 fn a_container_of_containerd_goes_on() {
     with_containerd(&["ctr"], |host| {
         let ctr = "ctr --namespace k8s.io";
-        host.sh(&format!(
-            "{ctr} run --detach --runtime io.containerd.runc.v2 --runc-binary $RUNTIME \
-             docker.io/library/small:latest box-0 sh -c '{COUNTER}'"
-        ))
-        .succeeds();
         let gone = |name: &str| {
             host.sh(&format!(
                 "{ctr} tasks kill --signal KILL {name}; sleep 1; {ctr} tasks delete --force {name}; \
                  {ctr} containers delete {name}"
             ))
         };
-        let read = |at: u32| {
-            format!("{ctr} tasks exec --exec-id exec-$(date +%N) box-{at} cat /tmp/count")
+        let read = |name: &str| {
+            format!("{ctr} tasks exec --exec-id exec-$(date +%N) {name} cat /tmp/count")
         };
-        let mut before = goes_on(host, &read(0));
+        // What was restored cannot be made an image of again by `ctr`, so each is a new one.
         for at in 1..=ROUNDS {
-            let (old, image) = (format!("box-{}", at - 1), format!("docker.io/library/point:{at}"));
+            let (old, new) = (format!("old-{at}"), format!("new-{at}"));
+            let image = format!("docker.io/library/point:{at}");
+            host.sh(&format!(
+                "{ctr} run --detach --runtime io.containerd.runc.v2 --runc-binary $RUNTIME \
+                 docker.io/library/small:latest {old} sh -c '{COUNTER}'"
+            ))
+            .succeeds();
+            let before = goes_on(host, &read(&old));
             host.sh(&format!("{ctr} containers checkpoint --task --image --rw {old} {image}"))
                 .succeeds();
             gone(&old);
-            host.sh(&format!("{ctr} containers restore --live --rw box-{at} {image}")).succeeds();
-            let now = goes_on(host, &read(at));
+            host.sh(&format!("{ctr} containers restore --live --rw {new} {image}")).succeeds();
+            let now = goes_on(host, &read(&new));
             assert!(now >= before, "round {at}: {now} after {before}");
-            before = now;
+            gone(&new);
         }
-        gone(&format!("box-{ROUNDS}"));
     });
 }
