@@ -65,6 +65,12 @@ impl Terminal {
         length > 0
     }
 
+    /// All that the other side has printed.
+    pub fn rest(&mut self) -> &str {
+        while self.read() {}
+        &self.said
+    }
+
     /// Types something.
     pub fn send(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("write to the terminal");

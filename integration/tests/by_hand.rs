@@ -1,16 +1,22 @@
-//! docs/by-hand.md, as a reader types it: its blocks are run in their order, and what a
-//! comment says that a line prints, it prints.
+//! docs/by-hand.md and the first container of README.md, as a reader types them: lines are run
+//! in their order, README's at a terminal, and what a comment says that a line prints, it prints.
 //!
-//! Three things differ. Its /tmp is a directory of the test's own, containers are remembered
+//! Three things differ, and `sudo` is one that does nothing. Its /tmp is a directory of the test's own, containers are remembered
 //! there too, and `alpine` is pulled from a layout on disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
+use integration::terminal::Terminal;
 use integration::{Bed, as_root};
 
 const PAGE: &str = include_str!("../../docs/by-hand.md");
+const README: &str = include_str!("../../README.md");
+
+/// Both pages have a container called `one`, whose cgroup is called so too.
+static ONE: Mutex<()> = Mutex::new(());
 
 /// The repository.
 fn repository() -> &'static Path {
@@ -50,8 +56,9 @@ fn programs(bed: &Bed) -> PathBuf {
     bed.script(
         "programs/image-tool",
         &format!(
-            "[ \"$1 $2\" = 'pull alpine' ] || exit 1\nshift 2\n\
-             exec {image_tool} pull --quiet oci:{} \"$@\"",
+            "for word; do\n    shift\n    [ \"$word\" = alpine ] && word=oci:{}\n\
+             \x20   set -- \"$@\" \"$word\"\ndone\n\
+             command=$1\nshift\nexec {image_tool} \"$command\" --quiet \"$@\"",
             layout.display()
         ),
     );
@@ -77,6 +84,7 @@ fn checked(script: &str) -> (String, usize) {
 
 #[test]
 fn each_block_does_what_the_page_says() {
+    let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     as_root(|bed| {
         if bed.is_peer("runc and crun are called otherwise") {
             return;
@@ -89,6 +97,47 @@ fn each_block_does_what_the_page_says() {
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
         let call = bed.program(Path::new("/bin/sh")).env("PATH", path);
         call.args(["-euc", &script]).output().success();
+        bed.assert_nothing_left();
+    });
+}
+
+/// The lines of README's first container, without what builds the programs.
+fn first_container() -> Vec<&'static str> {
+    let (_, section) = README.split_once("\n## A first container by hand\n").expect("the section");
+    let block = section.lines().skip_while(|line| !line.starts_with("    "));
+    let block = block.take_while(|line| line.is_empty() || line.starts_with("    "));
+    let lines = block.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.filter(|line| *line != "make").collect()
+}
+
+#[test]
+fn each_line_of_the_readme_does_at_a_terminal_what_it_says() {
+    let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    as_root(|bed| {
+        if bed.is_peer("runc and crun are called otherwise") {
+            return;
+        }
+        let lines = first_container();
+        assert!(lines.len() >= 9, "{lines:?}");
+        let programs = programs(bed);
+        bed.script("programs/sudo", "exec \"$@\"");
+        let tmp = directory(bed, "tmp");
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
+        for line in lines {
+            let typed = line.replace("bin/", "").replace("/tmp/", &format!("{}/", tmp.display()));
+            let (mut terminal, other) = Terminal::open();
+            let call = bed.program(Path::new("/bin/sh")).env("PATH", &path).args(["-c", &typed]);
+            let running = call.on_terminal(&other).spawn();
+            drop(other);
+            // What is no word more than a shell waits for somebody to leave it.
+            let is_shell = line.ends_with(" sh") || line.contains("# its shell");
+            if is_shell {
+                terminal.expect("/ # ");
+                terminal.send("exit 47\n");
+            }
+            let code = running.wait().code;
+            assert_eq!(code, if is_shell { 47 } else { 0 }, "{line}: {}", terminal.rest());
+        }
         bed.assert_nothing_left();
     });
 }
