@@ -86,13 +86,19 @@ impl Server {
             Ok(held) => held,
             Err(refusal) => return self.service.started(id, Err(refusal)),
         };
-        if !held.starts_slowly {
-            return self.started(id, held.runtime.start(id));
-        }
-        let begun = held.runtime.begin_start(id).map_err(anyhow::Error::from);
-        let begun =
-            begun.and_then(|work| self.await_work(Working::Start { id: id.to_owned(), work }));
-        if let Err(error) = begun {
+        let begun = match held.starts_slowly {
+            true => held.runtime.begin_start(id).map(|work| Working::Start { id: id.into(), work }),
+            false => held.runtime.starting(id).map(|work| {
+                let work = Box::new(work);
+                Working::Starting { id: id.into(), work }
+            }),
+        };
+        // What has failed by now may end the container.
+        let working = match begun {
+            Ok(working) => working,
+            Err(error) => return self.started(id, Err(error)),
+        };
+        if let Err(error) = self.await_work(working) {
             self.service.started(id, Err(refusal("OCI runtime start failed", &error)));
         }
     }

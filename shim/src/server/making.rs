@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Error, Result};
 use ferrun::error::message;
-use ferrun::{Create, Exec, Made, Outcome, Runtime, Work};
+use ferrun::{Create, Exec, Made, Outcome, Runtime, Starting, Work};
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -56,6 +56,7 @@ pub enum Working {
     Create { id: String, own_pids: bool, prepared: Prepared, work: Work },
     Execute { who: Who, prepared: Prepared, _process: OwnedFd, work: Work },
     Start { id: String, work: Work<()> },
+    Starting { id: String, work: Box<Starting> },
     Delete { id: String, work: Work<()> },
     Move { call: Call, id: String, runs: bool, work: Work<()> },
     Update { call: Call, work: Work<()> },
@@ -72,6 +73,7 @@ impl Working {
             | Self::Delete { work, .. }
             | Self::Move { work, .. }
             | Self::Update { work, .. } => work.pid(),
+            Self::Starting { .. } => None,
             Self::Mount { work, .. } | Self::Unmount { work, .. } => Some(work.pid()),
         }
     }
@@ -85,6 +87,7 @@ impl AsFd for Working {
             | Self::Delete { work, .. }
             | Self::Move { work, .. }
             | Self::Update { work, .. } => work.as_fd(),
+            Self::Starting { work, .. } => work.as_fd(),
             Self::Mount { work, .. } | Self::Unmount { work, .. } => work.as_fd(),
         }
     }
@@ -290,6 +293,11 @@ impl Server {
                 let Some(working) = self.forget_work(number) else { return };
                 self.worked(working, result);
             }
+            Working::Starting { work, .. } => {
+                let Some(result) = work.step().transpose() else { return };
+                let Some(working) = self.forget_work(number) else { return };
+                self.worked(working, result);
+            }
             Working::Mount { work, .. } | Working::Unmount { work, .. } => {
                 let Some(result) = work.ended() else { return };
                 let Some(working) = self.forget_work(number) else { return };
@@ -346,7 +354,9 @@ impl Server {
 
     fn worked(&mut self, working: Working, done_or_not: Result<(), ferrun::Error>) {
         match working {
-            Working::Start { id, .. } => self.started(&id, done_or_not),
+            Working::Start { id, .. } | Working::Starting { id, .. } => {
+                self.started(&id, done_or_not);
+            }
             Working::Delete { id, .. } => self.deleted(&id, done_or_not),
             Working::Move { call, id, runs, .. } => {
                 let word = if runs { "resume" } else { "pause" };
@@ -398,7 +408,7 @@ impl Server {
         if let Some((.., runtime)) = found {
             return Ok(runtime.clone());
         }
-        let runtime = Runtime::new("/proc/self/exe", &root)?;
+        let runtime = Runtime::new("/proc/self/exe", &root)?.with_log(|line| log::warn(line));
         let runtime = Rc::new(match by_systemd {
             true => runtime.with_systemd(self.settings.buses.clone()),
             false => runtime,
