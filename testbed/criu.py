@@ -19,7 +19,7 @@ import debian13
 CACHE = pathlib.Path(__file__).resolve().parent / "cache" / "criu"
 SCRIPT = """\
 #!/bin/sh
-files={files}
+files=$(dirname "$(readlink -f "$0")")/../criu/files
 exec "$files"/usr/lib/*/ld-linux-*.so.* --argv0 criu --library-path "$(echo "$files"/usr/lib/*-linux-gnu)" \\
     "$files/usr/sbin/criu" "$@"
 """
@@ -40,7 +40,7 @@ def build():
                                 files, *debian13.mirrors()], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
                 files.rename(CACHE / "files")
             program.parent.mkdir(exist_ok=True)
-            program.write_text(SCRIPT.format(files=CACHE / "files"))
+            program.write_text(SCRIPT)
             program.chmod(0o755)
     return program
 
