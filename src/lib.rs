@@ -15,7 +15,8 @@ pub use crate::error::Kind;
 pub use crate::features::features;
 pub use crate::processes::ProcessId;
 pub use crate::runtime::{
-    Create, Error, Exec, Made, Outcome, Runtime, Starting, State, Stdio, Work,
+    Checkpoint, Create, Error, Exec, Image, Made, Outcome, Restore, Runtime, Starting, State,
+    Stdio, Work,
 };
 pub use crate::store::Status;
 

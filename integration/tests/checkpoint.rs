@@ -27,7 +27,8 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use integration::criu::{Checkpoints, ImageFile, Message};
+use ferrun::{Checkpoint, Create, Image, Kind, Restore, Runtime};
+use integration::criu::{self, Checkpoints, ImageFile, Message};
 use integration::terminal::ConsoleSocket;
 use integration::{Bed, Bundle, Container, Holder, View, as_root, eventually, in_views};
 use nix::sys::signal::Signal;
@@ -92,6 +93,39 @@ fn a_program_goes_on_where_it_was_under_another_id() {
         counts_on(&bundle);
         third.kill("KILL");
         third.ended();
+    });
+}
+
+#[test]
+fn an_embedder_has_images_made_and_restored() {
+    as_root(|bed| {
+        let Some(path) = criu::path(bed) else { return };
+        if bed.is_peer("a library of ferrun's") {
+            return;
+        }
+        let (bundle, id) = (counting(bed), bed.id());
+        let place = bundle.save().path.clone();
+        let runtime = Runtime::new(&integration::runtime().program, bed.root()).unwrap();
+        let blind = runtime.clone().with_search_path("/nowhere");
+        let runtime = runtime.with_search_path(path);
+        runtime.create(&id, Create::bundle(&place)).unwrap().wait().unwrap();
+        runtime.start(&id).unwrap();
+        counts_on(&bundle);
+        let image = bed.make_directory("images", 0o700).join("image");
+        let asked = || Checkpoint { image: Image::directory(&image), ..Checkpoint::default() };
+        let refused = blind.begin_checkpoint(&id, asked()).unwrap().wait().unwrap_err();
+        assert_eq!(refused.kind(), Kind::Unsupported, "{refused}");
+        counts_on(&bundle);
+        runtime.begin_checkpoint(&id, asked()).unwrap().wait().unwrap();
+        assert_eq!(runtime.state(&id).unwrap_err().kind(), Kind::NotFound);
+        let before = count(&bundle);
+        let image = Image::directory(&image);
+        let asked = Restore { bundle: place, image, ..Restore::default() };
+        let made = runtime.restore(&id, asked).unwrap().wait().unwrap();
+        assert_eq!(runtime.state(&id).unwrap().init.map(|init| init.pid), Some(made.pid));
+        assert!(counts_on(&bundle) >= before);
+        runtime.delete(&id, true).unwrap();
+        bed.assert_nothing_left();
     });
 }
 

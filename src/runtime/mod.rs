@@ -30,6 +30,7 @@
 //! ```
 
 mod error;
+mod images;
 mod listener;
 mod starting;
 mod work;
@@ -37,14 +38,17 @@ mod work;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use nix::libc;
 
 pub use self::error::Error;
+pub use self::images::{Checkpoint, Image, Restore};
 use self::listener::Listener;
 pub use self::starting::Starting;
 pub use self::work::{Made, Outcome, Stdio, Work};
+use self::work::{Surroundings, given};
 use crate::cgroups::systemd::Buses;
 use crate::cgroups::{self, OomWatch, Stats};
 use crate::destroy;
@@ -59,12 +63,12 @@ use crate::store::{Container, Operation, Status, Store};
 use crate::update;
 
 /// A place for containers, and the program that creates them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Runtime {
     store: Store,
-    program: OwnedFd,
+    program: Arc<OwnedFd>,
     by_systemd: bool,
-    buses: Buses,
+    surroundings: Surroundings,
     listener: Listener,
 }
 
@@ -137,16 +141,24 @@ impl Runtime {
         let held = own_executable::hold(program).with_context(|| format!("{program:?}"));
         Ok(Self {
             store: Store::below(root.as_ref()).of_kind(Kind::Configuration)?,
-            program: held.of_kind(Kind::Configuration)?,
+            program: Arc::new(held.of_kind(Kind::Configuration)?),
             by_systemd: false,
-            buses: Buses::default(),
+            surroundings: Surroundings::default(),
             listener: Listener::default(),
         })
     }
 
     /// Has systemd make the cgroups of new containers, found by these buses.
     pub fn with_systemd(self, buses: Buses) -> Self {
-        Self { by_systemd: true, buses, ..self }
+        let surroundings = Surroundings { buses, ..self.surroundings };
+        Self { by_systemd: true, surroundings, ..self }
+    }
+
+    /// Has programs that are named without a directory, such as `criu`, looked for in these
+    /// directories, written as the variable PATH is; else in those of a system.
+    pub fn with_search_path(self, path: impl Into<OsString>) -> Self {
+        let surroundings = Surroundings { path: path.into(), ..self.surroundings };
+        Self { surroundings, ..self }
     }
 
     /// Has warnings, of what was passed over, go to `warned`, each one line; else they go to stderr.
@@ -188,6 +200,37 @@ impl Runtime {
             ("--pid-file", options.pid_file),
         ];
         words.extend(given(paths)?);
+        words.extend(["--".into(), id.into()]);
+        self.work(words, options.log, options.stdio)
+    }
+
+    /// Begins to make an image of a container. Where that fails the container runs on.
+    ///
+    /// # Errors
+    /// Those of starting the program; [`Work`] tells of all others: `NotFound`, `WrongState`,
+    /// `Configuration`, `Unsupported`, and what CRIU refuses as `Other`.
+    pub fn begin_checkpoint(&self, id: &str, options: Checkpoint) -> Result<Work<()>, Error> {
+        let mut words: Vec<OsString> = vec!["checkpoint".into()];
+        words.extend(options.image.words()?);
+        let parent = options.parent.into_iter();
+        words.extend(parent.flat_map(|parent| ["--parent-path".into(), parent.into()]));
+        words.extend(options.leave_running.then(|| "--leave-running".into()));
+        words.extend(["--".into(), id.into()]);
+        self.work(words, None, Stdio::default())
+    }
+
+    /// Begins to restore a container, which runs then. Where that fails nothing is left of it.
+    ///
+    /// # Errors
+    /// As those of [`Runtime::create`], and what CRIU refuses as `Other`.
+    pub fn restore(&self, id: &str, options: Restore) -> Result<Work<Made>, Error> {
+        let mut words: Vec<OsString> = vec!["restore".into(), "--detach".into()];
+        words.extend(given([
+            ("--bundle", Some(options.bundle)),
+            ("--console-socket", options.console_socket),
+            ("--pid-file", options.pid_file),
+        ])?);
+        words.extend(options.image.words()?);
         words.extend(["--".into(), id.into()]);
         self.work(words, options.log, options.stdio)
     }
@@ -253,7 +296,7 @@ impl Runtime {
             all.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
         }
         all.extend(words);
-        Ok(Work::begin(&self.program, all, &self.buses, stdio, self.listener.clone())?)
+        Ok(Work::begin(&self.program, all, &self.surroundings, stdio, self.listener.clone())?)
     }
 
     /// Runs the program of a created container. Waits until it runs.
@@ -319,7 +362,9 @@ impl Runtime {
     /// `NotFound`, `WrongState`, `Kernel`.
     pub fn delete(&self, id: &str, force: bool) -> Result<(), Error> {
         let cgroups = Cgroups { maker: CgroupMaker::Runtime, rootless: None };
-        self.logged(|| destroy::delete(&self.store, id, force, false, (cgroups, &self.buses)))
+        self.logged(|| {
+            destroy::delete(&self.store, id, force, false, (cgroups, &self.surroundings.buses))
+        })
     }
 
     /// Freezes every process of a container.
@@ -405,16 +450,6 @@ impl Runtime {
     fn logged<T>(&self, call: impl FnOnce() -> anyhow::Result<T>) -> Result<T, Error> {
         Ok(self.listener.during(call)?)
     }
-}
-
-/// The options that are given; the command has another working directory.
-fn given<const N: usize>(paths: [(&str, Option<PathBuf>); N]) -> Result<Vec<OsString>, Error> {
-    let mut words = Vec::new();
-    for (name, path) in paths.into_iter().filter_map(|(name, path)| Some((name, path?))) {
-        let path = std::path::absolute(&path).with_context(|| format!("{name}: {path:?}"));
-        words.extend([name.into(), path.of_kind(Kind::Configuration)?.into()]);
-    }
-    Ok(words)
 }
 
 fn state(container: &Container) -> anyhow::Result<State> {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio as ChildStdio};
 
 use anyhow::{Context as _, Result};
@@ -12,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::error::Error;
 use super::listener::Listener;
 use crate::cgroups::systemd::Buses;
+use crate::error::{Kind, OfKind as _};
 use crate::handover::report::{Report, Reports, reports};
 use crate::sys::process::spawn_alone;
 
@@ -24,6 +26,22 @@ pub struct Stdio {
     pub stdout: Option<OwnedFd>,
     /// Stderr.
     pub stderr: Option<OwnedFd>,
+}
+
+/// What a command finds around it.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Where systemd is looked for.
+    pub buses: Buses,
+    /// Where programs are looked for, as PATH says it.
+    pub path: OsString,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
+        Self { buses: Buses::default(), path }
+    }
 }
 
 /// A process that was made.
@@ -83,13 +101,14 @@ impl<T: Outcome> Work<T> {
     pub(super) fn begin(
         program: &OwnedFd,
         words: Vec<OsString>,
-        buses: &Buses,
+        Surroundings { buses, path }: &Surroundings,
         stdio: Stdio,
         listener: Listener,
     ) -> Result<Self> {
         let or_null = |end: Option<OwnedFd>| end.map_or_else(ChildStdio::null, ChildStdio::from);
         let runtime_directory = buses.runtime_directory.clone().map(OsString::from);
         let variables = [
+            ("PATH", Some(path.clone())),
             ("DBUS_SYSTEM_BUS_ADDRESS", buses.system.clone().map(OsString::from)),
             ("DBUS_SESSION_BUS_ADDRESS", buses.session.clone().map(OsString::from)),
             ("XDG_RUNTIME_DIR", runtime_directory),
@@ -204,4 +223,14 @@ impl<T> Drop for Work<T> {
             let _ = command.wait();
         }
     }
+}
+
+/// The options that are given; the command has another working directory.
+pub fn given<const N: usize>(paths: [(&str, Option<PathBuf>); N]) -> Result<Vec<OsString>, Error> {
+    let mut words = Vec::new();
+    for (name, path) in paths.into_iter().filter_map(|(name, path)| Some((name, path?))) {
+        let path = std::path::absolute(&path).with_context(|| format!("{name}: {path:?}"));
+        words.extend([name.into(), path.of_kind(Kind::Configuration)?.into()]);
+    }
+    Ok(words)
 }
