@@ -34,17 +34,25 @@ use integration::{Bed, Bundle, Container, Holder, View, as_root, eventually, in_
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-/// Counts in a file.
-const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i > /tmp/next; mv /tmp/next /tmp/count; \
-                       sleep 0.02; done";
+/// Counts, by where a link leads: a file that is open while an image is made has to be as it was
+/// when that is restored, and one that runs on changes it.
+const COUNTER: &str =
+    "i=0; while :; do i=$((i+1)); /bin/busybox ln -sfn $i /tmp/count; sleep 0.02; done";
 
 fn counting(bed: &Bed) -> Bundle {
     bed.bundle().with("/root/readonly", false).args(["/bin/busybox", "sh", "-c", COUNTER])
 }
 
 fn count(bundle: &Bundle) -> u64 {
-    let text = fs::read_to_string(bundle.rootfs().join("tmp/count")).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+    let link = bundle.rootfs().join("tmp/count");
+    // There is none for a moment when it is made anew, and before the first.
+    for _ in 0..100 {
+        if let Ok(found) = fs::read_link(&link) {
+            return found.to_str().and_then(|text| text.parse().ok()).expect("a number");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    0
 }
 
 /// Waits until it goes on from there.
@@ -372,9 +380,8 @@ fn a_connection_over_the_own_loopback_goes_on() {
             return;
         }
         let script = "(while :; do sleep 1; done) | busybox nc -l -p 7000 > /tmp/got & \
-            (until cat /proc/net/tcp /proc/net/tcp6 | grep -q :1B58; do sleep 0.1; done; \
-            i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done) | \
-            busybox nc 127.0.0.1 7000";
+            until cat /proc/net/tcp /proc/net/tcp6 | grep -q :1B58; do sleep 0.1; done; \
+            (i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done) | busybox nc 127.0.0.1 7000";
         let bundle = bed.bundle().with_namespace("network", None).sh(script);
         let got = || {
             let text = fs::read_to_string(bundle.rootfs().join("tmp/got")).unwrap_or_default();
