@@ -229,6 +229,11 @@ fn stop_creator(container: &Container) -> Result<()> {
 /// the cgroup away.
 fn stop_processes(container: &Container) -> Result<()> {
     let group = &container.record.group;
+    if container.record.restored {
+        // CRIU traces what it restores, and is in the group with it. Cut short it may wait for
+        // ever for one of them, which has ended and which nobody else can wait for then.
+        cgroups::kill_all(&cgroups::kept(group, &container.directory)?)?;
+    }
     if container.record.unit.is_some() {
         if let Some(init) = container.open_init()? {
             kill_init(&init, group)?;
