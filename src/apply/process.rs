@@ -21,7 +21,7 @@ use super::courier::Courier;
 use super::program::{find_program, home_directory};
 use super::rlimits::{set_rlimit, set_rlimits};
 use super::security_module::LabelWriter;
-use super::stdio::{give_stdio, own_null};
+use super::stdio::give_stdio;
 use super::user::{Granted, set_user};
 use crate::channel::gate::Verdict;
 use crate::channel::{FromInit, InitEnd, ToInit};
@@ -84,9 +84,6 @@ pub fn confine<'plan>(
         labels.label_program(plan)?;
     }
     let late_limits = set_rlimits(&plan.rlimits, confinement.is_between)?;
-    if plan.terminal.is_none() {
-        own_null();
-    }
     let uid = plan.user.uid;
     if uid != 0 || confinement.new_user_namespace {
         give_stdio(uid, plan.terminal.is_some());

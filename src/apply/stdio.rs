@@ -1,13 +1,16 @@
 //! Whose the pipes and files are that a program has as stdin, stdout and stderr.
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fchown, fstat, makedev, open, stat};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fchown, fstat, makedev, openat2, stat,
+};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::sys;
 
 /// Opens the container's own null device where stdin, stdout or stderr is the host's: that lies in
 /// a mount which is not there inside, so no image could be made of the program. The container's
-/// must be one; where it has none, the host's stays.
+/// must be one; where it has none, the host's stays. Others may change its files meanwhile: no
+/// link leads to a descriptor of ours, and what was opened is looked at again.
 pub fn own_null() {
     const PATH: &str = "/dev/null";
     let is_null = |stat: Stat| {
@@ -18,8 +21,12 @@ pub fn own_null() {
     if is_hosts == [false; 3] || !stat(PATH).is_ok_and(is_null) {
         return;
     }
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let Ok(own) = open(PATH, flags, Mode::empty()) else { return };
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let own = openat2(CWD, PATH, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let Ok(own) = own else { return };
+    if !fstat(&own).is_ok_and(is_null) {
+        return;
+    }
     for (is_hosts, replace) in is_hosts.into_iter().zip([dup2_stdin, dup2_stdout, dup2_stderr]) {
         if is_hosts {
             let _ = replace(&own);

@@ -23,6 +23,7 @@ use crate::apply::inherited::{set_final_affinity, take_all_processors};
 use crate::apply::net_devices::FoundDevice;
 use crate::apply::process::{Confined, Confinement};
 use crate::apply::security_module::LabelWriter;
+use crate::apply::stdio::own_null;
 use crate::apply::sysctls::Parameters;
 use crate::apply::{hooks, namespaces, net_devices, process, rootfs};
 use crate::channel::gate::{self, Verdict};
@@ -321,6 +322,9 @@ fn prepare_container<'plan>(
 
     // From here on it loses its rights: last what takes the most away.
     set_policies(&plan.policies)?;
+    if plan.process.as_ref().is_some_and(|process| process.terminal.is_none()) {
+        own_null();
+    }
     let confinement =
         Confinement { new_user_namespace: new_user, labels: given.labels, is_between };
     let confined =
