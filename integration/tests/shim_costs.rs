@@ -10,7 +10,8 @@ use std::fs;
 use integration::counted::{calls_of_all, is_as_when_counted};
 use integration::shim::{Client, Engine, Io};
 use integration::{Bundle, eventually, in_views, usage_of};
-use shim::messages::{CreateTaskResponse, StatsRequest, StatsResponse};
+use prost::Message as _;
+use shim::messages::{BootstrapResult, CreateTaskResponse, StatsRequest, StatsResponse};
 
 const COUNTERS: [&str; 5] = ["system calls", "processes", "opened files", "faults", "waits"];
 type Cost = [u64; 5];
@@ -107,7 +108,12 @@ fn traced(engine: &Engine<'_>, bundle: &Bundle, what: What) -> [u64; 3] {
         let (mut command, answer) = engine.begin(&wrapper, bundle, &id, action);
         let mut strace = command.spawn().expect("strace");
         if action == "start" {
-            eventually("an answer", || fs::metadata(&answer).is_ok_and(|file| file.len() > 0));
+            // It may be written in pieces, and its end is not the end of what is traced.
+            let is_whole = |bytes: Vec<u8>| {
+                let answer = BootstrapResult::decode(bytes.as_slice());
+                answer.is_ok_and(|answer| answer.protocol == "ttrpc")
+            };
+            eventually("an answer", || fs::read(&answer).is_ok_and(is_whole));
             let mut client = Engine::connect(&fs::read(&answer).unwrap());
             live(engine, bundle, &id, &mut client, what);
             client.shut_down();
