@@ -136,6 +136,13 @@ fn by_title(calls: &[Recorded]) -> Calls<'_> {
     sorted
 }
 
+/// Whether both runtimes leave a field out where the kernel has counted nothing: what a container
+/// reads comes from the disk for whoever reads it first, and from memory for the one after.
+fn is_left_out(place: &str, key: &str) -> bool {
+    (place.ends_with(".data.blkio") && key.starts_with("io"))
+        || (place.ends_with(".data.memory") && key == "cache")
+}
+
 /// Where an answer lacks a field that the other has, or has another type there. What it
 /// has more is its own.
 fn differences(place: &str, expected: &Value, found: &Value, into: &mut Vec<String>) {
@@ -144,6 +151,7 @@ fn differences(place: &str, expected: &Value, found: &Value, into: &mut Vec<Stri
             for (key, value) in expected.iter().filter(|(key, _)| !OWN.contains(&key.as_str())) {
                 match found.get(key) {
                     Some(other) => differences(&format!("{place}.{key}"), value, other, into),
+                    None if is_left_out(place, key) => {}
                     None => into.push(format!("{place}.{key} is missing")),
                 }
             }
