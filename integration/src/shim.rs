@@ -27,6 +27,16 @@ use prost::Message;
 
 use crate::{Bed, Bundle, eventually, runtime};
 
+/// Why other runtimes are not asked.
+pub const OTHERS: &str = "a part of ferrun's";
+
+/// A bundle that runs a script, on disk.
+pub fn bundle(bed: &Bed, script: &str) -> Bundle {
+    let bundle = bed.bundle().sh(script);
+    bundle.save();
+    bundle
+}
+
 /// containerd's namespace in these tests.
 pub const NAMESPACE: &str = "tests";
 /// A directory that each machine has, and no test needs.

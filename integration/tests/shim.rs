@@ -7,8 +7,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use integration::shim::{Client, Engine, Io, NAMESPACE, is_gone, reader, reads, writer};
-use integration::{Bed, Bundle, as_root, eventually, in_views, with_controllers};
+use integration::shim::{
+    Client, Engine, Io, NAMESPACE, OTHERS, bundle, is_gone, reader, reads, writer,
+};
+use integration::{Bundle, as_root, eventually, in_views, with_controllers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
@@ -18,14 +20,6 @@ use shim::messages::{
     ShutdownRequest, StateRequest, StateResponse, TaskExit, UpdateTaskRequest, WaitRequest,
     WaitResponse,
 };
-
-const OTHERS: &str = "a part of ferrun's";
-
-fn bundle(bed: &Bed, script: &str) -> Bundle {
-    let bundle = bed.bundle().sh(script);
-    bundle.save();
-    bundle
-}
 
 #[test]
 fn a_life_is_told_in_its_order_and_leaves_nothing() {

@@ -8,7 +8,7 @@
 use std::fs;
 
 use integration::blow::{Blow, Victim, strike};
-use integration::shim::{Client, Engine, Io, NAMESPACE, is_gone};
+use integration::shim::{Client, Engine, Io, NAMESPACE, OTHERS, is_gone};
 use integration::{Bed, Bundle, View, eventually, in_views};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +17,6 @@ use shim::messages::{
     Mount, ShutdownRequest, StartRequest, StartResponse, TaskExit, WaitRequest, WaitResponse,
 };
 
-const OTHERS: &str = "a part of ferrun's";
 /// The exit code of a container that nobody knows to have ended otherwise.
 const KILLED: u32 = 137;
 

@@ -4,22 +4,15 @@
 use std::fs;
 use std::time::Duration;
 
-use integration::shim::{Client, Engine, Io, is_gone};
-use integration::{Bed, Bundle, as_root, eventually, with_controllers};
+use integration::shim::{Client, Engine, Io, OTHERS, bundle, is_gone};
+use integration::{Bundle, as_root, eventually, with_controllers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
 use shim::messages::{CreateTaskResponse, Empty};
 
-const OTHERS: &str = "a part of ferrun's";
 /// What the private memory of the program may grow by, in KiB.
 const GROWTH: u64 = 64;
-
-fn bundle(bed: &Bed, script: &str) -> Bundle {
-    let bundle = bed.bundle().sh(script);
-    bundle.save();
-    bundle
-}
 
 /// KiB of memory that are the program's own, and how many descriptors it has.
 fn size(pid: i32) -> (u64, usize) {

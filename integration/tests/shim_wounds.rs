@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use integration::shim::{Client, Engine, Io, NAMESPACE, reader, reads};
-use integration::{Bed, Bundle, as_root, eventually};
+use integration::shim::{Client, Engine, Io, NAMESPACE, OTHERS, bundle, reader, reads};
+use integration::{as_root, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
@@ -15,14 +15,6 @@ use shim::messages::{
     StartResponse, StateRequest, StateResponse, TaskExecStarted, TaskExit, WaitRequest,
     WaitResponse,
 };
-
-const OTHERS: &str = "a part of ferrun's";
-
-fn bundle(bed: &Bed, script: &str) -> Bundle {
-    let bundle = bed.bundle().sh(script);
-    bundle.save();
-    bundle
-}
 
 #[test]
 fn who_keeps_an_output_open_holds_up_neither_the_end_of_a_container_nor_others() {

@@ -1,4 +1,5 @@
-//! Whose the pipes and files are that a program has as stdin, stdout and stderr.
+//! What a program has as stdin, stdout and stderr: whose the pipes and files are, and which null
+//! device.
 
 use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fchown, fstat, makedev, openat2, stat,

@@ -439,7 +439,7 @@ mod tests {
     #[test]
     fn answers_are_read_as_far_as_they_are_known() {
         // A step with its process; an unknown field of 64 and of 32 bits.
-        let notify = b"\x08\x06\x10\x01\x2a\x0d\x0a\x08pre-dump\x10\x87\x02\x79XXXXXXXX\x7dXXXX";
+        let notify = b"\x08\x06\x10\x01\x2a\x0d\x0a\x08pre-dump\x10\x87\x02\x79whatever\x7dthis";
         let found = answer(notify).unwrap();
         assert_eq!((found.kind, found.success), (6, true));
         assert_eq!((found.step.as_deref(), found.pid), (Some("pre-dump"), Some(263)));

@@ -75,3 +75,24 @@ impl Reporter {
 pub fn reports(socket: OwnedFd) -> Reports {
     Channel::over(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    #[test]
+    fn a_warning_is_one_datagram_whatever_it_says() {
+        for text in ["short".to_owned(), "\"".repeat(5000), "\u{fe}\\".repeat(3000)] {
+            let (own, other) =
+                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                    .unwrap();
+            Reporter(Channel::over(own)).warn(&text);
+            let mut buffer = vec![0; 8 * channel::DATAGRAM];
+            let length = rustix::io::read(&other, &mut buffer).unwrap();
+            let told: Report = serde_json::from_slice(&buffer[..length]).unwrap();
+            let Report::Warning(told) = told else { panic!("{told:?}") };
+            assert!(!told.is_empty() && text.starts_with(&told), "{told}");
+        }
+    }
+}
