@@ -32,6 +32,7 @@ use crate::resolve;
 use crate::store::{
     CONFIG, Container, Foreign, Operation, RECORD, Record, Remembered, Status, Store,
 };
+use crate::sys::process::send_signal;
 
 /// How long a killed process may take to end: so often this long.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -127,7 +128,7 @@ fn warn(done: Result<()>) {
 fn stop_created(container: &Container, cgroup: cgroups::CreatedGroups) -> Result<()> {
     let group = &container.record.group;
     if let Some(init) = container.open_init()? {
-        kill_init(&init, group)?;
+        kill_init(container, &init)?;
     }
     if container.record.unit.is_some() {
         stop_unit(container)?;
@@ -236,7 +237,7 @@ fn stop_processes(container: &Container) -> Result<()> {
     }
     if container.record.unit.is_some() {
         if let Some(init) = container.open_init()? {
-            kill_init(&init, group)?;
+            kill_init(container, &init)?;
         }
         return stop_unit(container);
     }
@@ -253,7 +254,7 @@ fn stop_processes(container: &Container) -> Result<()> {
         return cgroups::remove_unused(group, Duration::ZERO).map(drop);
     }
     if let Some(init) = container.open_init()? {
-        kill_init(&init, group)?;
+        kill_init(container, &init)?;
     }
     // Mostly everything has ended with init, and nobody need be looked for.
     if cgroups::remove_unused(group, Duration::ZERO)? {
@@ -294,7 +295,7 @@ fn stop_proven(container: &Container) -> Result<()> {
             bail!("process {pid} seems to be its init, but is not in its cgroup");
         }
         proven.directories.extend(holding.directories);
-        kill_init(&process, group)?;
+        kill_init(container, &process)?;
     }
     cgroups::kill_all(&proven)?;
     cgroups::remove(&proven)?;
@@ -328,15 +329,33 @@ fn remove_if_empty(group: &Group, patience: Duration) -> Result<()> {
     )
 }
 
-fn kill_init(init: &OwnedFd, group: &Group) -> Result<()> {
+fn kill_init(container: &Container, init: &OwnedFd) -> Result<()> {
     log::debug(|| "the init process: killed");
     // A frozen process cannot die of a signal on cgroup v1, and somebody may freeze it again.
-    let thaw = || {
-        if let Err(error) = cgroups::thaw_all(group) {
+    let let_go = || {
+        if let Err(error) = cgroups::thaw_all(&container.record.group) {
             log::debug(|| format!("{}: killed all the same", message(&error)));
         }
+        end_dump(container);
     };
-    kill(init, thaw).context("the init process")
+    kill(init, let_go).context("the init process")
+}
+
+/// Ends a CRIU that traces init, where who had it make an image was killed: it may wait for one
+/// of the processes, which has ended and which nobody else can wait for then.
+fn end_dump(container: &Container) {
+    let Some(init) = container.record.init else { return };
+    let status = fs::read_to_string(format!("/proc/{}/status", init.pid)).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:\t"));
+    let Some(tracer) = tracer.and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid != 0)
+    else {
+        return;
+    };
+    let words = fs::read(format!("/proc/{tracer}/cmdline")).unwrap_or_default();
+    if words.split(|byte| *byte == 0).any(|word| word == b"swrk") {
+        log::debug(|| format!("process {tracer}: CRIU, which traces init: killed"));
+        let _ = send_signal(tracer, libc::SIGKILL);
+    }
 }
 
 /// Sends SIGKILL and waits for the end, with `meanwhile` every now and then.

@@ -867,6 +867,29 @@ fn whatever_becomes_of_a_dump_the_container_runs() {
     });
 }
 
+#[test]
+fn a_container_can_be_deleted_while_it_is_dumped() {
+    as_root(|bed| {
+        let Some(criu) = Checkpoints::on(bed) else { return };
+        if bed.is_peer("they are not asked") {
+            return;
+        }
+        let bundle = counting(bed);
+        for at in 0..16 {
+            let container = criu.start(&bundle);
+            let image = criu.image();
+            let running = criu.dump_call(&container.id, &image).spawn();
+            std::thread::sleep(Duration::from_millis(20 * at));
+            running.signal(Signal::SIGKILL);
+            running.wait();
+            bed.runtime(["delete", "--force", &container.id]).success();
+            eventually("criu has ended", || !is_at_work(&image));
+            assert_eq!(bed.runtime(["state", &container.id]).code, 1);
+        }
+        bed.assert_nothing_left();
+    });
+}
+
 /// Whether a process holds a directory open or is in it.
 fn is_at_work(directory: &Path) -> bool {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
