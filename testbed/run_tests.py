@@ -4,8 +4,8 @@
     run_tests.py [PART ...]
 
 A part is a target of the Makefile. Its output goes to target/test/PART.log. The ten tests
-that took longest are named. The last line is `N passed, N failed, N skipped`; the exit
-status is 1 if anything failed.
+that took longest are named, then each that failed and what it said. The last line is
+`N passed, N failed, N skipped`; the exit status is 1 if anything failed.
 """
 
 import os
@@ -31,6 +31,7 @@ def main():
     LOGS.mkdir(parents=True, exist_ok=True)
     total = (0, 0, 0)
     times = []
+    failed = []
     for part in sys.argv[1:] or PARTS:
         reason = unable(part)
         if reason:
@@ -38,10 +39,14 @@ def main():
             counts = (0, 0, 1)
         else:
             counts = run(part)
-            times += durations((LOGS / f"{part}.log").read_text(errors="replace"))
+            output = (LOGS / f"{part}.log").read_text(errors="replace")
+            times += durations(output)
+            failed += failures(output) or ([f"{part}: its log says why"] if counts[1] else [])
         total = tuple(map(sum, zip(total, counts)))
     for seconds, name in sorted(times, reverse=True)[:SLOWEST]:
         print(f"slow: {seconds:6.1f} s  {name}")
+    for failure in failed:
+        print(f"failed: {failure}")
     print("{} passed, {} failed, {} skipped".format(*total))
     sys.exit(total[1] > 0)
 
@@ -126,6 +131,27 @@ def durations(output):
         elif suite := re.match(r"(\w+) +\d+ passed +\d+ failed +\d+ skipped +([0-9.]+)s ", line):
             times.append((float(suite[2]), f"OCI suite: {suite[1]}"))
     return times
+
+
+def failures(output):
+    """The tests that failed, each with the place and the first line of what it said."""
+    said = {}
+    for name, text in re.findall(r"(?m)^---- (\S+) stdout ----\n((?:(?!----|failures:).*\n?)*)", output):
+        if panic := re.search(r"panicked at (\S+):\d+:\n(.*)", text):
+            said[name] = f": {panic[1]}: {panic[2]}"
+    failed = []
+    binary = ""
+    for found in re.finditer(r"(?m)^ +Running (?:unittests )?(?P<binary>\S+) \("
+                             r"|^failures:\n(?P<cargo>(?:    \S+\n)+)\ntest result: "
+                             r"|^--- FAIL: (?P<go>\S+) "
+                             r"|^test_\w+ \((?P<python>.*)\) \.\.\. (?:FAIL|ERROR)$"
+                             r"|^(?P<suite>\w+) +\d+ passed +[1-9]\d* failed ", output):
+        binary = found["binary"] or binary
+        failed += [f"{binary}: {name}{said.get(name, '')}" for name in (found["cargo"] or "").split()]
+        failed += [f"conformance: {found['go']}"] if found["go"] else []
+        failed += [found["python"]] if found["python"] else []
+        failed += [f"OCI suite: {found['suite']}"] if found["suite"] else []
+    return failed
 
 
 if __name__ == "__main__":

@@ -47,6 +47,21 @@ class Counting(unittest.TestCase):
         self.assertEqual(run_tests.durations(output), [(1.5, "tests/mounts.rs: a"), (0.25, "src/lib.rs: b"),
                                                        (2.0, "conformance: TestA"), (1.2, "OCI suite: hooks_stdin")])
 
+    def test_each_that_failed_is_named_with_the_first_line_of_what_it_said(self):
+        output = ("     Running tests/mounts.rs (target/debug/deps/mounts-0123)\n"
+                  "test a ... ok <1.500s>\n"
+                  "test b ... FAILED <0.250s>\n"
+                  "\nfailures:\n"
+                  "\n---- b stdout ----\n\n"
+                  "thread 'b' (7) panicked at tests/mounts.rs:3:9:\n"
+                  "wrong: 1 is not 2\n  more\n    indented\n"
+                  "\nfailures:\n    b\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n"
+                  "--- FAIL: TestC (0.00s)\n"
+                  "test_d (x.Y.test_d) ... FAIL\n"
+                  "start                               3 passed   2 failed   0 skipped    1.2s  clean\n")
+        self.assertEqual(run_tests.failures(output), ["tests/mounts.rs: b: tests/mounts.rs:3: wrong: 1 is not 2",
+                                                      "conformance: TestC", "x.Y.test_d", "OCI suite: start"])
+
 
 class Survivors(unittest.TestCase):
     def test_a_mutation_is_known_by_its_words_and_not_by_its_line(self):
