@@ -76,6 +76,15 @@ pub struct Container {
     pub binds: usize,
 }
 
+/// What is asked of the launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launch {
+    /// What wait4(2) says.
+    Time,
+    /// Instructions besides, where the machine counts them; the rest is dearer by that.
+    Count,
+}
+
 /// A directory with a tmpfs that only this process and its children see.
 #[derive(Debug)]
 pub struct Place(pub PathBuf);
@@ -285,15 +294,16 @@ impl Bed {
     /// # Errors
     /// Where it fails, with what it wrote to stderr.
     pub fn measure(&self, command: &[String]) -> Result<Sample> {
-        self.start(command, 0)?.finish()
+        self.start(Launch::Time, command, 0)?.finish()
     }
 
     /// Starts a command to be measured. `slot` tells those apart that run at once.
-    pub fn start(&self, command: &[String], slot: usize) -> Result<Running> {
+    pub fn start(&self, how: Launch, command: &[String], slot: usize) -> Result<Running> {
         let result = self.directory.join(format!("result-{slot}"));
         let complaint = self.directory.join(format!("stderr-{slot}"));
         let child = Command::new(&self.launcher)
             .arg(&result)
+            .arg(how.word())
             .args(command)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -313,6 +323,16 @@ impl Bed {
     /// Removes what is left of a container's bundle.
     pub fn discard(&self, container: &Container) -> Result<()> {
         fs::remove_dir_all(&container.bundle).with_context(|| format!("{:?}", container.bundle))
+    }
+}
+
+impl Launch {
+    /// As the launcher reads it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Count => "count",
+        }
     }
 }
 
@@ -411,6 +431,8 @@ fn enter(view: View) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::getuid;
+
     use super::*;
 
     #[test]
@@ -419,12 +441,15 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         let launcher = compile("launcher", &directory).unwrap();
         let result = directory.join("result");
-        let launch = |script: &str| {
-            let status =
-                Command::new(&launcher).arg(&result).args(["/bin/sh", "-c", script]).status();
+        let launch_as = |how: Launch, script: &str| {
+            let status = Command::new(&launcher)
+                .arg(&result)
+                .args([how.word(), "/bin/sh", "-c", script])
+                .status();
             assert!(status.unwrap().success());
             Sample::parse(&fs::read(&result).unwrap()).unwrap()
         };
+        let launch = |script: &str| launch_as(Launch::Time, script);
         let (status, short) = launch("exit 3");
         assert_eq!(status, 3 << 8);
         let (_, long) = launch("sleep 0.2; sleep 0.1");
@@ -433,6 +458,14 @@ mod tests {
         assert!(long.faults > short.faults && long.switches >= 2.0, "{long:?} {short:?}");
         // This process is larger than a shell, and must not show.
         assert!(short.peak > 100.0 && short.peak < 8192.0, "{short:?}");
+        assert_eq!(short.instructions, None);
+        let count = |script| launch_as(Launch::Count, script).1.instructions;
+        let counted = count("exit 3").zip(count("/bin/true; /bin/true"));
+        let (pmu, is_root) = (Path::new("/sys/bus/event_source/devices/cpu"), getuid().is_root());
+        match counted {
+            Some((few, many)) => assert!(1e4 < few && 1.5 * few < many, "{few} {many}"),
+            None => assert!(!pmu.exists() || !is_root, "a machine that counts and does not"),
+        }
         fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, Container, MOST_BINDS};
+use crate::bed::{Bed, Container, Launch, MOST_BINDS};
 use crate::results::{Record, Setting};
 use crate::runtime::{FERRUN, Runtime};
-use crate::sample::{Sample, Summary};
+use crate::sample::{Sample, Summary, median};
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -89,9 +89,9 @@ pub fn lives(
                 if runtime.is_floor() && *setting == Setting::Seccomp {
                     continue;
                 }
-                run_once(bed, runtime, config, samples)?;
+                run_once(bed, Launch::Time, runtime, config, samples)?;
                 if !runtime.is_floor() {
-                    live(bed, runtime, &staying(config), samples)?;
+                    live(bed, Launch::Time, runtime, &staying(config), samples)?;
                 }
             }
         }
@@ -101,32 +101,47 @@ pub fn lives(
     for (setting, config, samples) in parts {
         let mut records = samples.records(bed, setting);
         count_calls(bed, runtimes, &config, setting, &mut records)?;
+        count_instructions(bed, runtimes, &config, setting, &mut records)?;
         all.extend(records);
     }
     Ok(all)
 }
 
-fn run_once(bed: &Bed, runtime: &Runtime, config: &Value, samples: &mut Samples) -> Result<()> {
+fn run_once(
+    bed: &Bed,
+    how: Launch,
+    runtime: &Runtime,
+    config: &Value,
+    samples: &mut Samples,
+) -> Result<()> {
     let container = bed.container(config)?;
-    samples.add("run", runtime, bed.measure(&bed.command(runtime, &["run"], &container))?);
+    let command = bed.command(runtime, &["run"], &container);
+    samples.add("run", runtime, bed.start(how, &command, 0)?.finish()?);
     bed.discard(&container)
 }
 
-fn live(bed: &Bed, runtime: &Runtime, config: &Value, samples: &mut Samples) -> Result<()> {
+fn live(
+    bed: &Bed,
+    how: Launch,
+    runtime: &Runtime,
+    config: &Value,
+    samples: &mut Samples,
+) -> Result<()> {
     let container = bed.container(config)?;
+    let measure = |command: &[String]| bed.start(how, command, 0)?.finish();
     let steps: [&[&str]; 6] =
         [&["create"], &["start"], &["state"], &["exec", "true"], &["list"], &["kill", "KILL"]];
     for verb in steps {
-        let sample = bed.measure(&bed.command(runtime, verb, &container))?;
+        let sample = measure(&bed.command(runtime, verb, &container))?;
         samples.add(verb.first().copied().unwrap_or_default(), runtime, sample);
         // Its floor enters the container that it is compared in.
         if runtime.name == FERRUN && verb.first() == Some(&"exec") {
-            let sample = bed.measure(&bed.entrance(&container)?)?;
+            let sample = measure(&bed.entrance(&container)?)?;
             samples.add("exec", &Runtime::floor(), sample);
         }
     }
     bed.reap(&container)?;
-    let sample = bed.measure(&bed.command(runtime, &["delete"], &container))?;
+    let sample = measure(&bed.command(runtime, &["delete"], &container))?;
     samples.add("delete", runtime, sample);
     bed.discard(&container)
 }
@@ -143,7 +158,7 @@ pub fn binds(
     let mut samples = Samples::default();
     for round in 0..rounds {
         for runtime in turns(runtimes, round) {
-            run_once(bed, runtime, &config, &mut samples)?;
+            run_once(bed, Launch::Time, runtime, &config, &mut samples)?;
         }
     }
     Ok(samples.records(bed, Setting::Binds(count)))
@@ -171,7 +186,7 @@ pub fn many(
             let begin = Instant::now();
             for wave in containers.chunks(at_once) {
                 let running = wave.iter().enumerate().map(|(slot, container)| {
-                    bed.start(&bed.command(runtime, &["run"], container), slot)
+                    bed.start(Launch::Time, &bed.command(runtime, &["run"], container), slot)
                 });
                 for running in running.collect::<Result<Vec<_>>>()? {
                     samples.add("run", runtime, running.finish()?);
@@ -217,7 +232,7 @@ pub fn existing(
         }
         let one = others.last().context("no containers")?;
         for _ in 0..rounds {
-            run_once(bed, runtime, config, &mut samples)?;
+            run_once(bed, Launch::Time, runtime, config, &mut samples)?;
             for verb in [&["state"][..], &["kill", "CONT"], &["list"]] {
                 let sample = bed.measure(&bed.command(runtime, verb, one))?;
                 samples.add(verb.first().copied().unwrap_or_default(), runtime, sample);
@@ -230,6 +245,42 @@ pub fn existing(
         }
     }
     Ok(samples.records(bed, Setting::Existing(count)))
+}
+
+/// Counts the instructions of each command, in some lives of their own, and puts them into
+/// its record. Nothing is done where the machine does not count them.
+fn count_instructions(
+    bed: &Bed,
+    runtimes: &[Runtime],
+    config: &Value,
+    setting: Setting,
+    records: &mut [Record],
+) -> Result<()> {
+    const LIVES: usize = 5;
+    for runtime in runtimes.iter().filter(|r| !(r.is_floor() && setting == Setting::Seccomp)) {
+        let mut counted = Samples::default();
+        for _ in 0..LIVES {
+            run_once(bed, Launch::Count, runtime, config, &mut counted)?;
+            if counted.0.iter().all(|(.., samples)| samples.iter().all(is_uncounted)) {
+                return Ok(());
+            }
+            if !runtime.is_floor() {
+                live(bed, Launch::Count, runtime, &staying(config), &mut counted)?;
+            }
+        }
+        for (command, name, samples) in counted.0 {
+            let same = |record: &&mut Record| record.command == command && record.runtime == name;
+            if let Some(record) = records.iter_mut().find(same) {
+                record.summary.instructions =
+                    median(samples.iter().filter_map(|sample| sample.instructions));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_uncounted(sample: &Sample) -> bool {
+    sample.instructions.is_none()
 }
 
 /// Counts the system calls of each command under strace and puts them into its

@@ -20,7 +20,7 @@ use engines::{Place, missing, runtime_name};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::bed::compile;
+use crate::bed::{Launch, compile};
 use crate::runtime::Runtime;
 use crate::sample::{Sample, percentile};
 
@@ -201,7 +201,8 @@ impl<'place> Bench<'place> {
     /// Runs a command of an engine, and remembers what it cost under a name.
     fn run(&mut self, command: &str, runtime: &str, line: &str) -> Result<()> {
         let (place, result) = (self.place, self.place.bed.directory.join("result"));
-        let launched = format!("{} {} {line}", self.launcher.display(), result.display());
+        let (launcher, how) = (self.launcher.display(), Launch::Time.word());
+        let launched = format!("{launcher} {} {how} {line}", result.display());
         self.add(command, runtime, || {
             let answer = place.sh(&launched);
             let (status, sample) = Sample::parse(&fs::read(&result).context("launcher")?)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::bed::compile;
+use crate::bed::{Launch, compile};
 use crate::sample::{Sample, Summary};
 
 /// What pulling one image cost.
@@ -91,6 +91,7 @@ fn pull(launcher: &Path, directory: &Path, command: &[String]) -> Result<Sample>
     let result = directory.join("result");
     let output = Command::new(launcher)
         .arg(&result)
+        .arg(Launch::Time.word())
         .args(command)
         .stdin(Stdio::null())
         .output()

@@ -320,12 +320,22 @@ impl Page {
     }
 
     fn work(&mut self, runtimes: &[&str], records: &[&Record]) {
-        self.line("\nSystem calls / page faults / context switches / peak memory in MiB:\n");
+        // Not every machine counts them.
+        let counted = records.iter().any(|record| record.summary.instructions.is_some());
+        let more = if counted { " / thousands of instructions outside of the kernel" } else { "" };
+        self.line(format!(
+            "\nSystem calls / page faults / context switches / peak memory in MiB{more}:\n"
+        ));
         self.cells(runtimes, records, |record| {
             let summary = &record.summary;
             let calls = record.calls.map_or("-".to_owned(), |calls| calls.to_string());
             let (faults, switches) = (summary.faults, summary.switches);
-            format!("{calls} / {faults:.0} / {switches:.0} / {:.1}", summary.peak / 1024.0)
+            let peak = summary.peak / 1024.0;
+            let more = match summary.instructions {
+                Some(instructions) => format!(" / {:.0}", instructions / 1e3),
+                None => String::new(),
+            };
+            format!("{calls} / {faults:.0} / {switches:.0} / {peak:.1}{more}")
         });
     }
 
@@ -504,6 +514,7 @@ mod tests {
                 peak: 1024.0,
                 faults: 5.0,
                 switches: 6.0,
+                instructions: (runtime == "floor").then_some(8400.0),
             },
             rate: None,
             calls: Some(7),
@@ -519,7 +530,7 @@ mod tests {
         let text = markdown(&results);
         assert!(text.contains("| run | 2.00 (3.00 / 4.00) | 2.00 (3.00 / 4.00) |"));
         assert!(text.contains("| exec | 2.00 (3.00 / 4.00) | - |"));
-        assert!(text.contains("| run | 7 / 5 / 6 / 1.0 | 7 / 5 / 6 / 1.0 |"));
+        assert!(text.contains("| run | 7 / 5 / 6 / 1.0 | 7 / 5 / 6 / 1.0 / 8 |"));
         assert!(!text.contains("| delete |"));
         let titles: Vec<String> =
             command_groups(&results, View::V2).into_iter().map(|group| group.title).collect();

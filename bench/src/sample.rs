@@ -16,10 +16,12 @@ pub struct Sample {
     pub faults: f64,
     /// Context switches, voluntary and not.
     pub switches: f64,
+    /// Instructions outside of the kernel, where they were counted.
+    pub instructions: Option<f64>,
 }
 
 impl Sample {
-    /// Reads what the launcher wrote: wait status, nanoseconds, `struct rusage`.
+    /// Reads what the launcher wrote: wait status, nanoseconds, `struct rusage`, instructions.
     ///
     /// # Errors
     /// Where it is shorter, which means that the launcher failed.
@@ -33,6 +35,7 @@ impl Sample {
             peak: word(6)?,
             faults: word(10)? + word(11)?,
             switches: word(18)? + word(19)?,
+            instructions: Some(word(20)?).filter(|&count| count >= 0.0),
         };
         Ok((integer(record, 0)?, sample))
     }
@@ -62,16 +65,16 @@ pub struct Summary {
     pub faults: f64,
     /// Context switches.
     pub switches: f64,
+    /// Instructions outside of the kernel, in runs of their own, where the machine counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<f64>,
 }
 
 impl Summary {
     /// Of no runs there is none.
     pub fn of(samples: &[Sample]) -> Option<Self> {
-        let at = |part: f64, field: fn(&Sample) -> f64| {
-            let mut values: Vec<f64> = samples.iter().map(field).collect();
-            values.sort_by(f64::total_cmp);
-            percentile(&values, part)
-        };
+        let at =
+            |part, field: fn(&Sample) -> f64| percentile(&sorted(samples.iter().map(field)), part);
         Some(Self {
             runs: samples.len(),
             cpu: at(0.5, |sample| sample.cpu)?,
@@ -81,8 +84,20 @@ impl Summary {
             peak: at(0.5, |sample| sample.peak)?,
             faults: at(0.5, |sample| sample.faults)?,
             switches: at(0.5, |sample| sample.switches)?,
+            instructions: median(samples.iter().filter_map(|sample| sample.instructions)),
         })
     }
+}
+
+/// The median of all values; none of none.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    percentile(&sorted(values), 0.5)
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
 /// The smallest value that this part of all values does not exceed (nearest rank).
@@ -107,19 +122,31 @@ mod tests {
 
     #[test]
     fn the_launchers_record_is_read_as_the_kernel_lays_it_out() {
-        let mut words = [0_i64; 20];
+        let mut words = [0_i64; 21];
         words[0] = 256; // exit(1)
         words[1] = 2_500_000; // wall, ns
         words[2..6].copy_from_slice(&[1, 2_000, 0, 500]); // user, system: s, us
         words[6] = 1_260; // ru_maxrss
         words[10..12].copy_from_slice(&[45, 1]); // ru_minflt, ru_majflt
         words[18..20].copy_from_slice(&[6, 2]); // ru_nvcsw, ru_nivcsw
-        let record: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let (status, sample) = Sample::parse(&record).unwrap();
+        words[20] = 700; // instructions
+        let record = |words: &[i64]| -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+        };
+        let (status, sample) = Sample::parse(&record(&words)).unwrap();
         assert_eq!(status, 256);
-        let expected = Sample { cpu: 1002.5, wall: 2.5, peak: 1260.0, faults: 46.0, switches: 8.0 };
+        let expected = Sample {
+            cpu: 1002.5,
+            wall: 2.5,
+            peak: 1260.0,
+            faults: 46.0,
+            switches: 8.0,
+            instructions: Some(700.0),
+        };
         assert_eq!(sample, expected);
-        assert!(Sample::parse(&record[..100]).is_err());
+        assert!(Sample::parse(&record(&words)[..100]).is_err());
+        words[20] = -1; // not counted
+        assert_eq!(Sample::parse(&record(&words)).unwrap().1.instructions, None);
     }
 
     #[test]
