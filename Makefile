@@ -282,7 +282,7 @@ bench: ## measure ferrun beside other runtimes, alone and under engines, as root
 	@$(MAKE) --no-print-directory build $(ENGINES)/.containerd
 	@# An engine that fails is cleaned up and left out, which takes unwinding.
 	CARGO_PROFILE_RELEASE_PANIC=unwind $(CARGO) run --locked --release --package bench -- \
-		--ferrun bin/ferrun --image-tool bin/image-tool --output docs
+		--ferrun bin/ferrun --image-tool bin/image-tool $$($(TESTBED)/peers.py | sed 's/^/--runtime /') --output docs
 	@# What systemd's driver costs, for docs/cgroups.md.
 	RUNTIME=$(CURDIR)/bin/ferrun $(ENGINES_TEST) --test debian13 -- --ignored --nocapture
 	@$(MAKE) --no-print-directory bench-shim

@@ -335,7 +335,8 @@ workflows() {
 
 bench() {
     tests
-    packages strace:strace skopeo:skopeo umoci:umoci
+    packages strace:strace skopeo:skopeo umoci:umoci patchelf:patchelf
+    debian13
 }
 
 case ${1-} in

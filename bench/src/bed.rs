@@ -85,9 +85,14 @@ pub enum Launch {
     Count,
 }
 
-/// A directory with a tmpfs that only this process and its children see.
+/// Where the bed, the programs and the images lie.
 #[derive(Debug)]
-pub struct Place(pub PathBuf);
+pub struct Place {
+    /// A tmpfs that only this process and its children see.
+    pub directory: PathBuf,
+    /// Beside other programs' files: what a page fault costs depends on the file system.
+    pub programs: PathBuf,
+}
 
 impl Place {
     /// Makes the process's mounts private and the directory in them. To be called
@@ -96,12 +101,18 @@ impl Place {
     /// # Errors
     /// Where the caller is not root.
     pub fn new() -> Result<Self> {
-        let place = Self(PathBuf::from(format!("/tmp/ferrun-bench-{}", std::process::id())));
+        let name = format!("ferrun-bench-{}", std::process::id());
+        let place = Self {
+            directory: Path::new("/tmp").join(&name),
+            programs: Path::new("/var/tmp").join(&name),
+        };
         unshare(CloneFlags::CLONE_NEWNS).context("unshare: needs root")?;
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("private mounts")?;
-        fs::create_dir(&place.0).with_context(|| format!("{:?}", place.0))?;
-        mount(Some("bench"), &place.0, Some("tmpfs"), MsFlags::empty(), None::<&str>)
+        for directory in [&place.directory, &place.programs] {
+            fs::create_dir(directory).with_context(|| format!("{directory:?}"))?;
+        }
+        mount(Some("bench"), &place.directory, Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .context("mount tmpfs")?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("become a subreaper")?;
@@ -111,9 +122,15 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("bench: {:?}: {error}", self.0);
+        let _ = umount2(&self.directory, MntFlags::MNT_DETACH);
+        for program in fs::read_dir(&self.programs).into_iter().flatten().flatten() {
+            // One of them may lie on a mount of its own.
+            let _ = umount2(&program.path(), MntFlags::MNT_DETACH);
+        }
+        for directory in [&self.directory, &self.programs] {
+            if let Err(error) = fs::remove_dir_all(directory) {
+                eprintln!("bench: {directory:?}: {error}");
+            }
         }
     }
 }
@@ -141,15 +158,15 @@ impl Bed {
     ///
     /// # Errors
     /// Where the machine does not have these hierarchies.
-    pub fn new(view: View, directory: &Path) -> Result<Self> {
+    pub fn new(view: View, place: &Place) -> Result<Self> {
         enter(view)?;
-        let directory = directory.join(view.name());
+        let directory = place.directory.join(view.name());
         fs::create_dir_all(&directory).with_context(|| format!("{directory:?}"))?;
         let mut bed = Self {
             view,
-            launcher: compile("launcher", &directory)?,
-            floor: compile("floor", &directory)?,
-            entrance: compile("entrance", &directory)?,
+            launcher: compile("launcher", &place.programs)?,
+            floor: compile("floor", &place.programs)?,
+            entrance: compile("entrance", &place.programs)?,
             cgroup: format!("/ferrun-bench-{}", std::process::id()),
             trees: Vec::new(),
             containers: 0.into(),

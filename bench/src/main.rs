@@ -124,20 +124,19 @@ fn measure(request: &Request) -> Result<()> {
     }
     report::write(&results, &request.output)?;
     let place = Place::new()?;
-    let programs = place.0.join("programs");
-    let copies = runtimes.iter().map(|runtime| runtime.copied(&programs));
+    let copies = runtimes.iter().map(|runtime| runtime.copied(&place.programs));
     let mut copies = copies.collect::<Result<Vec<_>>>()?;
-    copies.insert(1, runtimes[0].on_read_only_mount(&programs)?);
+    copies.insert(1, runtimes[0].on_read_only_mount(&place.programs)?);
     let runtimes = copies;
     for view in [View::V1, View::V2] {
-        match Bed::new(view, &place.0) {
+        match Bed::new(view, &place) {
             Ok(bed) => measure_view(&bed, request, &runtimes, &mut results)?,
             Err(error) => results.skipped.push(format!("{}: {error:#}", view.name())),
         }
         report::write(&results, &request.output)?;
     }
     match &request.image_tool {
-        Some(tool) => match images::measure(tool, &place.0, 5) {
+        Some(tool) => match images::measure(tool, &place.directory, 5) {
             Ok(images) => results.images = images,
             Err(error) => results.skipped.push(format!("images: {error:#}")),
         },

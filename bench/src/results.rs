@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::bed::View;
 use crate::engines::EngineRecord;
 use crate::images::ImageRecord;
+use crate::runtime::FLOOR;
 use crate::sample::Summary;
 
 /// A whole run of the program.
@@ -125,7 +126,7 @@ impl Results {
         })
     }
 
-    /// The runtimes that were measured in a view, in the order of measuring.
+    /// The runtimes that were measured in a view, in the order of measuring; the floor at the end.
     pub fn runtimes(&self, view: View) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for record in self.records.iter().filter(|record| record.view == view) {
@@ -133,6 +134,7 @@ impl Results {
                 names.push(&record.runtime);
             }
         }
+        names.sort_by_key(|name| *name == FLOOR);
         names
     }
 
