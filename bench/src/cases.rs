@@ -212,7 +212,8 @@ pub fn many_settings() -> [Setting; 2] {
 }
 
 /// `run`, `state`, `kill` and `list` beside many other containers of the same
-/// runtime. They have no network namespace of their own, which would be most of
+/// runtime, which run: of one that was only created crun knows without a look at its
+/// freezer that it is not paused. They have no network namespace of their own, which would be most of
 /// the waiting. Here each runtime is measured alone: all at once would be
 /// thousands of containers.
 pub fn existing(
@@ -229,6 +230,7 @@ pub fn existing(
             (0..count).map(|_| bed.container(&resident)).collect::<Result<_>>()?;
         for other in &others {
             bed.measure(&bed.command(runtime, &["create"], other))?;
+            bed.measure(&bed.command(runtime, &["start"], other))?;
         }
         let one = others.last().context("no containers")?;
         for _ in 0..rounds {
@@ -414,10 +416,10 @@ fn with_binds(bed: &Bed, config: &Value, count: usize) -> Value {
     config
 }
 
-/// A container of `existing`, which stays at its gate. Without a network namespace
-/// of its own it cannot have a sysfs of its own either.
+/// A container of `existing`. Without a network namespace of its own it cannot have a sysfs
+/// of its own either.
 fn resident(config: &Value) -> Value {
-    let mut config = config.clone();
+    let mut config = staying(config);
     if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
         namespaces.retain(|namespace| namespace["type"] != "network");
     }
