@@ -22,9 +22,10 @@ const REGISTRIES: &str = "127.0.0.1 localhost ghcr.io registry.k8s.io\n";
 const LEFT_OUT: &str = "Checkpoint|CRWithImage|Fuzz|TestExport|TestImport|TestTransfer|TestMigration|TestConvert|Snapshotter";
 
 #[test]
-#[ignore = "takes five minutes"]
+#[ignore = "takes eight minutes"]
 fn what_passes_with_runcs_shim_passes_with_ours() {
-    with_daemon(Release::Current, Shim::tested()[0], false, &|daemon| {
+    let shims = Shim::tested();
+    with_daemon(Release::Current, shims[0], false, &|daemon| {
         let suite = built().join("client.test");
         if !suite.exists() || !Path::new(PEER).exists() {
             return daemon
@@ -34,7 +35,7 @@ fn what_passes_with_runcs_shim_passes_with_ours() {
         }
         serve(daemon);
         let before = groups(daemon);
-        let ours = run(daemon, "io.containerd.ferrun.v2");
+        let ours: Vec<_> = shims.iter().map(|shim| (shim, run(daemon, &named(*shim)))).collect();
         let peers = run(daemon, "io.containerd.runc.v2");
         daemon.place.stop("client-registry", Signal::SIGTERM);
         // The suite names groups above those of its containers, and leaves them. A process in one
@@ -42,16 +43,27 @@ fn what_passes_with_runcs_shim_passes_with_ours() {
         for group in groups(daemon).difference(&before) {
             daemon.place.sh(&format!("find {group} -depth -type d -exec rmdir {{}} +")).succeeds();
         }
-        show("ours", &ours, &peers);
         let passed = names(&peers, |verdict| *verdict == Verdict::Passed);
         daemon.place.claim("most of them pass with runc", passed.len() >= 70);
-        let missing: Vec<_> =
-            passed.iter().filter(|name| ours.get(**name) != Some(&Verdict::Passed)).collect();
-        for name in &missing {
-            eprintln!("{name}: {:?}", ours.get(**name));
+        for (shim, ours) in &ours {
+            show(shim.handler(), ours, &peers);
+            let missing: Vec<_> =
+                passed.iter().filter(|name| ours.get(**name) != Some(&Verdict::Passed)).collect();
+            for name in &missing {
+                eprintln!("{name}: {:?}", ours.get(**name));
+            }
+            daemon.place.claim("what passes with runc passes", missing.is_empty());
         }
-        daemon.place.claim("what passes with runc passes", missing.is_empty());
     });
+}
+
+/// What the suite has containerd call.
+fn named(shim: Shim) -> String {
+    match shim {
+        Shim::Own => "io.containerd.ferrun.v2".to_owned(),
+        Shim::ByPath => Shim::program().display().to_string(),
+        Shim::Go => "io.containerd.runc.v2".to_owned(),
+    }
 }
 
 /// The groups at the top of each hierarchy.
