@@ -107,6 +107,15 @@ impl<'place> Session<'place> {
         self
     }
 
+    /// The program's terminal gets this size, which engines may set when it runs already.
+    #[track_caller]
+    pub fn gets_size(self, rows: u16, columns: u16) -> Self {
+        // What is typed shows too, and must not be what is looked for.
+        let right = format!("stty size 2>/dev/null | grep '^{rows}.{columns}$'");
+        self.types(&format!("until {right}; do sleep 0.1; done"))
+            .shows(&format!("{rows} {columns}"))
+    }
+
     /// It ends with this exit code.
     #[track_caller]
     pub fn ends(self, code: i32) {

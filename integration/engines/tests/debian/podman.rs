@@ -77,8 +77,8 @@ fn root_runs_containers() {
         podman.run("--rm alpine sh -c 'kill -9 $$'").exits(0);
         let line = format!("podman run {} -it --rm alpine", podman.group);
         let shell = podman.place.on_terminal(&line).shows("/ # ");
-        let shell = shell.types("tty; stty size").shows("/dev/pts/0").shows("24 80");
-        let shell = shell.resizes(120, 40).types("sleep 1; stty size").shows("40 120");
+        let shell = shell.types("tty").shows("/dev/pts/0").gets_size(24, 80);
+        let shell = shell.resizes(120, 40).gets_size(40, 120);
         shell.types("exit 3").ends(3);
 
         podman
@@ -92,7 +92,7 @@ fn root_runs_containers() {
         podman.sh("podman exec -e MORE=too -w /tmp -u 1000 one sh -c 'echo $WORD $MORE $(pwd) $(id -u)'")
             .prints("given too /tmp 1000");
         let shell = podman.place.on_terminal("podman exec -it one sh").shows("/ # ");
-        shell.types("tty; stty size").shows("/dev/pts/0").shows("24 80").types("exit 4").ends(4);
+        shell.types("tty").shows("/dev/pts/0").gets_size(24, 80).types("exit 4").ends(4);
         podman.sh("echo typed | podman exec -i one cat").prints("typed");
         podman.sh("podman exec one no-such-program").fails(127, "no-such-program");
         podman.sh("podman exec one /etc/passwd").fails(126, "ermission denied");
@@ -235,7 +235,7 @@ fn a_user_runs_containers() {
         podman.run("--rm --network none alpine /etc/passwd").exits(126);
         let line = "podman run -it --rm --network none alpine";
         let shell = podman.place.on_terminal(line).shows("/ # ");
-        shell.types("tty; stty size").shows("/dev/pts/0").shows("24 80").types("exit 3").ends(3);
+        shell.types("tty").shows("/dev/pts/0").gets_size(24, 80).types("exit 3").ends(3);
 
         podman.run("-d --name one --network none alpine sleep 1000").succeeds();
         podman.sh("podman exec one sh -c 'id -u; exit 5'").exits(5);

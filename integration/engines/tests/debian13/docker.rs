@@ -60,10 +60,10 @@ fn the_tutorial() {
             .0
             .on_terminal("docker run -it alpine /bin/sh")
             .shows("/ # ")
-            .types("tty; stty size")
+            .types("tty")
             .shows("/dev/pts/0")
-            .shows("24 80");
-        let shell = shell.resizes(120, 40).types("sleep 1; stty size").shows("40 120");
+            .gets_size(24, 80);
+        let shell = shell.resizes(120, 40).gets_size(40, 120);
         shell.types("exit 3").ends(3);
         let shell = docker.0.on_terminal("docker run -it ubuntu bash").shows("# ");
         shell.types("echo ${BASH_VERSION%%.*}-$((40 + 2))").shows("5-42").types("exit").ends(0);
@@ -141,7 +141,7 @@ fn what_is_run_in_a_running_container() {
             docker.sh("docker exec one cat /later").output.stdout == "later\n"
         });
         let shell = docker.0.on_terminal("docker exec -it one sh").shows("/ # ");
-        shell.types("tty; stty size").shows("/dev/pts/0").shows("24 80").types("exit 4").ends(4);
+        shell.types("tty").shows("/dev/pts/0").gets_size(24, 80).types("exit 4").ends(4);
         let exec = |line: &str| docker.sh(&format!("docker exec {line} >&2"));
         exec("one no-such-program").fails(126, "executable file not found in $PATH");
         exec("one /etc/passwd").fails(126, "permission denied");

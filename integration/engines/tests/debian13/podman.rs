@@ -73,8 +73,8 @@ fn the_life_of_a_container(podman: &Podman<'_>) {
     podman.run("alpine ls -l").mentions("etc");
     podman.run("alpine sh -c 'echo out; echo error >&2; exit 7'").fails(7, "error");
     let shell = podman.machine.on_terminal("podman run -it --rm alpine").shows("/ # ");
-    let shell = shell.types("tty; stty size").shows("/dev/pts/0").shows("24 80");
-    let shell = shell.resizes(120, 40).types("sleep 1; stty size").shows("40 120");
+    let shell = shell.types("tty").shows("/dev/pts/0").gets_size(24, 80);
+    let shell = shell.resizes(120, 40).gets_size(40, 120);
     shell.types("exit 3").ends(3);
 
     podman
@@ -90,7 +90,7 @@ fn the_life_of_a_container(podman: &Podman<'_>) {
         .sh("podman exec -e MORE=too -w /tmp -u 1000 one sh -c 'echo $WORD $MORE $(pwd) $(id -u)'")
         .prints("given too /tmp 1000");
     let shell = podman.machine.on_terminal("podman exec -it one sh").shows("/ # ");
-    shell.types("tty; stty size").shows("/dev/pts/0").shows("24 80").types("exit 4").ends(4);
+    shell.types("tty").shows("/dev/pts/0").gets_size(24, 80).types("exit 4").ends(4);
     podman.sh("echo typed | podman exec -i one cat").prints("typed");
     podman.sh("podman exec one no-such-program").fails(127, "no-such-program");
     podman.sh("podman exec one /etc/passwd").fails(126, "ermission denied");
@@ -220,8 +220,8 @@ fn images(podman: &Podman<'_>) {
     run("--network none made -- grep -c : /proc/net/dev").prints("1");
     run("made -- no-such-program").fails(1, "no-such-program");
     let line = "buildah run --terminal --isolation oci made -- sh";
-    let shell = podman.machine.on_terminal(line).shows("# ").types("tty; stty size");
-    shell.shows("/dev/pts/0").shows("24 80").types("exit 3").ends(3);
+    let shell = podman.machine.on_terminal(line).shows("# ").types("tty");
+    shell.shows("/dev/pts/0").gets_size(24, 80).types("exit 3").ends(3);
     run("made -- sh -c 'echo built > /built'").succeeds();
     podman.sh("buildah commit -q made image && buildah rm made").succeeds();
     podman.run("image cat /built").prints("built");

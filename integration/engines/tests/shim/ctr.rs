@@ -125,8 +125,8 @@ fn a_terminal_is_what_containerd_wants_it_to_be() {
     with_shims(|daemon| {
         let line = daemon.line(&daemon.run_line("--rm --tty", "seven sh"));
         let shell = daemon.place.on_terminal(&line).shows("# ").types("tty; echo $((40 + 2))");
-        let shell = shell.shows("/dev/pts/0").shows("42").types("stty size").shows("24 80");
-        let shell = shell.resizes(100, 50).types("sleep 1; stty size").shows("50 100");
+        let shell = shell.shows("/dev/pts/0").shows("42").gets_size(24, 80);
+        let shell = shell.resizes(100, 50).gets_size(50, 100);
         shell.types("exit 5").ends(5);
 
         daemon.run("-d", "eight sleep 1000").succeeds();
