@@ -55,9 +55,14 @@ const NEWER: [(&str, u16); 13] = [
     ("file_setattr", 469),
 ];
 
-/// Newer calls of one architecture only.
-const NEWER_ON_ONE: [(&str, &str, u16); 3] =
-    [("uretprobe", "x86_64", 335), ("uprobe", "x86_64", 336), ("riscv_hwprobe", "riscv64", 258)];
+/// Newer calls of some architectures only.
+const NEWER_ON_SOME: [(&str, &str, u16); 5] = [
+    ("uretprobe", "x86_64", 335),
+    ("uretprobe", "x32", 335),
+    ("uprobe", "x86_64", 336),
+    ("uprobe", "x32", 336),
+    ("riscv_hwprobe", "riscv64", 258),
+];
 
 const ABSENT: u16 = u16::MAX;
 
@@ -83,7 +88,7 @@ fn main() -> Result<()> {
     for (name, number) in NEWER {
         table.insert(name.into(), [number; COLUMNS.len()]);
     }
-    for (name, label, number) in NEWER_ON_ONE {
+    for (name, label, number) in NEWER_ON_SOME {
         let column = COLUMNS
             .iter()
             .position(|(known, ..)| *known == label)

@@ -360,6 +360,9 @@ mod tests {
             (Arch::Mipsel64n32, "read", Some(6000)),
             (Arch::X86_64, "file_setattr", Some(469)),
             (Arch::X86_64, "uretprobe", Some(335)),
+            (Arch::X32, "uretprobe", Some(X32_BIT + 335)),
+            (Arch::X86, "uretprobe", None),
+            (Arch::X32, "uprobe", Some(X32_BIT + 336)),
             (Arch::Aarch64, "open", None),
             (Arch::X86_64, "no_such_call", None),
         ] {
