@@ -60,9 +60,11 @@ impl Progress {
 
     /// The image was found: `size` bytes in `layers` layers.
     pub fn found(&self, reference: &str, digest: &str, layers: usize, size: u64) {
-        let line = format!("{reference}: {digest}, {layers} layers, {size} bytes");
+        let noun = if layers == 1 { "layer" } else { "layers" };
+        let line = format!("{reference}: {digest}, {layers} {noun}, {size} bytes");
         let event = json!({"event": "image", "reference": reference, "digest": digest, "layers": layers, "size": size});
         self.tell(&line, &event);
+        self.bar.set_message(format!("layer 1/{layers}"));
         self.bar.set_length(size);
     }
 

@@ -10,6 +10,9 @@ use crate::digest::Digest;
 
 /// The name under which people write Docker Hub.
 const DOCKER_HUB: &str = "docker.io";
+/// How other tools name what is neither a registry nor a layout in a directory.
+const ELSEWHERE: [&str; 5] =
+    ["containers-storage", "dir", "docker-archive", "docker-daemon", "oci-archive"];
 /// A name's longest form (distribution, reference grammar).
 const NAME_LENGTH: usize = 255;
 const TAG_LENGTH: usize = 128;
@@ -60,6 +63,10 @@ impl FromStr for Reference {
         match text.strip_prefix("oci:") {
             // `oci:5000/x` would be a host named oci, but a layout is meant by everyone who writes this.
             Some(layout) => parse_layout(layout),
+            // Nor is this an image of Docker Hub's.
+            None if text.split_once(':').is_some_and(|(kind, _)| ELSEWHERE.contains(&kind)) => {
+                bail!("{text:?}: images come from a registry, or from a layout on disk (oci:DIR)")
+            }
             None => parse_image(text).map(Self::Registry),
         }
     }
@@ -275,6 +282,7 @@ mod tests {
             "../x",
             "[::x]:1/a",
             "[::1]x/a",
+            "docker-daemon:alpine",
             "https://a/b",
             "a/\u{e9}",
             "oci:",
