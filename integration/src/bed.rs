@@ -448,9 +448,19 @@ impl Bed {
     /// Whether a controller is mounted, by the name that version 2 has for it.
     pub fn has_controller(&self, name: &str) -> bool {
         let root = Path::new(CGROUPS);
+        let names = |file: &str| {
+            fs::read_to_string(root.join(file))
+                .is_ok_and(|names| names.split_whitespace().any(|found| found == name))
+        };
+        // To a container that these tests may run in, its own group is the root, and no group
+        // that has processes hands on what it has not handed on before. The real root has no type.
+        let hands_on = || {
+            let busy =
+                fs::read_to_string(root.join("cgroup.procs")).is_ok_and(|ids| !ids.is_empty());
+            names("cgroup.subtree_control") || !(root.join("cgroup.type").exists() && busy)
+        };
         match (self.view, name) {
-            (View::V2, _) => fs::read_to_string(root.join("cgroup.controllers"))
-                .is_ok_and(|names| names.split_whitespace().any(|found| found == name)),
+            (View::V2, _) => names("cgroup.controllers") && hands_on(),
             (_, "io") => root.join("blkio").is_dir(),
             _ => root.join(name).is_dir(),
         }
