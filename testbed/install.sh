@@ -40,8 +40,12 @@ packages() {
         say "these are missing, by their Debian names; please install them:$missing"
         exit 1
     fi
+    if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+        say "these packages are missing, and there is neither root nor sudo to install them:$missing"
+        exit 1
+    fi
     say "apt packages:$missing"
-    # The lists of packages may be old, or not there at all.
+    # The lists of packages may be old, or not there at all: what is wrong is said by the second try.
     # shellcheck disable=SC2086 # it is a list
     apt install $missing 2>/dev/null || {
         apt update
@@ -58,11 +62,8 @@ apt() {
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         DEBIAN_FRONTEND=noninteractive "$@"
-    elif command -v sudo >/dev/null; then
-        sudo DEBIAN_FRONTEND=noninteractive "$@"
     else
-        say "this needs root, and there is no sudo: $*"
-        exit 1
+        sudo DEBIAN_FRONTEND=noninteractive "$@"
     fi
 }
 
@@ -72,26 +73,47 @@ rust() {
     target=$(uname -m)-unknown-linux-musl
     version=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
     with=$root/testbed/with-rust
-    if [ -d "$("$with" rustc --print sysroot 2>/dev/null)/lib/rustlib/$target" ] &&
-        "$with" cargo fmt --version >/dev/null 2>&1 && "$with" cargo clippy --version >/dev/null 2>&1; then
-        return
-    fi
-    if ! command -v rustup >/dev/null; then
-        packages curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates
-        say "rustup, in ${CARGO_HOME:-$HOME/.cargo} and ${RUSTUP_HOME:-$HOME/.rustup}"
-        mkdir -p "$cache"
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$cache/rustup-init.sh"
-        sh "$cache/rustup-init.sh" -y --no-modify-path --default-toolchain none >&2
-    fi
-    say "Rust $version with $target, clippy and rustfmt, by rustup"
-    # Where this version is there under another name, its parts are all that is missing.
-    if "$with" rustc --version >/dev/null 2>&1; then
-        "$with" rustup target add "$target" >&2
-        "$with" rustup component add clippy rustfmt >&2
-    else
+    if ! has_rust; then
+        rustup_itself
+        say "Rust $version with clippy and rustfmt, by rustup"
         rustup toolchain install "$version" --no-self-update --profile minimal --target "$target" \
             --component clippy --component rustfmt >&2
+    elif [ ! -d "$("$with" rustc --print sysroot)/lib/rustlib/$target" ] ||
+        ! "$with" cargo fmt --version >/dev/null 2>&1 || ! "$with" cargo clippy --version >/dev/null 2>&1; then
+        # Where this version is there under another name, its parts are all that is missing.
+        say "Rust for $target, clippy and rustfmt, by rustup"
+        "$with" rustup target add "$target" >&2
+        "$with" rustup component add clippy rustfmt >&2
     fi
+}
+
+# Whether that version is there. Asked for one that is not, the programs that rustup puts in
+# place of rustc and cargo would fetch it, with 800 MB of documentation and without a word.
+has_rust() {
+    if command -v rustup >/dev/null && [ -z "$("$with" sh -c 'echo "${RUSTUP_TOOLCHAIN-}"')" ]; then
+        return 1
+    fi
+    "$with" rustc --version 2>/dev/null | grep -q "^rustc $version "
+}
+
+# The distribution's where it has one. It would take the place of a distribution's Rust.
+rustup_itself() {
+    if command -v rustup >/dev/null; then
+        return
+    fi
+    if ! command -v rustc >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+        packages rustup:rustup
+        return
+    fi
+    packages curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates
+    say "rustup, in ${CARGO_HOME:-$HOME/.cargo} and ${RUSTUP_HOME:-$HOME/.rustup}"
+    mkdir -p "$cache"
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$cache/rustup-init.sh" || {
+        say "rustup's installer cannot be fetched. Put rustup into PATH (https://rustup.rs, or a package of that name)"
+        say "or Rust $version with clippy, rustfmt and the target $target, and try again"
+        exit 1
+    }
+    sh "$cache/rustup-init.sh" -y --no-modify-path --default-toolchain none >&2
 }
 
 # What the runtime is checked for and not built for.
@@ -219,6 +241,7 @@ debian13() {
 build() {
     packages cc:gcc /usr/include/stdlib.h:libc6-dev
     rust
+    [ -e "$root/target" ] || say "the first build takes about ten minutes on two processors"
 }
 
 demo() {
