@@ -14,6 +14,8 @@ use crate::plan::request::{CgroupMaker, Cgroups, Console, Streams};
 pub fn gather(asked: Cgroups, buses: &Buses) -> Result<Host> {
     let mut host = caller();
     if asked.maker == CgroupMaker::Nobody {
+        // What the container mounts may be a view of the tree all the same.
+        host.cgroups = cgroups::layout().unwrap_or(Layout::None);
         return Ok(host);
     }
     host.cgroups = cgroups::layout()?;

@@ -599,6 +599,21 @@ fn text_that_is_not_one_json_value_is_refused_with_its_place() {
 }
 
 #[test]
+fn another_file_than_config_json_is_told_by_its_own_name() {
+    as_root(|bed| {
+        if bed.is_peer("they name config.json, or none") {
+            return;
+        }
+        let bundle = bed.bundle();
+        bundle.save();
+        let file = bed.write("other.json", "{\"root\": ");
+        let call = bed.call().args(["run", "--config"]).arg(&file).arg("--bundle");
+        let output = call.arg(&bundle.path).arg(bed.id()).output();
+        assert!(output.failure(1).contains("other.json\": EOF"), "{output}");
+    });
+}
+
+#[test]
 fn null_in_any_place_neither_crashes_nor_leaves_anything() {
     as_root(|bed| {
         if bed.is_peer("it is a test of robustness of ours") {

@@ -233,15 +233,21 @@ fn what_is_typed_wrongly_is_told_whole_in_one_line() {
             assert_eq!(output.failure(code), format!("ferrun: error: {reason}"), "{line:?}");
             assert_eq!(output.stdout, "", "{line:?}");
         };
-        let unknown = "unexpected argument '--no-such-option' found";
+        // What has no place in the usage is told with it.
+        let unexpected = |line: &[&str], argument: &str, words: &[&str]| {
+            let help = bed.bare_call().args(words).output();
+            let usage = help.success().lines().find_map(|line| line.strip_prefix("Usage: "));
+            let reason = format!("unexpected argument '{argument}' found");
+            told(line, 1, &format!("{reason} (usage: {})", usage.unwrap()));
+        };
         for (verb, least, most) in VERBS {
-            told(&[verb, "--no-such-option"], 1, unknown);
+            unexpected(&[verb, "--no-such-option"], "--no-such-option", &[verb, "--help"]);
             if least > 0 {
                 told(&[verb], 1, "the following required arguments were not provided: <ID>");
             }
             if most < usize::MAX {
                 let line = [&[verb], ["a"].repeat(most).as_slice(), &["more"]].concat();
-                told(&line, 1, "unexpected argument 'more' found");
+                unexpected(&line, "more", &[verb, "--help"]);
             }
             let help = bed.bare_call().args([verb, "--help"]).output();
             // Each option that takes a value, without one.
@@ -258,7 +264,7 @@ fn what_is_typed_wrongly_is_told_whole_in_one_line() {
             }
         }
         told(&["exec", "c"], 255, "exec: neither a program nor --process is given");
-        told(&["--no-such-option", "list"], 1, unknown);
+        unexpected(&["--no-such-option", "list"], "--no-such-option", &["--help"]);
         told(&["--root"], 1, "a value is required for '--root <PATH>' but none was supplied");
         told(&["runn", "c"], 3, "No help topic for 'runn': there is no such command");
         told(

@@ -113,6 +113,65 @@ fn an_ordinary_user_is_told_that_there_is_no_cgroup() {
     });
 }
 
+/// Nothing is said of what nobody knows, as if there were nothing.
+#[test]
+fn what_asks_a_cgroup_is_an_error_where_there_is_none() {
+    as_both(|bed| {
+        if bed.is_peer("they have no such manager, or say that nothing runs") {
+            return;
+        }
+        let id = bed.id();
+        let bundle = bed.bundle().sh("sleep 100");
+        let call = bed.call().args(["--cgroup-manager", "disabled", "create", "--bundle"]);
+        let call = call.arg(&bundle.save().path).arg(&id);
+        let container = integration::Container::create(bed, &id, call);
+        container.start();
+        for words in [&["ps"][..], &["ps", "--format", "json"], &["events", "--stats"], &["pause"]]
+        {
+            let output = bed.call().args(words).arg(&id).output();
+            assert!(output.failure(1).contains("the container has no cgroup"), "{output}");
+            assert_eq!(output.stdout, "");
+        }
+        container.kill("KILL");
+        container.ended();
+        assert_eq!(bed.runtime(["ps", "--format", "json", &id]).success(), "[]");
+    });
+}
+
+#[test]
+fn without_a_cgroup_the_view_of_the_tree_is_mounted_all_the_same() {
+    everywhere(|bed| {
+        if bed.is_peer("they have no such manager") {
+            return;
+        }
+        let bundle = bed
+            .bundle()
+            .mount("/sys", "sysfs", "sysfs", &["ro"])
+            .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro"])
+            .sh("echo ran");
+        let call = bed.call().args(["--cgroup-manager", "disabled", "run", "--bundle"]);
+        let output = call.arg(&bundle.save().path).arg(bed.id()).output();
+        assert_eq!(output.success(), "ran");
+        assert_eq!(output.stderr, "");
+    });
+}
+
+#[test]
+fn a_user_without_a_place_for_containers_is_told_what_names_one() {
+    as_user(|bed| {
+        if bed.is_peer("they take places of their own") {
+            return;
+        }
+        let bundle = bed.bundle();
+        let path = bundle.save().path.to_str().unwrap().to_owned();
+        for words in [&["list"][..], &["run", "--bundle", &path, "x"]] {
+            let output = bed.bare_call().args(words).output();
+            let told = "neither --root nor XDG_RUNTIME_DIR says where containers are remembered";
+            assert!(output.failure(1).contains(told), "{output}");
+        }
+    });
+}
+
 #[test]
 fn a_delegated_cgroup_is_used() {
     everywhere(|bed| {

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Arg, Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -108,12 +108,26 @@ fn page(command: &Command, section: &str) -> Result<Generated> {
 
     let usage = command.clone().render_usage().to_string();
     let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
-    let man = Man::new(command.clone().override_usage(usage).mut_args(without_obvious_values));
+    let command = command.clone().override_usage(usage).mut_args(without_obvious_values);
+    let man = Man::new(command.clone()).section(section);
     let mut text = head(&name, section, "the command line's definitions and ");
     text += &rendered(|out| man.render_name_section(out))?;
     text += &rendered(|out| man.render_synopsis_section(out))?;
     text += description;
-    text += &rendered(|out| man.render_options_section(out))?;
+    // The generator has both under one heading, the arguments behind the last option.
+    if command.get_positionals().next().is_some() {
+        let alone = command.clone().mut_args(|arg| match arg.is_positional() {
+            true => arg,
+            false => arg.hide(true),
+        });
+        let section = rendered(|out| Man::new(alone.clone()).render_options_section(out))?;
+        text += &section.replacen(".SH OPTIONS", ".SH ARGUMENTS", 1);
+    }
+    let options = command.clone().mut_args(|arg| match arg.is_positional() {
+        true => arg.hide(true),
+        false => arg,
+    });
+    text += &rendered(|out| Man::new(options.clone()).render_options_section(out))?;
     if command.has_subcommands() {
         text += &rendered(|out| man.render_subcommands_section(out))?;
     }
@@ -158,6 +172,56 @@ fn without_obvious_values(argument: Arg) -> Arg {
 fn completions(program: &Command, shell: Shell, file: &str) -> Result<Generated> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut program.clone(), program.get_name(), &mut text);
+    let mut text = String::from_utf8(text)?;
+    // The generator takes a hyphen of the name for the beginning of a verb, in one place of two.
+    let split = program.get_name().replace('-', "__subcmd__");
+    text = text
+        .replace(&format!("{split}__"), &format!("{}__", program.get_name().replace('-', "__")));
+    for verb in program.get_subcommands().filter(|verb| names_a_container(verb)) {
+        text = with_ids(&text, shell, verb.get_name())?;
+    }
+    if shell == Shell::Zsh && text.contains(OFFERED) {
+        text = text.replacen(
+            "\n\n",
+            &format!("\n\n{OFFERED}() {{ compadd -- ${{(f)\"$({LIST})\"}} }}\n\n"),
+            1,
+        );
+    }
     let path = Path::new("packaging/completions").join(file);
-    Ok(Generated { path, text: String::from_utf8(text)? })
+    Ok(Generated { path, text })
+}
+
+/// What prints the IDs of all containers, and zsh's function that offers them.
+const LIST: &str = "ferrun list --quiet 2>/dev/null";
+const OFFERED: &str = "_ferrun_ids";
+
+/// Whether a verb takes the ID of a container that is there.
+fn names_a_container(verb: &Command) -> bool {
+    let makes_one = ["create", "restore", "run"].contains(&verb.get_name());
+    !makes_one && verb.get_positionals().any(|argument| argument.get_id() == "id")
+}
+
+/// Completions that offer the IDs of containers as the first argument of a verb, about which the
+/// generator knows nothing.
+fn with_ids(text: &str, shell: Shell, verb: &str) -> Result<String> {
+    let replaced = |start: &str, old: &str, new: &str| {
+        let at = text.find(start).with_context(|| format!("{start:?}: not in the completions"))?;
+        let (before, after) = text.split_at(at);
+        ensure!(after.contains(old), "{old:?}: not behind {start:?}");
+        Ok(format!("{before}{}", after.replacen(old, new, 1)))
+    };
+    match shell {
+        Shell::Bash => {
+            let start = format!("        ferrun__subcmd__{verb})\n            opts=");
+            replaced(&start, "\"\n", &format!(" $({LIST})\"\n"))
+        }
+        Shell::Zsh => replaced(
+            &format!("({verb})\n_arguments"),
+            "s ID:_default'",
+            &format!("s ID:{OFFERED}'"),
+        ),
+        _ => Ok(format!(
+            "{text}complete -c ferrun -n \"__fish_ferrun_using_subcommand {verb}\" -f -a '({LIST})'\n"
+        )),
+    }
 }

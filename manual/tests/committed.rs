@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use manual::{DIRECTORIES, generate, repository};
 
@@ -42,4 +43,31 @@ fn every_option_of_every_verb_is_on_its_page() {
             assert!(page.contains(&format!("--{long}")), "{}: --{long}", verb.get_name());
         }
     }
+}
+
+/// As bash calls them; what is typed ends with a blank.
+fn offered_by_bash(program: &str, typed: &str) -> String {
+    let file = repository().join(format!("packaging/completions/{program}.bash"));
+    let function = program.replace('-', "__");
+    let script = format!(
+        "ferrun() {{ [ \"$*\" = 'list --quiet' ] && echo one two; }}\n\
+         source {}; COMP_WORDS=({typed} ''); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
+         _{function} {program} '' \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; echo \"${{COMPREPLY[*]}}\"",
+        file.display()
+    );
+    let output = Command::new("bash").args(["-c", &script]).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+#[test]
+fn the_shell_offers_containers_where_one_is_named() {
+    for verb in ["delete", "exec", "kill", "ps", "start", "state", "update"] {
+        let offered = offered_by_bash("ferrun", &format!("ferrun {verb}"));
+        assert!(offered.trim_end().ends_with(" one two"), "{verb}: {offered}");
+    }
+    for verb in ["create", "list", "run", "spec"] {
+        let offered = offered_by_bash("ferrun", &format!("ferrun {verb}"));
+        assert!(offered.contains("--help") && !offered.contains("one"), "{verb}: {offered}");
+    }
+    assert!(offered_by_bash("image-tool", "image-tool pull").contains("--platform"));
 }

@@ -112,7 +112,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__checkpoint)
-            opts="-h --image-path --work-path --tcp-established --ext-unix-sk --shell-job --file-locks --lazy-pages --auto-dedup --manage-cgroups-mode --empty-ns --parent-path --leave-running --pre-dump --tcp-skip-in-flight --link-remap --page-server --status-fd --help"
+            opts="-h --image-path --work-path --tcp-established --ext-unix-sk --shell-job --file-locks --lazy-pages --auto-dedup --manage-cgroups-mode --empty-ns --parent-path --leave-running --pre-dump --tcp-skip-in-flight --link-remap --page-server --status-fd --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -200,7 +200,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__delete)
-            opts="-f -h --force --help"
+            opts="-f -h --force --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -214,7 +214,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__events)
-            opts="-h --interval --stats --help"
+            opts="-h --interval --stats --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -232,7 +232,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__exec)
-            opts="-e -t -u -g -p -d -c -h --console-socket --pidfd-socket --cwd --env --tty --user --additional-gids --process --detach --pid-file --process-label --apparmor --no-new-privs --cap --preserve-fds --cgroup --ignore-paused --help"
+            opts="-e -t -u -g -p -d -c -h --console-socket --pidfd-socket --cwd --env --tty --user --additional-gids --process --detach --pid-file --process-label --apparmor --no-new-privs --cap --preserve-fds --cgroup --ignore-paused --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -332,7 +332,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__kill)
-            opts="-a -h --all --help"
+            opts="-a -h --all --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -368,7 +368,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__pause)
-            opts="-h --help"
+            opts="-h --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -382,7 +382,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__ps)
-            opts="-f -h --format --help"
+            opts="-f -h --format --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -458,7 +458,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__resume)
-            opts="-h --help"
+            opts="-h --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -540,7 +540,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__start)
-            opts="-h --help"
+            opts="-h --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -554,7 +554,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__state)
-            opts="-h --help"
+            opts="-h --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -568,7 +568,7 @@ _ferrun() {
             return 0
             ;;
         ferrun__subcmd__update)
-            opts="-r -h --resources --blkio-weight --cpu-burst --cpu-idle --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-share --kernel-memory --kernel-memory-tcp --memory --memory-reservation --memory-swap --pids-limit --cpuset-cpus --cpuset-mems --l3-cache-schema --mem-bw-schema --help"
+            opts="-r -h --resources --blkio-weight --cpu-burst --cpu-idle --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-share --kernel-memory --kernel-memory-tcp --memory --memory-reservation --memory-swap --pids-limit --cpuset-cpus --cpuset-mems --l3-cache-schema --mem-bw-schema --help $(ferrun list --quiet 2>/dev/null)"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -180,3 +180,14 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpuset-mems -d 
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l l3-cache-schema -d 'L3 cache of the class of service, as in L3:0=ff;1=f0 (Intel RDT)' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l mem-bw-schema -d 'Memory bandwidth of the class of service, as in MB:0=50;1=70 (Intel RDT)' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -s h -l help -d 'Print help'
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand delete" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand events" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand exec" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand kill" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand pause" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand ps" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand resume" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand start" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand state" -f -a '(ferrun list --quiet 2>/dev/null)'
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -f -a '(ferrun list --quiet 2>/dev/null)'

@@ -11,6 +11,7 @@
 mod repair;
 mod scan;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -25,6 +26,8 @@ use crate::resolve;
 
 /// The newest version of the runtime spec that ferrun implements.
 pub const OCI_VERSION: &str = "1.3.0";
+/// The file of a bundle that says what to make of it.
+const CONFIG: &str = "config.json";
 
 /// The longest config.json that is read, in bytes.
 const LONGEST: u64 = 64 << 20;
@@ -52,16 +55,17 @@ impl Bundle {
             // The state that hooks and callers read is JSON.
             bail!("bundle {path:?}: its path is not UTF-8");
         }
-        let file = config.map_or_else(|| path.join("config.json"), Path::to_owned);
+        let file = config.map_or_else(|| path.join(CONFIG), Path::to_owned);
         let text = read(&file).with_context(|| format!("{file:?}"))?;
-        let (spec, warnings) = parse_spec(&text)?;
+        let name = config.map_or(Cow::Borrowed(CONFIG), |file| format!("{file:?}").into());
+        let (spec, warnings) = parse_spec_in(&name, &text)?;
         Ok(Self { path, text, spec, warnings })
     }
 
     /// The bundle with other arguments of its process. Its text has them too: what is kept of
     /// it says what ran.
     pub fn with_args(self, args: &[String]) -> Result<Self> {
-        let mut config: Value = serde_json::from_str(&self.text).context("config.json")?;
+        let mut config: Value = serde_json::from_str(&self.text).context(CONFIG)?;
         let Some(process) = config.get_mut("process").and_then(Value::as_object_mut) else {
             bail!("process: missing, and a command was given for it");
         };
@@ -89,8 +93,13 @@ pub fn read(file: &Path) -> Result<String> {
 
 /// Parses the text of a config.json and refuses what the spec has no value for.
 pub fn parse_spec(text: &str) -> Result<(Box<Spec>, Vec<String>)> {
-    let given = scan::scan(text).context("config.json")?;
-    let (mut spec, warnings) = parse::<Spec>(text).context("config.json")?;
+    parse_spec_in(CONFIG, text)
+}
+
+/// Of a file that may have another name.
+fn parse_spec_in(name: &str, text: &str) -> Result<(Box<Spec>, Vec<String>)> {
+    let given = scan::scan(text).with_context(|| name.to_owned())?;
+    let (mut spec, warnings) = parse::<Spec>(text).with_context(|| name.to_owned())?;
     check_version(&given, spec.version())?;
     check_given(&given, spec.process().is_some())?;
     check_io_class(&given, spec.process().as_ref()).in_field("process.ioPriority.class")?;

@@ -115,7 +115,13 @@ fn refuse_occupied(path: &Path) -> Result<()> {
     let processes = read(&path.join("cgroup.procs"))?;
     match processes.lines().next() {
         None => Ok(()),
-        // The words that callers look for, here and below.
+        // The words that callers look for, here and below. Who is in another pid namespace has
+        // no number here.
+        Some("0") => {
+            bail!(
+                "{path:?}: container's cgroup is not empty: somebody of another pid namespace is in it"
+            )
+        }
         Some(first) => bail!("{path:?}: container's cgroup is not empty: process {first} is in it"),
     }
 }

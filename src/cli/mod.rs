@@ -273,7 +273,7 @@ fn list(command: Command) -> Command {
 fn ps(command: Command) -> Command {
     command.arg(format()).arg(id()).arg(
         Arg::new("args")
-            .value_name("OPTIONS")
+            .value_name("PS-OPTIONS")
             .action(ArgAction::Append)
             .num_args(0..)
             .trailing_var_arg(true)
@@ -342,10 +342,15 @@ fn text(name: &'static str, help: &'static str) -> Arg {
         .help(help)
 }
 
-/// What clap says, as one line: the first paragraph, without its usage and its tips.
+/// What clap says, as one line: the first paragraph, without its tips, and the usage where an
+/// argument has no place in it.
 pub fn reason(said: &str) -> String {
     let lines = said.lines().map(str::trim).take_while(|line| !line.is_empty());
-    let line = lines.collect::<Vec<_>>().join(" ");
+    let mut line = lines.collect::<Vec<_>>().join(" ");
+    let usage = said.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
+    if let Some(usage) = usage.filter(|_| line.contains("unexpected argument")) {
+        line += &format!(" (usage: {usage})");
+    }
     let line = line.strip_prefix("error: ").unwrap_or(&line);
     match line.strip_prefix("unrecognized subcommand ") {
         // What callers of runc look for, to learn which commands there are.
@@ -425,9 +430,15 @@ mod tests {
         };
         for (line, expected) in [
             ("ferrun run", "the following required arguments were not provided: <ID>"),
-            ("ferrun run a b", "unexpected argument 'b' found"),
+            (
+                "ferrun run a b",
+                "unexpected argument 'b' found (usage: ferrun run [OPTIONS] <ID> [-- <COMMAND>...])",
+            ),
             ("ferrun x", "No help topic for 'x': there is no such command"),
-            ("ferrun list --\u{1b}", "unexpected argument '--\\u{1b}' found"),
+            (
+                "ferrun list --\u{1b}",
+                "unexpected argument '--\\u{1b}' found (usage: ferrun list [OPTIONS])",
+            ),
             (
                 "ferrun list -f x",
                 "invalid value 'x' for '--format <VALUE>' [possible values: table, json]",

@@ -15,7 +15,13 @@ use crate::text::printable;
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let containers = match global.store.list() {
         // The default place comes into being with the first container.
-        Err(error) if !global.root_given && errno(&error) == Some(libc::ENOENT) => Vec::new(),
+        Err(error)
+            if !global.root_given
+                && errno(&error) == Some(libc::ENOENT)
+                && !global.has_no_place() =>
+        {
+            Vec::new()
+        }
         containers => containers?,
     };
     if matches.get_flag("quiet") {

@@ -22,16 +22,19 @@ pub mod update;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ArgMatches;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use crate::cgroups::systemd::Buses;
 use crate::cli::path_of;
+use crate::error::errno;
 use crate::handover::Handover;
 use crate::handover::report::Reporter;
 use crate::host;
@@ -84,6 +87,22 @@ impl Global {
         };
         let cgroups = Cgroups { maker, rootless };
         Ok(Self { store, root_given, cgroups, buses: buses(), reporter, alone })
+    }
+}
+
+impl Global {
+    /// Whether an ordinary user has said nowhere where containers are remembered, and may not
+    /// do it in root's place.
+    fn has_no_place(&self) -> bool {
+        let is_refused = |path: &Path| match access(path, Access::WRITE_OK | Access::EXEC_OK) {
+            Err(Errno::NOENT) => path
+                .parent()
+                .is_some_and(|above| access(above, Access::WRITE_OK | Access::EXEC_OK).is_err()),
+            answer => answer.is_err(),
+        };
+        let variable = std::env::var_os("XDG_RUNTIME_DIR");
+        let is_default = !self.root_given && variable.is_none_or(|named| named.is_empty());
+        is_default && host::caller().uid != 0 && is_refused(self.store.root())
     }
 }
 
@@ -154,7 +173,12 @@ fn default_root() -> PathBuf {
 
 /// Runs a verb. Returns the exit code.
 pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
-    let ran = run_verb(verb, matches, global);
+    let ran = run_verb(verb, matches, global).map_err(|error| match errno(&error) {
+        Some(libc::EACCES | libc::ENOENT) if global.has_no_place() => {
+            error.context("neither --root nor XDG_RUNTIME_DIR says where containers are remembered")
+        }
+        _ => error,
+    });
     if let (Err(error), Some(reporter)) = (&ran, &global.reporter) {
         reporter.failed(error);
     }

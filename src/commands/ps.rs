@@ -8,7 +8,6 @@ use clap::ArgMatches;
 use procfs::process::Process;
 
 use super::{Global, print, user_name, while_allowed};
-use crate::cgroups;
 use crate::cli::id_of;
 use crate::store::Operation;
 use crate::text::printable;
@@ -16,10 +15,7 @@ use crate::text::printable;
 /// Runs the verb.
 pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
     let container = global.store.load(id_of(matches))?;
-    let pids = while_allowed(global, &container, Operation::Ps, || {
-        let group = cgroups::kept(&container.record.group, &container.directory)?;
-        cgroups::processes(&group)
-    })?;
+    let pids = while_allowed(global, &container, Operation::Ps, || container.processes())?;
     if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
         let mut text = serde_json::to_vec(&pids)?;
         text.push(b'\n');

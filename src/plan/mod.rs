@@ -117,7 +117,10 @@ impl Plan {
         let linux = spec.linux().as_ref();
         let namespaces = Namespaces::plan(linux)?;
         if host.uid != 0 && !namespaces.has(Kind::User) {
-            bail!("linux.namespaces: user: missing, and an ordinary user needs a user namespace");
+            bail!(
+                "linux.namespaces: user: missing, and an ordinary user needs a user namespace \
+                 (`ferrun spec --rootless` writes a configuration with one)"
+            );
         }
         let access = request.cgroups.access(host);
         let (cgroup, unit) = plan_cgroup(request, host, &access)?;

@@ -399,10 +399,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`, `WrongState`, `Kernel`.
     pub fn processes(&self, id: &str) -> Result<Vec<u32>, Error> {
-        self.logged(|| {
-            let container = self.allowed(id, Operation::Ps)?;
-            cgroups::processes(&cgroups::kept(&container.record.group, &container.directory)?)
-        })
+        self.logged(|| self.allowed(id, Operation::Ps)?.processes())
     }
 
     /// The cgroup of a container, for who counts on his own.

@@ -357,8 +357,19 @@ impl Container {
         Ok(self.record.identity().for_callers(status, pid, More { rootfs, created, owner }))
     }
 
+    /// The pids of its processes.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        if self.record.group.directories.is_empty() && self.status()? != Status::Stopped {
+            return Err(Kind::Unsupported.error("the container has no cgroup that lists them"));
+        }
+        cgroups::processes(&cgroups::kept(&self.record.group, &self.directory)?)
+    }
+
     /// What it uses.
     pub fn stats(&self) -> Result<Stats> {
+        if self.record.group.directories.is_empty() && self.record.intel_rdt.is_none() {
+            return Err(Kind::Unsupported.error("the container has no cgroup that could be asked"));
+        }
         let mut stats = cgroups::stats(&self.record.group)?;
         if let Some(group) = &self.record.intel_rdt {
             stats.intel_rdt = resctrl::stats(group)?;
