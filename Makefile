@@ -70,6 +70,17 @@ workflows: ## the files of .github/workflows
 	@$(TESTBED)/install.sh workflows
 	actionlint
 
+# All but the tests build with the Rust that Cargo.toml names as the lowest; clippy knows of each
+# part of the standard library since when it is there, and this asks that Rust itself.
+LOWEST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+.PHONY: lowest-rust
+lowest-rust: ## whether it builds with the lowest Rust that Cargo.toml names, which rustup fetches
+	@$(TESTBED)/install.sh build
+	@rustup run $(LOWEST) rustc --version 2>/dev/null || \
+		{ echo 'lowest-rust: Rust $(LOWEST), by rustup' >&2; \
+		rustup toolchain install $(LOWEST) --no-self-update --profile minimal; }
+	RUSTUP_TOOLCHAIN=$(LOWEST) cargo check --locked --workspace --all-targets --target-dir target/lowest-rust
+
 .PHONY: unit
 unit: ## tests without root and without a container
 	$(CARGO) test --locked --no-fail-fast --package ferrun --package ferrun-seccomp --package ferrun-dbus --package ferrun-shim --package bench --package manual

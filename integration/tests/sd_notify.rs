@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use integration::{Bed, as_both};
+use rustix::fs::{FlockOperation, flock};
 
 /// busybox has nothing that speaks to a socket of datagrams but logger, which takes
 /// /dev/log for one. It puts a header before the text, but not before its second line.
@@ -106,9 +107,9 @@ fn a_second_start_does_not_take_the_socket_away() {
         let start = || bed.call().args(["start", &id]).env("NOTIFY_SOCKET", &manager.path);
         // What the first one holds while it listens.
         let listening = File::open(bed.root().join(&id).join("notify")).unwrap();
-        listening.lock().unwrap();
+        flock(&listening, FlockOperation::LockExclusive).unwrap();
         assert!(start().output().failure(1).contains("already running"));
-        listening.unlock().unwrap();
+        flock(&listening, FlockOperation::Unlock).unwrap();
         let start = start().spawn();
         assert_eq!(manager.hears(), "READY=1\n");
         assert!(manager.hears().starts_with("MAINPID="));

@@ -60,8 +60,11 @@ impl Reporter {
     pub fn warn(&self, message: &str) {
         /// Escaped, no character takes more than twice its bytes.
         const LONGEST: usize = channel::DATAGRAM / 2 - 64;
-        let end = message.floor_char_boundary(LONGEST);
-        let message = message.get(..end).unwrap_or_default().to_owned();
+        let message = message.chars().scan(0, |length, next| {
+            *length += next.len_utf8();
+            (*length <= LONGEST).then_some(next)
+        });
+        let message = message.collect();
         let _ = self.0.send(&Report::Warning(message));
     }
 
