@@ -7,12 +7,15 @@
     release.py notices            the licences of all crates, and lists of them (CycloneDX)
     release.py source             the sources with all crates: it builds without a network
     release.py sums               SHA256SUMS
+    release.py version            nothing: prints what all of it is named after
 
 ARCH is amd64 or arm64. The same commit gives the same bytes wherever it lies. Each step
-takes what the one before it has made. For tests VERSION and REVISION name another version
-than that of Cargo.toml, and DIST another directory.
+takes what the one before it has made. As long as CHANGELOG.md calls the version of Cargo.toml
+unreleased, what is made here is named after the time of the commit too, and the release is an
+upgrade of it. For tests REVISION names another revision than 1, and DIST another directory.
 """
 
+import datetime
 import gzip
 import hashlib
 import io
@@ -32,7 +35,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DIST = pathlib.Path(os.environ.get("DIST", ROOT / "dist"))
 BUILT = ROOT / "target" / "dist"
 TARGETS = {"amd64": "x86_64-unknown-linux-musl", "arm64": "aarch64-unknown-linux-musl"}
-MAINTAINER = os.environ.get("MAINTAINER", "The ferrun developers <ferrun@packages.invalid>")
+MAINTAINER = os.environ.get("MAINTAINER") or "The ferrun developers <ferrun@packages.invalid>"
 
 # What each Debian package has of its own. One more program is one more of these, and its
 # Cargo package.
@@ -72,6 +75,7 @@ PACKAGES = {
         "program": "image-tool",
         "manual": "image-tool.1",
         "documents": ["image-tool/README.md"],
+        "notices": "Docker's default seccomp profile, by the Moby authors, is under the Apache License, Version 2.0.\n",
         "fields": {"Depends": "ca-certificates", "Suggests": "ferrun"},
         "summary": "pulls an image from a container registry into an OCI bundle",
         "description": """
@@ -97,13 +101,27 @@ def main():
             source()
         case ["sums"]:
             sums()
+        case ["version"]:
+            print(version())
         case _:
             sys.exit(__doc__)
 
 
 def version():
-    found = re.search(r'(?m)^\[workspace\.package\]\nversion = "(.+)"$', (ROOT / "Cargo.toml").read_text())
-    return os.environ.get("VERSION", found[1])
+    return named((ROOT / "Cargo.toml").read_text(), (ROOT / "CHANGELOG.md").read_text(), epoch())
+
+
+def named(manifest, changelog, time):
+    """The version of Cargo.toml, which the first section of the changelog is about: released on
+    a day, or not yet."""
+    number = re.search(r'(?m)^\[workspace\.package\]\nversion = "(.+)"$', manifest)[1]
+    section, day = re.search(r"(?m)^## (\S+) \((.+)\)$", changelog).groups()
+    if section != number:
+        sys.exit(f"Cargo.toml says {number}, and the first section of CHANGELOG.md is {section}")
+    if day == "unreleased":
+        return number + datetime.datetime.fromtimestamp(time, datetime.timezone.utc).strftime("~git%Y%m%d.%H%M%S")
+    datetime.date.fromisoformat(day)
+    return number
 
 
 def epoch():
@@ -173,8 +191,7 @@ NOTICES = """\
 What is linked into {program} besides its own code, with the licences and notices that come
 with each crate. Rust's standard library, by the Rust project's developers, is under the
 Apache License, Version 2.0, or the MIT licence; musl, by Rich Felker and others, is under
-the MIT licence. image-tool has Docker's default seccomp profile, by the Moby authors, under
-the Apache License, Version 2.0.
+the MIT licence.
 """
 RULE = "=" * 80
 
@@ -187,7 +204,7 @@ def notices():
     found = {(crate["name"], crate["version"]): crate for crate in metadata["packages"]}
     for name, package in PACKAGES.items():
         bill = json.loads(bills[package["cargo"]])
-        text = NOTICES.format(program=package["program"])
+        text = NOTICES.format(program=package["program"]) + package.get("notices", "")
         printed = {}
         for component in bill["components"]:
             crate = found[component["name"], component["version"]]

@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import shutil
 import sys
 import tarfile
@@ -38,7 +39,9 @@ GROUPS = b"default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"
 def main():
     program = pathlib.Path(sys.argv[1]).read_bytes()
     if len(sys.argv) == 3:
-        alpine().derive(pathlib.Path(sys.argv[2]), ["0.1.0"], archive({"ferrun": (0o755, program)}), {})
+        manifest = (TESTBED.parent / "packaging" / "kubernetes" / "daemonset.yaml").read_text()
+        tag = re.search(r"ferrun-installer:(\S+)", manifest)[1]
+        alpine().derive(pathlib.Path(sys.argv[2]), [tag], archive({"ferrun": (0o755, program)}), {})
     else:
         print(storage_with(program))
 
