@@ -362,6 +362,12 @@ test-packages: deb ## the packages of this machine's architecture used in fresh 
 	@$(TESTBED)/install.sh debian13
 	$(TESTBED)/packages.py
 
+# STEPS='13 told demo' makes some of them.
+.PHONY: test-fresh
+test-fresh: ## README's two commands in fresh Debian 12 and 13, as root and as a user; two hours
+	@$(TESTBED)/install.sh debian13
+	$(TESTBED)/fresh.py $(STEPS)
+
 .PHONY: reproducible
 reproducible: ## all of a release for this machine's architecture, twice in two places, once without a network
 	@$(TESTBED)/install.sh packages
