@@ -42,6 +42,10 @@ USER = "newcomer"
 STEPS = {
     # Before anything is installed.
     "told": (USER, "make", 2, r"neither root nor sudo to install them: gcc"),
+    # Packages can be had, and nothing else: neither the rustup that is handed in is in PATH,
+    # nor does anybody answer who has one.
+    "unreachable": ("root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin https_proxy=http://127.0.0.1:9 make", 2,
+                    r"rustup's installer cannot be fetched|could not download file"),
     "demo": ("root", "make demo", 0, r"This was Alpine from "),
     "test": ("root", "nice -n 5 make test", 0, r"(?m)^\d+ passed, 0 failed, \d+ skipped$"),
     "user-demo": (USER, "make demo", 0, r"This was Alpine from "),

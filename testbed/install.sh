@@ -101,7 +101,7 @@ rustup_itself() {
     if command -v rustup >/dev/null; then
         return
     fi
-    if ! command -v rustc >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+    if ! command -v rustc >/dev/null && apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [^(]'; then
         packages rustup:rustup
         return
     fi
