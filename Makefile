@@ -57,6 +57,10 @@ lint: ## formatting, lints, licences, spelling
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	$(CARGO) check --locked --quiet --package ferrun --target aarch64-unknown-linux-musl
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	@# What is checked is not linked: neither libFuzzer is built for it nor a nightly Rust needed.
+	CUSTOM_LIBFUZZER_PATH=/not/linked CARGO_TARGET_DIR=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target) \
+		$(CARGO) check --locked --quiet --manifest-path fuzz/Cargo.toml
 	$(TESTBED)/dependencies.py
 	typos
 	cd conformance && test -z "$$(gofmt -l .)" && go vet .

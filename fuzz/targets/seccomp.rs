@@ -102,7 +102,8 @@ fuzz_target!(|profile: Profile| {
     for (arch, number, arguments) in profile.calls.iter().take(64) {
         let arch = *pick(&Arch::ALL, *arch);
         let near = (u32::from(*number) >> 4) % 3;
-        let Some(number) = arch.syscall(pick(&NAMES, *number)) else { continue };
+        let name = *pick(&NAMES, *number);
+        let Some(number) = arch.syscall(name) else { continue };
         let number = (number + near).wrapping_sub(1);
         if !has_own_reading(arch, number) {
             continue;
