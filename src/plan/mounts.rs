@@ -577,13 +577,18 @@ mod tests {
         cgroup_namespace: bool,
     ) -> Result<Vec<MountStep>> {
         let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
+        let around = Surroundings { cgroup_namespace, ..around(layout, group) };
+        plan_mounts(&mounts, &around).map(|(steps, _)| steps)
+    }
+
+    fn around<'a>(layout: &'a Layout, group: &'a Group) -> Surroundings<'a> {
         let bundle = Path::new("/bundle");
-        let around = Surroundings {
+        Surroundings {
             bundle,
             root: bundle.join("rootfs"),
             layout,
             group,
-            cgroup_namespace,
+            cgroup_namespace: false,
             user_namespace: false,
             creator_opens: false,
             joined_pids: false,
@@ -591,8 +596,7 @@ mod tests {
             may_make_devices: true,
             no_pivot: false,
             notify: None,
-        };
-        plan_mounts(&mounts, &around).map(|(steps, _)| steps)
+        }
     }
 
     fn plan(json: &str) -> Result<Vec<MountStep>> {
@@ -640,20 +644,8 @@ mod tests {
             {"destination":"/c","source":"/bundle/rootfs/ab","options":["bind"]}]"#;
         let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
         let (layout, group) = v2();
-        let around = Surroundings {
-            bundle: Path::new("/bundle"),
-            root: "/bundle/rootfs".into(),
-            layout: &layout,
-            group: &group,
-            cgroup_namespace: false,
-            user_namespace: true,
-            creator_opens: true,
-            joined_pids: false,
-            mount_namespace: true,
-            may_make_devices: true,
-            no_pivot: false,
-            notify: None,
-        };
+        let around =
+            Surroundings { user_namespace: true, creator_opens: true, ..around(&layout, &group) };
         let (steps, _) = plan_mounts(&mounts, &around).unwrap();
         let is_from_outside = steps.iter().map(MountStep::is_from_outside);
         assert_eq!(is_from_outside.collect::<Vec<_>>(), [false, false, true]);
@@ -662,6 +654,70 @@ mod tests {
         let error = plan_mounts(&mounts, &around).unwrap_err();
         let reason = "mounts[1].source: the ids of what an earlier entry mounts cannot be mapped";
         assert_eq!(error.to_string(), reason);
+    }
+
+    #[test]
+    fn the_log_says_what_is_mounted_and_no_parameter_of_it() {
+        let json = r#"[{"destination":"/t","type":"tmpfs","options":["secret=x"]},
+            {"destination":"/b","source":"/h","options":["bind"]},
+            {"destination":"/m","source":"/h","options":["bind"],
+            "uidMappings":[{"containerID":0,"hostID":5,"size":9}],
+            "gidMappings":[{"containerID":0,"hostID":7,"size":9}]},
+            {"destination":"/t","options":["remount","ro"]}]"#;
+        let mut steps = plan(json).unwrap();
+        steps[3].field = Origin::Rootfs(0);
+        steps.push(MountStep { kind: MountKind::Link("x".into()), ..steps[0].clone() });
+        let summaries: Vec<_> = steps.iter().map(MountStep::summary).collect();
+        let expected = [
+            r#"mounts[0]: "/t": new tmpfs"#,
+            r#"mounts[1]: "/b": bind of "/h", opened by init"#,
+            r#"mounts[2]: "/m": bind of "/h", opened by the creator"#,
+            r#"rootfs[0]: "/t": other attributes"#,
+            r#"mounts[0]: "/t": link to "x""#,
+        ];
+        assert_eq!(summaries, expected);
+    }
+
+    #[test]
+    fn cgroups_are_shown_by_the_one_tree_and_by_what_is_bound_of_the_hosts() {
+        let shows = |json: &str| plan(json).unwrap()[0].shows_cgroups();
+        assert!(shows(r#"[{"destination":"/c","type":"cgroup2"}]"#));
+        assert!(shows(r#"[{"destination":"/c","source":"/sys/fs/cgroup/a","options":["bind"]}]"#));
+        assert!(!shows(r#"[{"destination":"/c","type":"tmpfs"}]"#));
+        assert!(!shows(r#"[{"destination":"/c","source":"/sys/fs","options":["bind"]}]"#));
+        assert!(!shows(r#"[{"destination":"/c","options":["remount"]}]"#));
+    }
+
+    #[test]
+    fn a_procfs_of_a_joined_pid_namespace_is_made_by_the_creator() {
+        let json = r#"[{"destination":"/proc","type":"proc"},{"destination":"/t","type":"tmpfs"}]"#;
+        let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
+        let (layout, group) = v2();
+        let openers = |joined_pids| {
+            let around = Surroundings { joined_pids, ..around(&layout, &group) };
+            let (steps, _) = plan_mounts(&mounts, &around).unwrap();
+            let opener = |step: &MountStep| match &step.kind {
+                MountKind::New(new) => new.opener,
+                other => panic!("{other:?}"),
+            };
+            steps.iter().map(opener).collect::<Vec<_>>()
+        };
+        assert_eq!(openers(true), [Opener::Creator, Opener::Init]);
+        assert_eq!(openers(false), [Opener::Init, Opener::Init]);
+    }
+
+    #[test]
+    fn the_word_alone_takes_the_mapping_of_the_user_namespace() {
+        let (layout, group) = v2();
+        let around = Surroundings { user_namespace: true, ..around(&layout, &group) };
+        for (word, recursive) in [("idmap", false), ("ridmap", true)] {
+            let json =
+                format!(r#"[{{"destination":"/a","source":"/b","options":["bind","{word}"]}}]"#);
+            let mounts: Vec<Mount> = serde_json::from_str(&json).unwrap();
+            let (steps, _) = plan_mounts(&mounts, &around).unwrap();
+            let MountKind::Bind(bind) = &steps[0].kind else { panic!() };
+            assert_eq!(bind.ids, Some(MappedIds { recursive, own: None }), "{word}");
+        }
     }
 
     #[test]
@@ -755,20 +811,7 @@ mod tests {
         let mounts: Vec<Mount> = serde_json::from_str(json).unwrap();
         let (layout, group) = (v2().0, Group::default());
         let planned = |user_namespace| {
-            let around = Surroundings {
-                bundle: Path::new("/b"),
-                root: "/b/rootfs".into(),
-                layout: &layout,
-                group: &group,
-                cgroup_namespace: false,
-                user_namespace,
-                creator_opens: false,
-                joined_pids: false,
-                mount_namespace: true,
-                may_make_devices: true,
-                no_pivot: false,
-                notify: None,
-            };
+            let around = Surroundings { user_namespace, ..around(&layout, &group) };
             plan_mounts(&mounts, &around).unwrap().0.remove(0).kind
         };
         assert_eq!(planned(true), bind("/sys/fs/cgroup", false));
@@ -806,6 +849,13 @@ mod tests {
         let steps = plan_in(json, &v1(), true).unwrap();
         let MountKind::New(new) = &steps[4].kind else { panic!() };
         assert_eq!(new.data, [("none".into(), None), ("name".into(), Some("systemd".into()))]);
+        // A namespace that was joined may refuse it.
+        let own = Instead::Directory("/sys/fs/cgroup/systemd/c".into());
+        assert_eq!(new.instead, Some(own));
+        let pids = group(&[(Version::V1, &["pids"], "/sys/fs/cgroup/pids")]);
+        let steps = plan_in(json, &(v1().0, pids), true).unwrap();
+        let MountKind::New(new) = &steps[1].kind else { panic!() };
+        assert_eq!(new.data, [("pids".into(), None)]);
     }
 
     #[test]

@@ -566,6 +566,9 @@ mod tests {
             (r#","consoleSize":{"height":1,"width":2}"#, None),
             (r#","terminal":true"#, Some(None)),
             (r#","terminal":true,"consoleSize":{"height":0,"width":0}"#, Some(None)),
+            (r#","terminal":true,"consoleSize":{"height":0,"width":80}"#, Some(None)),
+            (r#","terminal":true,"consoleSize":{"height":24,"width":0}"#, Some(None)),
+            (r#","terminal":true,"consoleSize":{"height":24,"width":65536}"#, Some(None)),
             (r#","terminal":true,"consoleSize":{"height":24,"width":80}"#, Some(Some((24, 80)))),
         ] {
             let terminal = plan(json).unwrap().terminal;
@@ -612,6 +615,10 @@ mod tests {
         assert_eq!(planned.exec_affinity, expected);
         let planned = plan(r#","execCPUAffinity":{"final":"64"}"#).unwrap();
         assert_eq!(planned.exec_affinity.last, Processors::These(vec![0, 1]));
+        for nothing in ["", r#","execCPUAffinity":{}"#] {
+            let expected = ExecAffinity { initial: None, last: Processors::All };
+            assert_eq!(plan(nothing).unwrap().exec_affinity, expected, "{nothing}");
+        }
         let error = plan(r#","execCPUAffinity":{"final":"5000"}"#).unwrap_err();
         assert_eq!(
             format!("{error:#}"),
@@ -634,6 +641,97 @@ mod tests {
     }
 
     #[test]
+    fn the_utmost_values_are_taken() {
+        for score in [-1000, -1, 0, 5, 1000] {
+            let planned = plan(&format!(r#","oomScoreAdj":{score}"#)).unwrap();
+            assert_eq!(planned.oom_score_adj, Some(score));
+        }
+        assert_eq!(plan("").unwrap().oom_score_adj, None);
+        for nice in [-20, 19] {
+            let rest = format!(r#","scheduler":{{"policy":"SCHED_OTHER","nice":{nice}}}"#);
+            assert_eq!(plan(&rest).unwrap().scheduler.unwrap().nice, nice);
+        }
+    }
+
+    #[test]
+    fn a_umask_is_permission_bits_and_0022_where_none_is_given() {
+        let umask = |user: &str| {
+            let json = format!(r#"{{"cwd":"/","args":["a"],"user":{{"uid":0,"gid":0{user}}}}}"#);
+            let process = serde_json::from_str(&json).unwrap();
+            ProcessPlan::plan(&process, None, Field::CONFIG, &Streams::default())
+                .map(|planned| planned.user.umask)
+        };
+        assert_eq!((umask("").unwrap(), umask(r#","umask":511"#).unwrap()), (0o022, 0o777));
+        assert_eq!(
+            umask(r#","umask":512"#).unwrap_err().to_string(),
+            "process.user.umask: 512: more than the permission bits"
+        );
+    }
+
+    #[test]
+    fn a_path_may_lead_through_proc_by_its_own_name_or_that_of_a_link_to_there() {
+        let places = |name: &str, cwd: &str| {
+            let json = format!(
+                r#"{{"cwd":"{cwd}","args":["{name}"],"user":{{"uid":0,"gid":0}},
+                "env":["PATH=/bin:/dev/fd"]}}"#
+            );
+            let process = serde_json::from_str(&json).unwrap();
+            let planned =
+                ProcessPlan::plan(&process, None, Field::CONFIG, &Streams::default()).unwrap();
+            (planned.may_be_in_proc(), planned.cwd_may_be_in_proc())
+        };
+        assert_eq!(places("/bin/a", "/"), (false, false), "PATH is for names");
+        assert_eq!(places("a", "/"), (true, false));
+        assert_eq!(places("/proc/self/exe", "/"), (true, false));
+        assert_eq!(places("/dev/fd/3", "/"), (true, false));
+        assert_eq!(places("/bin/a", "/proc/self/fd/3"), (true, true));
+        assert_eq!(places("./a", "/dev/fd/3"), (true, true));
+    }
+
+    #[test]
+    fn a_policy_that_is_not_inherited_is_the_creators_to_give() {
+        let by_creator = |rest: &str| plan(rest).unwrap().gets_scheduler_by_creator();
+        assert!(!by_creator(""));
+        assert!(!by_creator(r#","scheduler":{"policy":"SCHED_BATCH"}"#));
+        assert!(by_creator(
+            r#","scheduler":{"policy":"SCHED_BATCH","flags":["SCHED_RESET_ON_FORK"]}"#
+        ));
+    }
+
+    #[test]
+    fn an_error_names_the_label_that_there_is() {
+        let named = |rest: &str| plan(rest).unwrap().named_label();
+        assert_eq!(named(r#","selinuxLabel":"","apparmorProfile":"""#), None);
+        assert_eq!(
+            named(r#","selinuxLabel":"l","apparmorProfile":"p""#).as_deref(),
+            Some(r#"process.selinuxLabel "l""#)
+        );
+        assert_eq!(
+            named(r#","apparmorProfile":"p""#).as_deref(),
+            Some(r#"process.apparmorProfile "p""#)
+        );
+    }
+
+    #[test]
+    fn a_filter_that_notifies_needs_somebody_who_listens() {
+        let planned = |action: &str, listener: &str| {
+            let process = r#"{"cwd":"/","args":["a"],"user":{"uid":0,"gid":0}}"#;
+            let profile = format!(
+                r#"{{"defaultAction":"SCMP_ACT_ALLOW"{listener},
+                "syscalls":[{{"names":["mkdir"],"action":"{action}"}}]}}"#
+            );
+            let profile = serde_json::from_str(&profile).unwrap();
+            let process = serde_json::from_str(process).unwrap();
+            ProcessPlan::plan(&process, Some(&profile), Field::CONFIG, &Streams::default())
+                .map_or_else(|error| error.to_string(), |_| String::new())
+        };
+        let missing = "linux.seccomp.listenerPath: missing, and SCMP_ACT_NOTIFY needs it";
+        assert_eq!(planned("SCMP_ACT_NOTIFY", ""), missing);
+        assert_eq!(planned("SCMP_ACT_NOTIFY", r#","listenerPath":"/l""#), "");
+        assert_eq!(planned("SCMP_ACT_ERRNO", ""), "");
+    }
+
+    #[test]
     fn wrong_values_are_refused_by_their_field() {
         for (json, reason) in [
             (
@@ -645,6 +743,19 @@ mod tests {
                 "process.rlimits[0].soft: 2: above the hard limit of 1",
             ),
             (r#","oomScoreAdj":1001"#, "process.oomScoreAdj: 1001: not between -1000 and 1000"),
+            (r#","oomScoreAdj":-1001"#, "process.oomScoreAdj: -1001: not between -1000 and 1000"),
+            (
+                r#","scheduler":{"policy":"SCHED_OTHER","nice":-21}"#,
+                "process.scheduler.nice: -21: not between -20 and 19",
+            ),
+            (
+                r#","scheduler":{"policy":"SCHED_OTHER","nice":20}"#,
+                "process.scheduler.nice: 20: not between -20 and 19",
+            ),
+            (
+                r#","scheduler":{"policy":"SCHED_FIFO","priority":-1}"#,
+                "process.scheduler.priority: -1: below zero",
+            ),
             (
                 r#","ioPriority":{"class":"IOPRIO_CLASS_BE","priority":9}"#,
                 "process.ioPriority.priority: 9: not between 0 and 7",

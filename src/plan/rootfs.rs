@@ -222,8 +222,14 @@ fn paths(field: &str, given: Option<&[String]>) -> Result<Vec<(String, PathBuf)>
 
 #[cfg(test)]
 mod tests {
-    use super::super::cgroup::{Group, Layout};
+    use super::super::cgroup::{Directory, Group, Layout, Unified, Version};
     use super::*;
+
+    fn group(version: Version, controllers: &[&str], mount: &str) -> Group {
+        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
+        let path = Path::new(mount).join("c");
+        Group { directories: vec![Directory { version, controllers, mount: mount.into(), path }] }
+    }
 
     fn around() -> Surroundings<'static> {
         static NO_GROUP: Group = Group { directories: Vec::new() };
@@ -305,11 +311,21 @@ mod tests {
             assert_eq!(planned(word).callers, libc::MS_PRIVATE | libc::MS_REC, "{word}");
         }
         for (word, end) in [
+            ("private", None),
             ("rprivate", None),
             ("unbindable", Some(libc::MS_UNBINDABLE)),
+            ("runbindable", Some(libc::MS_UNBINDABLE | libc::MS_REC)),
+            ("shared", Some(libc::MS_SHARED)),
             ("rshared", Some(libc::MS_SHARED | libc::MS_REC)),
         ] {
             assert_eq!(planned(word).end, end, "{word}");
+        }
+        // What is shared cannot be moved: the root is private until the end.
+        for (word, callers) in
+            [("shared", libc::MS_SHARED), ("rshared", libc::MS_SHARED | libc::MS_REC)]
+        {
+            assert_eq!(planned(word).callers, callers, "{word}");
+            assert_eq!(planned(word).root, Some(libc::MS_PRIVATE), "{word}");
         }
     }
 
@@ -400,6 +416,94 @@ mod tests {
         .unwrap();
         assert!(rootfs.shows(Path::new("/cgroup/c")));
         assert!(!rootfs.shows(Path::new("/cgroup")) && !rootfs.shows(Path::new("/a")));
+    }
+
+    #[test]
+    fn a_group_is_shown_where_it_may_have_to_stand_in_for_the_tree() {
+        let unified = Unified { controllers: vec![], mount: "/m".into() };
+        let (layout, group) = (Layout::V2(unified), group(Version::V2, &[], "/m"));
+        let spec = r#"{"root":{"path":"r"},"mounts":[{"destination":"/c","type":"cgroup"}]}"#;
+        let around =
+            Surroundings { layout: &layout, group: &group, cgroup_namespace: true, ..around() };
+        let (rootfs, _) = plan_rootfs(&serde_json::from_str(spec).unwrap(), &around).unwrap();
+        assert!(matches!(rootfs.mounts[0].kind, MountKind::New(_)));
+        assert!(rootfs.shows(Path::new("/m/c")) && !rootfs.shows(Path::new("/m")));
+    }
+
+    #[test]
+    fn every_place_that_is_covered_is_known_in_the_order_of_mounting() {
+        let layout = Layout::V1 { hierarchies: vec![], unified: None };
+        let group = group(Version::V1, &["cpu", "cpuacct"], "/m/cpu,cpuacct");
+        let spec = r#"{"root":{"path":"r"},"mounts":[
+            {"destination":"/t","type":"tmpfs"},{"destination":"/c","type":"cgroup"}],
+            "linux":{"maskedPaths":["/masked"],"readonlyPaths":["/ro"],
+                "devices":[{"path":"/dev/pipe","type":"p"}]}}"#;
+        let around =
+            Surroundings { layout: &layout, group: &group, may_make_devices: false, ..around() };
+        let (rootfs, _) = plan_rootfs(&serde_json::from_str(spec).unwrap(), &around).unwrap();
+        // Links are none, nor are devices that are made.
+        let places = [
+            "/t",
+            "/c",
+            "/c/cpu,cpuacct",
+            "/dev/null",
+            "/dev/zero",
+            "/dev/full",
+            "/dev/random",
+            "/dev/urandom",
+            "/dev/tty",
+            "/dev/console",
+            "/ro",
+            "/masked",
+        ];
+        assert_eq!(rootfs.mount_points().collect::<Vec<_>>(), places.map(PathBuf::from));
+    }
+
+    #[test]
+    fn what_the_creator_opens_are_trees_and_what_is_new_for_others() {
+        let spec = r#"{"root":{"path":"r"},"mounts":[{"destination":"/t","type":"tmpfs"},
+            {"destination":"/proc","type":"proc"},
+            {"destination":"/d","source":"/d","options":["bind"]},
+            {"destination":"/e","source":"/b/r/t","options":["bind"]},
+            {"destination":"/t","options":["remount"]}]}"#;
+        let spec = serde_json::from_str(spec).unwrap();
+        let opened = |creator_opens, joined_pids| {
+            let around = Surroundings { creator_opens, joined_pids, ..around() };
+            let (rootfs, _) = plan_rootfs(&spec, &around).unwrap();
+            let targets = rootfs.opened_by_creator().map(|step| step.target.display().to_string());
+            targets.collect::<Vec<_>>()
+        };
+        assert_eq!(opened(true, true), ["/proc", "/d"]);
+        assert_eq!(opened(true, false), ["/d"]);
+        assert_eq!(opened(false, true), ["/proc"]);
+        assert!(opened(false, false).is_empty());
+    }
+
+    #[test]
+    fn a_bind_of_the_creators_is_locked_where_the_container_has_other_rights() {
+        let spec = r#"{"root":{"path":"r"},
+            "mounts":[{"destination":"/d","source":"/d","options":["bind"]}]}"#;
+        let spec = serde_json::from_str(spec).unwrap();
+        let is_locked = |creator_opens, user_namespace| {
+            let around = Surroundings { creator_opens, user_namespace, ..around() };
+            plan_rootfs(&spec, &around).unwrap().0.mounts[0].is_locked
+        };
+        assert!(is_locked(true, true));
+        assert!(!is_locked(true, false) && !is_locked(false, true));
+    }
+
+    #[test]
+    fn among_the_mounts_of_the_caller_a_bind_is_no_peer_of_its_source() {
+        let spec = r#"{"root":{"path":"r"},
+            "mounts":[{"destination":"/d","source":"/d","options":["bind","rshared"]}]}"#;
+        let spec = serde_json::from_str(spec).unwrap();
+        let types = |mount_namespace| {
+            let around = Surroundings { mount_namespace, ..around() };
+            plan_rootfs(&spec, &around).unwrap().0.mounts[0].propagation.clone()
+        };
+        let own = (libc::MS_SHARED, true);
+        assert_eq!(types(false), [(libc::MS_SLAVE, true), own]);
+        assert_eq!(types(true), [own]);
     }
 
     #[test]

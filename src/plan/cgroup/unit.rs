@@ -533,6 +533,8 @@ mod tests {
             (":x:y", "/system.slice/x-y.scope"),
             ("user.slice::y", "/user.slice/-y.scope"),
             ("_a-b.slice:.x:y", "/__a.slice/__a-b.slice/_.x-y.scope"),
+            ("cgroup.a.slice:cgroup.b:y", "/_cgroup.a.slice/_cgroup.b-y.scope"),
+            (r"a\x2db.slice:x@1:y", r"/a\x2db.slice/x@1-y.scope"),
             ("", "/system.slice/ferrun-box.scope"),
         ] {
             assert_eq!(path_of(cgroups_path, Manager::System).unwrap(), expected, "{cgroups_path}");
@@ -546,6 +548,20 @@ mod tests {
         let uri = Value::texts(["file:/run/a%20b/c1#2026-01-02T03:04:05.000000006Z"]);
         assert_eq!(mark("2026-01-02T03:04:05.000000006Z"), ("Documentation".into(), uri));
         assert_ne!(mark("1"), mark("2"));
+    }
+
+    #[test]
+    fn a_unit_leaves_its_group_to_the_container_and_nothing_of_itself_behind() {
+        let unit = Unit::new(Some(Path::new("a.slice:x:y")), "box", &systemd(Manager::System));
+        let properties = own_properties("box", &unit.unwrap());
+        for (name, value) in [
+            ("Slice", Value::text("a.slice")),
+            ("Delegate", Value::Bool(true)),
+            ("DefaultDependencies", Value::Bool(false)),
+            ("CollectMode", Value::text("inactive-or-failed")),
+        ] {
+            assert!(properties.contains(&(name.to_owned(), value)), "{name}: {properties:?}");
+        }
     }
 
     #[test]
@@ -728,6 +744,18 @@ mod tests {
         }
         assert_eq!(variant("['a', 'b']").unwrap(), Value::texts(["a", "b"]));
         assert_eq!(variant("[]").unwrap(), Value::texts::<&str>([]));
+        assert_eq!(variant(r"'\\\''").unwrap(), Value::text(r"\'"));
+        for (text, expected) in [
+            ("false", Value::Bool(false)),
+            ("byte 5", Value::Byte(5)),
+            ("int16 -5", Value::I16(-5)),
+            ("uint16 5", Value::U16(5)),
+            ("int32 -5", Value::I32(-5)),
+            ("uint32 5", Value::U32(5)),
+            ("int64 -5", Value::I64(-5)),
+        ] {
+            assert_eq!(variant(text).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -206,6 +206,60 @@ mod tests {
     }
 
     #[test]
+    fn what_was_typed_and_what_is_known_is_all_that_is_asked_for() {
+        let typed = Typed {
+            flags: Flags { shell_job: true, ..Flags::default() },
+            leave_running: true,
+            tcp_skip_in_flight: true,
+            link_remap: true,
+            page_server: Some(("a".into(), 7)),
+            ..Typed::default()
+        };
+        let facts = Facts {
+            work: Some(6),
+            has_config_file: true,
+            bound: vec![],
+            masked: vec![],
+            ..facts()
+        };
+        let expected = Options {
+            images: 5,
+            work: Some(6),
+            pid: Some(7),
+            log_file: "dump.log",
+            flags: typed.flags.clone(),
+            leave_running: true,
+            tcp_skip_in_flight: true,
+            link_remap: true,
+            page_server: Some(("a".into(), 7)),
+            root: "/b/r".into(),
+            empty_namespaces: 0x4000_0000,
+            config_file: Some("/etc/criu/runc.conf".into()),
+            ..Options::default()
+        };
+        assert_eq!(options(&dumped(OWN), &typed, facts).unwrap(), expected);
+    }
+
+    #[test]
+    fn devices_are_the_hosts_where_they_could_not_be_made() {
+        const MAPPED: &str = r#"{"namespaces":[{"type":"mount"},{"type":"user"}],
+            "uidMappings":[{"containerID":0,"hostID":1000,"size":1}],
+            "gidMappings":[{"containerID":0,"hostID":1000,"size":1}]}"#;
+        for (linux, by_root, is_hosts) in
+            [(OWN, true, false), (OWN, false, true), (MAPPED, true, true), (MAPPED, false, true)]
+        {
+            let spec: Spec = serde_json::from_str(&format!(
+                r#"{{"ociVersion":"1.0.0","root":{{"path":"r"}},"linux":{linux}}}"#
+            ))
+            .unwrap();
+            let around = (&Layout::None, &Group::default());
+            let dumped = Dumped::plan(&spec, Path::new("/b"), around, by_root).unwrap();
+            let mut places = external_places(&dumped.rootfs);
+            assert_eq!(places.any(|place| place == "/dev/null"), is_hosts, "{linux} {by_root}");
+        }
+    }
+
+    #[test]
     fn a_dump_in_advance_asks_for_no_mounts_and_one_after_another_for_changes() {
         let typed = Typed { pre_dump: true, parent: Some("../a".into()), ..Typed::default() };
         let asked = options(&dumped(OWN), &typed, facts()).unwrap();
@@ -217,6 +271,9 @@ mod tests {
     fn joined_networks_and_pids_are_the_hosts_where_criu_knows_that() {
         let asked = options(&dumped(JOINED), &Typed::default(), facts()).unwrap();
         assert_eq!(asked.external, ["net[40]:extRootNetNS", "pid[41]:extRootPidNS"]);
+        let unknown = Facts { inodes: vec![(Kind::Pid, 41)], ..facts() };
+        let error = options(&dumped(JOINED), &Typed::default(), unknown).unwrap_err();
+        assert_eq!(message(&error), r#"linux.namespaces[1].path: "/n": is not known"#);
         let old = Facts { version: 3_14_00, ..facts() };
         let error = options(&dumped(JOINED), &Typed::default(), old).unwrap_err();
         let expected = "linux.namespaces[3].path: needs CRIU 3.15, and this one is 3.14";

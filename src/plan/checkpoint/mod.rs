@@ -306,6 +306,20 @@ mod tests {
                 ),
                 "linux.seccomp: CRIU cannot restore the listener of SCMP_ACT_NOTIFY",
             ),
+            (
+                format!(
+                    r#"{{"namespaces":[{mount}],"seccomp":{{"defaultAction":"SCMP_ACT_NOTIFY",
+                    "syscalls":[{{"names":["mkdir"],"action":"SCMP_ACT_ALLOW"}}]}}}}"#
+                ),
+                "linux.seccomp: CRIU cannot restore the listener of SCMP_ACT_NOTIFY",
+            ),
+            (
+                format!(
+                    r#"{{"namespaces":[{mount}],"seccomp":{{"defaultAction":"SCMP_ACT_ALLOW",
+                    "syscalls":[{{"names":["mkdir"],"action":"SCMP_ACT_ERRNO"}}]}}}}"#
+                ),
+                "",
+            ),
         ] {
             let json = format!(r#"{{"ociVersion":"1.0.0","root":{{"path":"r"}},"linux":{linux}}}"#);
             assert_eq!(refused(&json), reason);
@@ -334,7 +348,9 @@ mod tests {
 
     #[test]
     fn modes_and_namespaces_that_are_none_are_refused() {
-        assert_eq!(CgroupsMode::parse("strict").unwrap(), CgroupsMode::Strict);
+        let modes = ["ignore", "soft", "full", "strict"].map(|text| CgroupsMode::parse(text).ok());
+        let numbers = modes.map(|mode| mode.map(|mode| mode as u32));
+        assert_eq!(numbers, [Some(0), Some(3), Some(4), Some(5)], "as CRIU counts them");
         assert!(CgroupsMode::parse("").is_err() && CgroupsMode::parse("none").is_err());
         assert!(check_empty_namespace("network").is_ok() && check_empty_namespace("pid").is_err());
     }

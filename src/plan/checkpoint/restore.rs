@@ -190,6 +190,88 @@ mod tests {
     }
 
     #[test]
+    fn what_was_typed_and_what_is_known_is_all_that_is_asked_for() {
+        let spec = spec(r#"{"namespaces":[{"type":"mount"}]}"#);
+        let typed = Typed {
+            flags: Flags { shell_job: true, ..Flags::default() },
+            lsm_profile: Some("selinux:a".into()),
+            lsm_mount_context: Some("c".into()),
+        };
+        let facts = Facts {
+            work: Some(6),
+            bound: vec![],
+            descriptors: vec![],
+            groups: vec![("memory".into(), "/g".into())],
+            has_config_file: true,
+            ..facts()
+        };
+        let expected = Options {
+            images: 5,
+            work: Some(6),
+            log_file: "restore.log",
+            flags: typed.flags.clone(),
+            evasive_devices: true,
+            root: "/s/criu-root".into(),
+            external_mounts: vec![("/var/run/x".into(), "/b/x".into())],
+            cgroup_roots: facts.groups.clone(),
+            restores_sibling: true,
+            empty_namespaces: 0x4000_0000,
+            config_file: Some("/etc/criu/runc.conf".into()),
+            lsm_profile: typed.lsm_profile.clone(),
+            lsm_mount_context: typed.lsm_mount_context.clone(),
+            ..Options::default()
+        };
+        assert_eq!(options(&plan(&spec), &spec, &typed, facts).unwrap(), expected);
+        assert_eq!(settings(&spec), expected.config_file);
+        assert_eq!(typed.profile(), None, "it is not one of AppArmor's");
+    }
+
+    #[test]
+    fn devices_that_could_not_be_made_are_the_hosts() {
+        let spec = spec(r#"{"namespaces":[{"type":"mount"}]}"#);
+        let host = Host { in_user_namespace: true, ..Host::default() };
+        let plan = Plan::new(&Request::new(&spec, Path::new("/b"), "c"), &host).unwrap();
+        let asked = options(&plan, &spec, &Typed::default(), facts()).unwrap();
+        assert!(asked.external_mounts.contains(&("/dev/null".into(), "/dev/null".into())));
+        assert!(!asked.external_mounts.contains(&("/dev/tty0".into(), "/dev/tty0".into())));
+    }
+
+    #[test]
+    fn what_cannot_be_restored_is_refused_before_anything_is_made() {
+        let refused = |text: &str| {
+            let spec: Spec = serde_json::from_str(text).unwrap();
+            check(&spec, &plan(&spec)).map_or_else(|error| message(&error), |()| String::new())
+        };
+        const PROCESS: &str =
+            r#""process":{"args":["a"],"cwd":"/","user":{"uid":0,"gid":0}},"root":{"path":"r"}"#;
+        for (text, reason) in [
+            (format!(r#"{{{PROCESS},"linux":{{"namespaces":[{{"type":"mount"}}]}}}}"#), ""),
+            (
+                r#"{"root":{"path":"r"},"linux":{"namespaces":[{"type":"mount"}]}}"#.to_owned(),
+                "process: missing, and what is restored is compared with it",
+            ),
+            (
+                format!(
+                    r#"{{{PROCESS},"linux":{{"netDevices":{{"eth0":{{}}}},
+                    "namespaces":[{{"type":"mount"}},{{"type":"network"}}]}}}}"#
+                ),
+                "linux.netDevices: cannot be given to a container that is restored",
+            ),
+            (
+                format!(
+                    r#"{{{PROCESS},"linux":{{"namespaces":[{{"type":"mount"}}]}},
+                    "mounts":[{{"destination":"/m","type":"bind","source":"/x",
+                        "uidMappings":[{{"containerID":0,"hostID":1000,"size":1}}],
+                        "gidMappings":[{{"containerID":0,"hostID":1000,"size":1}}]}}]}}"#
+                ),
+                "mounts[0]: CRIU cannot restore a mount with mapped ids",
+            ),
+        ] {
+            assert_eq!(refused(&text), reason);
+        }
+    }
+
+    #[test]
     fn labels_take_a_criu_that_restores_them() {
         let spec = spec(r#"{"namespaces":[{"type":"mount"}]}"#);
         let typed = Typed { lsm_profile: Some("apparmor:p".into()), ..Typed::default() };

@@ -220,6 +220,15 @@ mod tests {
             let task = Task { seccomp, ..task.clone() };
             assert_eq!(refused(&nnp, &task), "linux.seccomp: has no filter");
         }
+        // What is in one of the planned sets alone may be had.
+        for one in [
+            Sets { bounding: 0x400, ..Sets::default() },
+            Sets { permitted: 0x400, ..Sets::default() },
+            Sets { inheritable: 0x400, ..Sets::default() },
+        ] {
+            let process = ProcessPlan { capabilities: one, ..nnp.clone() };
+            assert_eq!(refused(&process, &task), "");
+        }
         // It may have given up all of it.
         let less = Task { capabilities: Sets::default(), groups: vec![], ..task };
         assert_eq!(refused(&nnp, &less), "");
@@ -240,6 +249,9 @@ mod tests {
         for task in [&root, &wheel, &group] {
             assert_eq!(refused(&able, task), "");
         }
+        able.capabilities.permitted |= SETUID | SETGID;
+        assert_eq!(refused(&able, &root), "");
+        able.capabilities.permitted = 0;
         able.no_new_privileges = true;
         assert_ne!(refused(&able, &Task { no_new_privileges: true, ..root }), "");
     }
