@@ -40,17 +40,20 @@ fn device_number(number: i64, bits: u32) -> Result<u32> {
     }
 }
 
+/// The highest processor or node that a process can be bound to.
+pub(crate) const HIGHEST: usize = 1023;
+
 /// A list of numbers such as `0-3,7` as a bit mask, lowest first.
-pub(crate) fn bit_mask(list: &str) -> Result<Vec<u64>> {
-    const HIGHEST: usize = 1023;
+pub(crate) fn bit_mask(list: &str, highest: usize) -> Result<Vec<u64>> {
     let mut mask: Vec<u64> = Vec::new();
     for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
+        let number = |text: &str| text.trim().parse::<usize>();
+        let (Ok(first), Ok(last)) = (number(first), number(last)) else {
             bail!("{range:?}: not a number or a range");
         };
-        if first > last || last > HIGHEST {
-            bail!("{range:?}: not a range up to {HIGHEST}");
+        if first > last || last > highest {
+            bail!("{range:?}: not a range up to {highest}");
         }
         for number in first..=last {
             if mask.len() <= number / 64 {
@@ -88,16 +91,18 @@ mod tests {
 
     #[test]
     fn lists_of_numbers_become_masks() {
-        assert!(bit_mask("").unwrap().is_empty());
-        assert_eq!(bit_mask("0-2,5").unwrap(), [0b10_0111_u64]);
-        assert_eq!(bit_mask("64").unwrap(), [0_u64, 1]);
-        assert_eq!(bit_mask("63").unwrap(), [1_u64 << 63]);
-        assert_eq!(bit_mask("64,0,127").unwrap(), [1_u64, 1 | 1 << 63]);
-        assert_eq!(bit_mask("0,64").unwrap(), [1_u64, 1]);
-        assert_eq!(bit_mask(" 3 , 1-1,").unwrap(), [0b1010_u64]);
-        assert_eq!(bit_mask("1023").unwrap().len(), 16);
+        let mask = |list| bit_mask(list, HIGHEST);
+        assert!(mask("").unwrap().is_empty());
+        assert_eq!(mask("0-2,5").unwrap(), [0b10_0111_u64]);
+        assert_eq!(mask("64").unwrap(), [0_u64, 1]);
+        assert_eq!(mask("63").unwrap(), [1_u64 << 63]);
+        assert_eq!(mask("64,0,127").unwrap(), [1_u64, 1 | 1 << 63]);
+        assert_eq!(mask("0,64").unwrap(), [1_u64, 1]);
+        assert_eq!(mask("128,64").unwrap(), [0_u64, 1, 1]);
+        assert_eq!(mask(" 3 , 1 - 1,").unwrap(), [0b1010_u64]);
+        assert_eq!(mask("1023").unwrap().len(), 16);
         for wrong in ["a", "3-1", "-1", "1024", "0-1024"] {
-            assert!(bit_mask(wrong).is_err(), "{wrong}");
+            assert!(mask(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use oci_spec::runtime::{LinuxPersonalityDomain, Spec};
 
-use super::numbers::bit_mask;
+use super::numbers::{HIGHEST, bit_mask};
 use crate::error::InField as _;
 
 /// What every process of a container has, those that `exec` adds too.
@@ -60,7 +60,7 @@ fn memory_policy(spec: &Spec) -> Result<Option<(u32, Vec<u64>)>> {
             }
     });
     let nodes = given.nodes().as_deref().unwrap_or_default();
-    let nodes = bit_mask(nodes).context("invalid memory policy");
+    let nodes = bit_mask(nodes, HIGHEST).context("invalid memory policy");
     Ok(Some((mode | flags, nodes.in_field("linux.memoryPolicy.nodes")?)))
 }
 
@@ -85,6 +85,10 @@ mod tests {
             (r#""mode":"MPOL_WEIGHTED_INTERLEAVE""#, (6, vec![])),
             (r#""mode":"MPOL_BIND","flags":["MPOL_F_STATIC_NODES"]"#, (0x8002, vec![])),
             (r#""mode":"MPOL_BIND","flags":["MPOL_F_RELATIVE_NODES"]"#, (0x4002, vec![])),
+            (
+                r#""mode":"MPOL_BIND","flags":["MPOL_F_STATIC_NODES","MPOL_F_STATIC_NODES"]"#,
+                (0x8002, vec![]),
+            ),
             (
                 r#""mode":"MPOL_BIND","flags":["MPOL_F_NUMA_BALANCING","MPOL_F_STATIC_NODES"]"#,
                 (0xa002, vec![]),

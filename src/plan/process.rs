@@ -16,7 +16,7 @@ use oci_spec::runtime::{
 
 use super::capabilities::CapabilitySets;
 use super::last_calls::may_come_first;
-use super::numbers::{self, bit_mask};
+use super::numbers::{self, HIGHEST, bit_mask};
 use super::request::{Console, Streams};
 use crate::abi::SchedulerAttributes;
 use crate::error::InField as _;
@@ -330,9 +330,9 @@ fn exec_affinity(process: &Process, field: Field) -> Result<ExecAffinity> {
     let Some(given) = process.exec_cpu_affinity() else { return Ok(ExecAffinity::default()) };
     let mask = |property: &str, list: &Option<String>| match list.as_deref() {
         None | Some("") => Ok(None),
-        Some(list) => {
-            bit_mask(list).in_field(field.of(&format!("execCPUAffinity.{property}"))).map(Some)
-        }
+        Some(list) => bit_mask(list, HIGHEST)
+            .in_field(field.of(&format!("execCPUAffinity.{property}")))
+            .map(Some),
     };
     let initial = mask("initial", given.initial())?;
     let last = match mask("final", given.cpu_affinity_final())? {

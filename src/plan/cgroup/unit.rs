@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::devices::{DeviceList, Kind, Rule};
 use super::{Setting, Write};
 use crate::error::InField as _;
+use crate::plan::numbers::bit_mask;
 
 /// A property of a unit, as D-Bus has it.
 pub type Property = (String, Value);
@@ -287,27 +288,11 @@ fn processor_time(text: &str) -> Result<(u64, u64, String)> {
 fn mask(list: &str) -> Result<Vec<u8>> {
     /// More than any machine has.
     const MOST: usize = 8192;
-    let mut mask: Vec<u8> = Vec::new();
-    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let parse = |number: &str| -> Result<usize> {
-            let number = number.trim().parse().with_context(|| format!("{list:?}"))?;
-            ensure!(number < MOST, "{list:?}: {number} is more than any machine has");
-            Ok(number)
-        };
-        let (first, last) = (parse(first)?, parse(last)?);
-        ensure!(first <= last, "{list:?}: {part:?} ends before it begins");
-        for number in first..=last {
-            if mask.len() <= number / 8 {
-                mask.resize(number / 8 + 1, 0);
-            }
-            if let Some(byte) = mask.get_mut(number / 8) {
-                *byte |= 1 << (number % 8);
-            }
-        }
-    }
-    ensure!(!mask.is_empty(), "{list:?} names none");
-    Ok(mask)
+    let words = bit_mask(list, MOST - 1).with_context(|| format!("{list:?}"))?;
+    let mut bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+    while bytes.pop_if(|last| *last == 0).is_some() {}
+    ensure!(!bytes.is_empty(), "{list:?} names none");
+    Ok(bytes)
 }
 
 /// What restricts devices to those of the list, or to more: our own program holds the group to
@@ -420,11 +405,9 @@ pub fn of_annotations<'a>(
 fn annotation(name: &str, text: &str) -> Result<Property> {
     let value = variant(text).with_context(|| format!("{text:?}"))?;
     // Seconds are for people; on the wire there are microseconds alone.
-    let is_seconds = name.strip_suffix("Sec").is_some_and(|stem| {
-        stem.ends_with(|c: char| c.is_ascii_lowercase()) && !stem.ends_with('U')
-    });
-    let property = if is_seconds {
-        let stem = name.strip_suffix("Sec").unwrap_or(name);
+    let stem = name.strip_suffix("Sec");
+    let of_seconds = stem.filter(|stem| stem.ends_with(|c: char| c.is_ascii_lowercase()));
+    let property = if let Some(stem) = of_seconds {
         let micros = match value {
             Value::U64(number) => number.checked_mul(1_000_000),
             Value::U32(number) => Some(u64::from(number) * 1_000_000),
@@ -622,6 +605,11 @@ mod tests {
             ("io.weight", "50", vec![number("IOWeight", 50)]),
             ("io.weight", "default 60", vec![number("IOWeight", 60)]),
             ("io.weight", "8:0 50", vec![]),
+            ("cpuset.cpus", "8191", {
+                let mut last = [0; 1024];
+                last[1023] = 0x80;
+                vec![("AllowedCPUs".to_owned(), Value::bytes(&last))]
+            }),
             ("cpuset.cpus", "0-2,9", vec![("AllowedCPUs".to_owned(), Value::bytes(&[7, 2]))]),
             ("cpuset.mems", "0", vec![("AllowedMemoryNodes".to_owned(), Value::bytes(&[1]))]),
             ("memory.oom.group", "1", vec![("OOMPolicy".to_owned(), Value::text("kill"))]),
@@ -657,7 +645,7 @@ mod tests {
         for wrong in ["x", "5 x", "5 0", "-1", ""] {
             assert!(processor_time(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["", "x", "3-1", "1-", "9999999"] {
+        for wrong in ["", "x", "3-1", "1-", "8192"] {
             assert!(mask(wrong).is_err(), "{wrong}");
         }
     }
