@@ -53,3 +53,30 @@ impl Host {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::cgroup::Unified;
+    use super::*;
+
+    #[test]
+    fn the_log_says_which_cgroups_a_machine_has() {
+        let unified = || Unified { controllers: vec![], mount: "/c".into() };
+        for (cgroups, name) in [
+            (Layout::None, "none"),
+            (Layout::V1 { hierarchies: vec![], unified: None }, "version 1"),
+            (
+                Layout::V1 { hierarchies: vec![], unified: Some(unified()) },
+                "version 1, and 2 beside it",
+            ),
+            (Layout::V2(unified()), "version 2"),
+        ] {
+            let host = Host { uid: 7, gid: 8, cgroups, ..Host::default() };
+            let expected = format!(
+                "caller: uid 7, gid 8, in a user namespace: false; cgroups: {name}, own: None; \
+                 systemd makes them: false"
+            );
+            assert_eq!(host.summary(), expected);
+        }
+    }
+}

@@ -370,8 +370,59 @@ mod tests {
                 "maskedPaths":["/m"],"readonlyPaths":["/r","/s"]}}"#;
         let summary = plan(json).unwrap().summary();
         let expected = "plan: new namespaces [\"mount\"], joined [\"network \\\"/n\\\"\"]; cgroup [], \
-            0 settings; 1 mounts, 6 devices, 1 masked and 2 read-only paths; hooks: ";
-        assert!(summary.starts_with(expected), "{summary}");
+            0 settings; 1 mounts, 6 devices, 1 masked and 2 read-only paths; \
+            hooks: hooks.poststop[0] \"/bin/true\"";
+        assert_eq!(summary, expected);
+        let bare = plan(r#"{"root":{"path":"r"}}"#).unwrap().summary();
+        assert!(bare.ends_with("; hooks: none"), "{bare}");
+    }
+
+    fn owner(namespaces: &str, uid: u32) -> Option<u32> {
+        let namespaces = serde_json::from_str(&format!(r#"{{"namespaces":[{namespaces}]}}"#));
+        owner_outside(&Namespaces::plan(Some(&namespaces.unwrap())).unwrap(), uid)
+    }
+
+    #[test]
+    fn a_cgroup_is_roots_already_and_nobodys_where_ids_are_not_known() {
+        assert_eq!((owner("", 7), owner("", 0)), (Some(7), None));
+        let joined = r#"{"type":"user","path":"/u"}"#;
+        assert_eq!((owner(joined, 7), owner(joined, 0)), (None, None));
+    }
+
+    fn filtered(action: &str, more: &str) -> Result<Plan> {
+        plan(&format!(
+            r#"{{"root":{{"path":"r"}},"process":{{"args":["a"],"cwd":"/","user":{{"uid":0,"gid":0}}}},
+            "linux":{{{more}"seccomp":{{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/l",
+                "syscalls":[{{"names":["{action}"],"action":"SCMP_ACT_NOTIFY"}}]}}}}}}"#
+        ))
+    }
+
+    #[test]
+    fn the_listener_comes_at_start_where_the_filter_may_not_be_loaded_before() {
+        let warnings = |call, more| filtered(call, more).unwrap().warnings;
+        let warning = "linux.seccomp: the agent gets the listener at start: ";
+        assert!(!warnings("mkdir", "").iter().any(|text| text.starts_with(warning)));
+        let reason = "the filter does not let all of the runtime's last calls through";
+        assert!(warnings("execve", "").contains(&format!("{warning}{reason}")));
+        let pid = r#""namespaces":[{"type":"pid","path":"/p"}],"#;
+        assert!(warnings("mkdir", pid).contains(&format!("{warning}a pid namespace is joined")));
+    }
+
+    #[test]
+    fn hooks_in_the_container_run_before_its_filter_and_none_may_notify_of_them() {
+        const HOOK: &str = r#""hooks":{"startContainer":[{"path":"/h"}]},"#;
+        let planned = |hooks: &str, action: &str| {
+            plan(&format!(
+                r#"{{{hooks}"root":{{"path":"r"}},"process":{{"args":["a"],"cwd":"/","user":{{"uid":0,"gid":0}}}},
+                "linux":{{"seccomp":{{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/l",
+                "syscalls":[{{"names":["mkdir"],"action":"{action}"}}]}}}}}}"#
+            ))
+        };
+        let comes_first =
+            |hooks| planned(hooks, "SCMP_ACT_ERRNO").unwrap().process.unwrap().filter_comes_first;
+        assert!(comes_first("") && !comes_first(HOOK));
+        let refused = planned(HOOK, "SCMP_ACT_NOTIFY").unwrap_err().to_string();
+        assert_eq!(refused, "hooks.startContainer: not supported together with SCMP_ACT_NOTIFY");
     }
 
     #[test]

@@ -747,6 +747,10 @@ mod tests {
             let expected = [("context", label), ("size", "1m")];
             assert_eq!(tmpfs.data, expected.map(|(key, value)| (key.into(), Some(value.into()))));
         }
+        // What the quotes of another parameter mean is up to its file system.
+        let json = r#"[{"destination":"/t","type":"x","options":["a=\"b\""]}]"#;
+        let MountKind::New(new) = &plan(json).unwrap()[0].kind else { panic!() };
+        assert_eq!(new.data, [("a".into(), Some(r#""b""#.into()))]);
     }
 
     #[test]
@@ -756,6 +760,11 @@ mod tests {
         let MountKind::New(tmpfs) = &steps[0].kind else { panic!() };
         assert!(tmpfs.inherits_mode && tmpfs.copies_up && tmpfs.switches.is_empty());
         assert_eq!(tmpfs.source, "tmpfs");
+        for (option, inherits) in [("size=1m", true), ("mode=700", false)] {
+            let json = format!(r#"[{{"destination":"/t","type":"tmpfs","options":["{option}"]}}]"#);
+            let MountKind::New(tmpfs) = &plan(&json).unwrap()[0].kind else { panic!() };
+            assert_eq!(tmpfs.inherits_mode, inherits, "{option}");
+        }
     }
 
     #[test]
@@ -911,6 +920,7 @@ mod tests {
         };
         assert!(is_long("overlay", 1, 256) && is_long("overlay", 256, 1));
         assert!(!is_long("overlay", 255, 255) && !is_long("tmpfs", 256, 256));
+        assert!(!is_long("overlay", 1, 1));
     }
 
     #[test]

@@ -117,6 +117,13 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_completes_a_name_that_ends_in_a_template() {
+        let device =
+            |inside: &str| NetDevice { field: "f".into(), name: "a".into(), inside: inside.into() };
+        assert!(device("eth%d").has_template() && !device("eth0").has_template());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_its_name() {
         for (devices, namespaces, may_move, reason) in [
             (r#"{"a":{}}"#, "", true, "linux.netDevices: needs a network namespace"),

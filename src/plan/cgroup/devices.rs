@@ -358,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn rules_about_other_nodes_or_another_access_are_none_of_each_others_business() {
+        let allowed = r#"{"allow":true,"type":"c","major":10,"minor":229,"access":"r"}"#;
+        for other in [
+            r#"{"allow":false,"type":"c","major":11,"minor":229,"access":"r"}"#,
+            r#"{"allow":false,"type":"c","major":10,"minor":230,"access":"r"}"#,
+            r#"{"allow":false,"type":"c","major":10,"access":"w"}"#,
+            r#"{"allow":false,"type":"b","major":10,"access":"r"}"#,
+        ] {
+            // What is denied already needs no rule.
+            assert_eq!(v1(&format!("[{allowed},{other}]")), v1(&format!("[{allowed}]")));
+        }
+    }
+
+    #[test]
     fn what_v1_would_silently_not_do_is_refused_there_and_kept_on_v2() {
         for (json, error) in [
             (
@@ -382,6 +396,7 @@ mod tests {
             list(&format!(r#"[{{"allow":true,"access":"{letters}"}}]"#), false).unwrap()
         };
         assert_eq!(of("xrRw"), of("rw"));
+        assert_eq!(of("rwr"), of("rw"));
     }
 
     #[test]

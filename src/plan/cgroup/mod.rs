@@ -582,6 +582,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_planned_for_one_group_can_be_done_in_another() {
+        let resources = r#"{"pids":{"limit":5}}"#;
+        let resources: LinuxResources = serde_json::from_str(resources).unwrap();
+        let layout = Layout::V2(unified("/c", &["pids"]));
+        let plan =
+            CgroupPlan::new(None, Some(&resources), "box", &layout, &CgroupAccess::Root).unwrap();
+        let mut other = plan.group.directories[0].clone();
+        other.path = "/c/other".into();
+        let moved = plan.moved_to(&other);
+        assert_eq!(moved.directories().collect::<Vec<_>>(), [Path::new("/c/other")]);
+        assert_eq!(moved.settings[0].directory, Path::new("/c/other"));
+        assert_eq!(moved.devices.unwrap().directory, Path::new("/c/other"));
+    }
+
+    #[test]
+    fn a_list_of_devices_is_held_to_what_its_version_can_say() {
+        let rules = r#"[{"allow":true,"type":"c","major":10},
+            {"allow":false,"type":"c","major":10,"minor":229}]"#;
+        let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
+        let planned = |layout: &Layout| {
+            let plan = CgroupPlan::new(None, None, "box", layout, &CgroupAccess::Root).unwrap();
+            plan.group.devices(&rules).map(Option::unwrap)
+        };
+        assert_eq!(planned(&v2()).unwrap().version, Version::V2);
+        assert!(planned(&hybrid()).is_err());
+    }
+
+    #[test]
     fn a_plan_survives_being_written_down() {
         let resources = r#"{"pids":{},"memory":{"limit":5,"checkBeforeUpdate":true}}"#;
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();

@@ -70,6 +70,7 @@ mod tests {
         let read = |text: &str| descriptors(text.as_bytes());
         let own = read(r#"["/dev/null","pipe:[1]","/dev/pts/0"]"#).unwrap();
         assert_eq!(own, ["/dev/null", "pipe:[1]", "/dev/pts/0"]);
+        const { assert!(LONGEST > 3 * libc::PATH_MAX as u64) };
         for wrong in ["", "null", "{}", "[1]", r#"["a","b","c","d"]"#, "[\"a\"", "\u{0}"] {
             assert!(message(&read(wrong).unwrap_err()).starts_with(DESCRIPTORS), "{wrong}");
         }

@@ -225,6 +225,7 @@ mod tests {
             Sets { bounding: 0x400, ..Sets::default() },
             Sets { permitted: 0x400, ..Sets::default() },
             Sets { inheritable: 0x400, ..Sets::default() },
+            Sets { permitted: 0x400, inheritable: 0x400, ..Sets::default() },
         ] {
             let process = ProcessPlan { capabilities: one, ..nnp.clone() };
             assert_eq!(refused(&process, &task), "");
