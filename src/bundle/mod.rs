@@ -78,15 +78,19 @@ impl Bundle {
 
 /// Reads a file of JSON whole, up to a limit that no honest one reaches.
 pub fn read(file: &Path) -> Result<String> {
+    read_up_to(LONGEST, file)
+}
+
+fn read_up_to(longest: u64, file: &Path) -> Result<String> {
     use std::io::Read as _;
     // Not by the standard library, which asks twice for a descriptor that execve(2) closes.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::open(file, flags, Mode::empty())?);
     // More than most have: the end is found without growing.
     let mut text = Vec::with_capacity(16 * 1024);
-    file.take(LONGEST + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > LONGEST {
-        bail!("longer than {LONGEST} bytes");
+    file.take(longest + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > longest {
+        bail!("longer than {longest} bytes");
     }
     Ok(String::from_utf8(text)?)
 }
@@ -341,6 +345,83 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_read_whole_or_not_at_all() {
+        let name = format!("ferrun-bundle-{}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, "{}\n ").unwrap();
+        let found = [read_up_to(4, &file), read_up_to(3, &file), read(&file)];
+        let _ = std::fs::remove_file(&file);
+        let found = found.map(|text| text.map_err(|error| error.to_string()));
+        let whole = Ok("{}\n ".to_owned());
+        assert_eq!(found, [whole.clone(), Err("longer than 3 bytes".into()), whole]);
+    }
+
+    #[test]
+    fn a_process_alone_is_held_to_the_same_rules() {
+        let (process, warnings) = parse_process(r#"{"cwd":"/","args":["a"]}"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0), "left out, it is root");
+        assert_eq!(process.args().as_deref(), Some(&["a".to_owned()][..]));
+        assert!(warnings.is_empty());
+        for (text, reason) in [
+            (r#"{"cwd":"/\u0000"}"#, "cwd: a NUL character at line 1 column 16"),
+            (
+                r#"{"cwd":"/","user":[0]}"#,
+                "user: a list, and an object is expected at line 1 column 19",
+            ),
+            (r#"{"cwd":"/","ioPriority":{"priority":1}}"#, "ioPriority.class: missing"),
+        ] {
+            assert_eq!(format!("{:#}", parse_process(text).unwrap_err()), reason);
+        }
+    }
+
+    #[test]
+    fn what_oci_spec_would_fill_in_is_missing() {
+        let with = |process: &str| {
+            format!(
+                r#"{{"ociVersion":"1.0.0","root":{{"path":"r"}},"process":{{"cwd":"/",{process}}}}}"#
+            )
+        };
+        for (process, reason) in [
+            (r#""user":{"uid":0}"#, "process.user.gid: missing"),
+            (
+                r#""user":{"uid":0,"gid":0},"ioPriority":{"priority":1}"#,
+                "process.ioPriority.class: missing",
+            ),
+        ] {
+            assert_eq!(refused(&with(process)), reason);
+        }
+        let whole =
+            r#""user":{"uid":0,"gid":0},"ioPriority":{"priority":1,"class":"IOPRIO_CLASS_BE"}"#;
+        assert!(parse_spec(&with(whole)).is_ok());
+    }
+
+    #[test]
+    fn what_was_stored_is_read_as_it_is() {
+        let pids = |limits: &str| {
+            let text = format!(
+                r#"{{"ociVersion":"1.0.0","root":["r"],"linux":{{"resources":{{"pids":{limits}}}}}}}"#
+            );
+            let spec = parse_stored(&text).unwrap();
+            let resources = spec.linux().as_ref().unwrap().resources().as_ref().unwrap();
+            resources.pids().as_ref().map(|pids| pids.limit())
+        };
+        assert_eq!(pids(r#"{"limit":5}"#), Some(5));
+        assert_eq!((pids(r#"{"limit":0}"#), pids("{}")), (Some(0), None));
+    }
+
+    #[test]
+    fn what_a_name_stands_for_is_an_object_whatever_the_name_is() {
+        for (linux, field) in [
+            (r#"{"netDevices":{"eth0.1":["a"]}}"#, "linux.netDevices.eth0.1"),
+            (r#"{"resources":{"rdma":{"mlx.0":[1,2]}}}"#, "linux.resources.rdma.mlx.0"),
+        ] {
+            let text = format!(r#"{{"ociVersion":"1.0.0","root":{{"path":"r"}},"linux":{linux}}}"#);
+            let reason = format!("config.json: {field}: a list, and an object is expected");
+            assert!(refused(&text).starts_with(&reason), "{}", refused(&text));
+        }
+    }
+
+    #[test]
     fn unknown_properties_are_ignored_anywhere() {
         let text = r#"{"ociVersion":"1.0.2-dev","root":{"path":"r","new":1},"x":{"y":[{"z":null}]},
                 "linux.uidMappings":[[{}]]}"#;
@@ -383,10 +464,21 @@ mod tests {
 
     #[test]
     fn versions_are_semantic() {
-        for good in ["1.0.0", "1.0.2-dev", "1.3.0-rc.1+build.5", "0.0.0+x"] {
+        for good in ["1.0.0", "1.0.2-dev", "1.3.0-rc.1+build.5", "0.0.0+x", "1.0.0-a-b"] {
             assert!(semver(good).is_ok(), "{good}");
         }
-        for bad in ["", "1", "1.0", "1.0.0.0", "01.0.0", "1.0.0-", "1.0.0+", "v1.0.0", "1.0.x"] {
+        for bad in [
+            "",
+            "1",
+            "1.0",
+            "1.0.0.0",
+            "01.0.0",
+            "1.0.0-",
+            "1.0.0+",
+            "v1.0.0",
+            "1.0.x",
+            "1.0.0-a_b",
+        ] {
             assert!(semver(bad).is_err(), "{bad}");
         }
     }

@@ -91,3 +91,22 @@ fn drop_nulls(value: &mut Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_not_given_nor_is_what_holds_nothing_else() {
+        let mut value = json!({
+            "a": null,
+            "b": {"c": null},
+            "d": {},
+            "e": [{"f": null, "g": 1}, null],
+            "netDevices": {"h": {"name": null}, "i": null},
+        });
+        drop_nulls(&mut value);
+        let expected = json!({"d": {}, "e": [{"g": 1}, null], "netDevices": {"h": {}}});
+        assert_eq!(value, expected);
+    }
+}

@@ -333,3 +333,158 @@ impl<'de> serde::Deserialize<'de> for Key<'de> {
         deserializer.deserialize_str(KeyVisitor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A configuration with a value at `place`, and nothing else.
+    fn at(place: &str, value: Value) -> String {
+        place.rsplit('.').fold(value, |inner, key| json!({ key: inner })).to_string()
+    }
+
+    fn refused(text: &str) -> String {
+        scan(text).map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn an_object_is_no_list() {
+        for place in [
+            "root",
+            "hooks",
+            "process",
+            "process.user",
+            "process.consoleSize",
+            "process.capabilities",
+            "process.scheduler",
+            "process.ioPriority",
+            "process.execCPUAffinity",
+            "linux",
+            "linux.intelRdt",
+            "linux.memoryPolicy",
+            "linux.personality",
+            "linux.seccomp",
+            "linux.timeOffsets.monotonic",
+            "linux.timeOffsets.boottime",
+            "linux.resources",
+            "linux.resources.blockIO",
+            "linux.resources.cpu",
+            "linux.resources.memory",
+            "linux.resources.network",
+            "linux.resources.pids",
+            "linux.resources.rdma.mlx",
+            "linux.netDevices.eth0",
+        ] {
+            let reason = format!("{place}: a list, and an object is expected");
+            assert!(refused(&at(place, json!([]))).starts_with(&reason), "{place}");
+        }
+        // What is none of the specification's may be anything.
+        for place in ["x", "x.root", "linux.devices.x", "x.netDevices.eth0", "linux.x.rdma.mlx"] {
+            assert_eq!(refused(&at(place, json!([[]]))), "", "{place}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_objects_has_no_list_in_it() {
+        for place in [
+            "mounts",
+            "mounts.uidMappings",
+            "mounts.gidMappings",
+            "hooks.prestart",
+            "hooks.createRuntime",
+            "hooks.createContainer",
+            "hooks.startContainer",
+            "hooks.poststart",
+            "hooks.poststop",
+            "process.rlimits",
+            "linux.devices",
+            "linux.namespaces",
+            "linux.uidMappings",
+            "linux.gidMappings",
+            "linux.seccomp.syscalls",
+            "linux.seccomp.syscalls.args",
+            "linux.resources.devices",
+            "linux.resources.hugepageLimits",
+            "linux.resources.network.priorities",
+            "linux.resources.blockIO.weightDevice",
+            "linux.resources.blockIO.throttleReadBpsDevice",
+            "linux.resources.blockIO.throttleReadIOPSDevice",
+            "linux.resources.blockIO.throttleWriteBpsDevice",
+            "linux.resources.blockIO.throttleWriteIOPSDevice",
+        ] {
+            let reason = format!("{place}[0]: a list, and an object is expected");
+            assert!(refused(&at(place, json!([[]]))).starts_with(&reason), "{place}");
+            assert_eq!(refused(&at(place, json!([]))), "", "{place}");
+        }
+    }
+
+    #[test]
+    fn what_oci_spec_would_make_zero_is_missing() {
+        const RANGE: &[&str] = &["containerID", "hostID", "size"];
+        const DEVICE: &[&str] = &["major", "minor"];
+        for (place, required) in [
+            ("process.rlimits", &["soft", "hard"][..]),
+            ("mounts.uidMappings", RANGE),
+            ("mounts.gidMappings", RANGE),
+            ("linux.uidMappings", RANGE),
+            ("linux.gidMappings", RANGE),
+            ("linux.resources.devices", &["allow"]),
+            ("linux.resources.hugepageLimits", &["limit"]),
+            ("linux.resources.network.priorities", &["name", "priority"]),
+            ("linux.resources.blockIO.weightDevice", DEVICE),
+            ("linux.resources.blockIO.throttleReadBpsDevice", DEVICE),
+        ] {
+            let whole: Value = required.iter().map(|key| ((*key).to_owned(), json!(1))).collect();
+            assert_eq!(refused(&at(place, json!([whole]))), "", "{place}");
+            for key in required {
+                let mut entry = whole.clone();
+                entry[*key] = Value::Null;
+                let reason = format!("{place}[1].{key}: missing");
+                assert!(refused(&at(place, json!([whole, entry]))).starts_with(&reason), "{place}");
+            }
+        }
+        let reason = refused(&at("process.consoleSize", json!({"height": 1})));
+        assert!(reason.starts_with("process.consoleSize.width: missing"), "{reason}");
+    }
+
+    #[test]
+    fn what_is_given_is_not_what_is_null_or_stands_elsewhere() {
+        let all = Given {
+            version: true,
+            root_path: true,
+            uid: true,
+            gid: true,
+            io_class: true,
+            pids_limit: true,
+        };
+        let text = |value: Value| {
+            json!({
+                "ociVersion": value, "root": {"path": value},
+                "process": {"user": {"uid": value, "gid": value}, "ioPriority": {"class": value}},
+                "linux": {"resources": {"pids": {"limit": value}}},
+            })
+        };
+        for value in [json!(1), json!(-1), json!(1.5), json!("a"), json!("a\"b"), json!(true)] {
+            assert_eq!(scan(&text(value.clone()).to_string()).unwrap(), all, "{value}");
+        }
+        assert_eq!(scan(&text(Value::Null).to_string()).unwrap(), Given::default());
+        let elsewhere = json!({"x": text(json!(1))}).to_string();
+        assert_eq!(scan(&elsewhere).unwrap(), Given::default());
+        for place in [
+            "ociVersion",
+            "root.path",
+            "process.user.uid",
+            "process.user.gid",
+            "process.ioPriority.class",
+            "linux.resources.pids.limit",
+        ] {
+            assert_ne!(scan(&at(place, json!(1))).unwrap(), Given::default(), "{place}");
+            for key in place.split('.') {
+                let other = place.replace(key, "x");
+                assert_eq!(scan(&at(&other, json!(1))).unwrap(), Given::default(), "{other}");
+            }
+        }
+    }
+}
