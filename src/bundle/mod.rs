@@ -84,8 +84,8 @@ pub fn read(file: &Path) -> Result<String> {
 fn read_up_to(longest: u64, file: &Path) -> Result<String> {
     use std::io::Read as _;
     // Not by the standard library, which asks twice for a descriptor that execve(2) closes.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = std::fs::File::from(rustix::fs::open(file, flags, Mode::empty())?);
+    // It is for reading, which is no flag.
+    let file = std::fs::File::from(rustix::fs::open(file, OFlags::CLOEXEC, Mode::empty())?);
     // More than most have: the end is found without growing.
     let mut text = Vec::with_capacity(16 * 1024);
     file.take(longest + 1).read_to_end(&mut text)?;

@@ -186,7 +186,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
 
 /// Makes a file, or empties one, and writes it.
 fn write_file(path: &Path, flags: OFlags, text: &[u8]) -> Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | flags;
+    let flags = OFlags::from_iter([OFlags::WRONLY, OFlags::CREATE, OFlags::CLOEXEC, flags]);
     let write = || -> std::io::Result<()> {
         let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?;
         File::from(file).write_all(text)
@@ -429,6 +429,248 @@ mod tests {
         for bad in ["", ".", "..", "../x", "a/b", "a b", "é", &"x".repeat(256), "a\n"] {
             assert!(check_id(bad).is_err(), "{bad}");
         }
+    }
+
+    /// A store of its own for a test.
+    struct Room(Store);
+
+    impl Room {
+        fn new(name: &str) -> Self {
+            let name = format!("ferrun-store-{}-{name}", std::process::id());
+            let root = std::env::temp_dir().join(name);
+            fs::create_dir(&root).unwrap();
+            Self(Store::new(root))
+        }
+
+        /// A container that is created, with an init process or without.
+        fn container(&self, id: &str, init: Option<ProcessId>) -> Container {
+            let record = Record {
+                version: VERSION,
+                id: id.into(),
+                created: "monday".into(),
+                init,
+                ..Record::default()
+            };
+            let container = Container { directory: self.0.reserve(id).unwrap(), record };
+            container.save_first().unwrap();
+            container
+        }
+    }
+
+    impl Drop for Room {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(self.0.root());
+        }
+    }
+
+    fn own_facts() -> ProcessFacts {
+        ProcessFacts::read(std::process::id().cast_signed()).unwrap().unwrap()
+    }
+
+    fn own() -> Option<ProcessId> {
+        Some(own_facts().id().unwrap())
+    }
+
+    #[test]
+    fn containers_may_be_below_any_directory_but_the_root() {
+        let store = Store::below(Path::new("a")).unwrap();
+        assert!(store.root().is_absolute() && store.root().ends_with("a"));
+        assert_eq!(store.directory("b").unwrap(), store.root().join("b"));
+        let error = Store::below(Path::new("/")).unwrap_err().to_string();
+        assert_eq!(error, r#"--root: "/": cannot be the root directory"#);
+    }
+
+    #[test]
+    fn what_is_no_container_is_told_from_one_that_cannot_be_read() {
+        let room = Room::new("find");
+        let file = room.0.root().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(room.0.find("file").unwrap(), Remembered::None));
+        assert!(matches!(room.0.find("nobody").unwrap(), Remembered::None));
+        room.0.reserve("begun").unwrap();
+        assert!(matches!(room.0.find("begun").unwrap(), Remembered::Begun(_)));
+        let odd = room.0.reserve("odd").unwrap();
+        fs::create_dir(odd.join(RECORD)).unwrap();
+        let error = message(&room.0.find("odd").unwrap_err());
+        assert!(error.contains(RECORD), "{error}");
+        // Where the store is a file nothing is reserved, and nothing was there before.
+        let error = message(&Store::new(file).reserve("a").unwrap_err());
+        assert!(error.starts_with("mkdir "), "{error}");
+    }
+
+    #[test]
+    fn a_list_has_what_is_a_container_of_ours_by_id() {
+        let room = Room::new("list");
+        for id in ["b", "a", "c"] {
+            room.container(id, None);
+        }
+        room.0.reserve("begun").unwrap();
+        let foreign = room.0.reserve("foreign").unwrap();
+        fs::write(foreign.join(RECORD), "{}").unwrap();
+        fs::create_dir(room.0.root().join("no id")).unwrap();
+        let ids: Vec<_> = room.0.list().unwrap().into_iter().map(|one| one.record.id).collect();
+        assert_eq!(ids, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_record_is_begun_once_and_replaced_whole() {
+        let room = Room::new("record");
+        let mut container = room.container("a", None);
+        assert!(container.save_first().is_err(), "there is one");
+        // A writer that was killed has left more than there is to write.
+        let left = container.directory.join(format!(".{RECORD}.new"));
+        fs::write(&left, "x".repeat(100_000)).unwrap();
+        container.record.owner = 7;
+        container.save().unwrap();
+        assert_eq!(room.0.load("a").unwrap().record, container.record);
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn limits_are_those_of_the_configuration_until_they_are_updated() {
+        let room = Room::new("limits");
+        let container = room.container("a", None);
+        assert!(container.config().is_err() && container.resources().is_err());
+        let config = r#"{"ociVersion":"1.0.0","root":{"path":"r"},"hostname":"h",
+            "linux":{"resources":{"pids":{"limit":5}}}}"#;
+        container.keep_config(config).unwrap();
+        assert!(container.keep_config(config).is_err(), "it stays what it was at create");
+        assert_eq!(container.config().unwrap().hostname().as_deref(), Some("h"));
+        let limit = || {
+            let resources = container.resources().unwrap().unwrap();
+            resources.pids().as_ref().map(|pids| pids.limit())
+        };
+        assert_eq!(limit(), Some(5));
+        let updated = serde_json::from_str(r#"{"pids":{"limit":6}}"#).unwrap();
+        container.keep_resources(&updated).unwrap();
+        assert_eq!(limit(), Some(6));
+        let path = container.directory.join(RESOURCES);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(container.resources().is_err(), "what cannot be read is not the configuration's");
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_was_deleted() {
+        let room = Room::new("directory");
+        let container = room.container("a", None);
+        assert!(container.open_directory().is_ok());
+        let held = container.lock().unwrap();
+        let other = container.open_directory().unwrap();
+        let now = FlockOperation::NonBlockingLockExclusive;
+        assert!(flock(&other, now).is_err());
+        drop(held);
+        assert!(flock(&other, now).is_ok());
+        fs::remove_dir_all(&container.directory).unwrap();
+        let error = message(&container.open_directory().unwrap_err());
+        assert_eq!(error, r#"container "a" does not exist"#);
+        fs::write(&container.directory, "").unwrap();
+        let below = Container { directory: container.directory.join("x"), ..container };
+        let error = message(&below.open_directory().unwrap_err());
+        assert!(error.contains("/x"), "{error}");
+    }
+
+    #[test]
+    fn a_container_is_the_one_that_was_created_then() {
+        let room = Room::new("current");
+        let container = room.container("a", None);
+        assert!(container.is_current() && !container.is_replaced());
+        let mut other = room.0.load("a").unwrap();
+        other.record.created = "tuesday".into();
+        other.save().unwrap();
+        assert!(!container.is_current() && container.is_replaced());
+        fs::remove_dir_all(&container.directory).unwrap();
+        assert!(!container.is_current() && !container.is_replaced());
+        assert_eq!(container.unit_mark(), documentation(&container.directory, "monday"));
+    }
+
+    #[test]
+    fn a_container_is_what_its_init_is() {
+        let room = Room::new("status");
+        let mut container = room.container("a", own());
+        assert_eq!(container.status().unwrap(), Status::Running);
+        let mut begun = own_facts();
+        begun.has_executed = false;
+        assert_eq!(container.status_with(Some(begun)).unwrap(), Status::Created);
+        container.record.restored = true;
+        assert_eq!(container.status_with(Some(begun)).unwrap(), Status::Running);
+        assert!(container.check(Operation::Kill).is_ok());
+        assert!(container.check(Operation::Start).is_err());
+        let state = serde_json::to_value(container.state("me".into()).unwrap()).unwrap();
+        assert_eq!(state["pid"], std::process::id());
+        assert_eq!((&state["status"], &state["created"]), (&"running".into(), &"monday".into()));
+        container.record.boot = "another".into();
+        let state = serde_json::to_value(container.state("me".into()).unwrap()).unwrap();
+        assert_eq!((&state["status"], &state["pid"]), (&"stopped".into(), &0.into()));
+        assert_eq!(container.check(Operation::Delete).unwrap(), Status::Stopped);
+        container.record.creator = own();
+        assert_eq!(container.status().unwrap(), Status::Creating);
+    }
+
+    #[test]
+    fn an_init_is_looked_for_by_its_boot_its_pid_and_when_it_started() {
+        let room = Room::new("init");
+        let mut container = room.container("a", own());
+        let lives = |container: &Container| {
+            let (found, held) = (container.running_init().unwrap(), container.open_init().unwrap());
+            assert_eq!(found.is_some(), held.is_some());
+            found.is_some()
+        };
+        assert!(lives(&container));
+        for (boot, is_this_one) in [(boot_id().unwrap(), true), ("", true), ("another", false)] {
+            container.record.boot = boot.to_owned();
+            assert_eq!(container.is_of_this_boot().unwrap(), is_this_one, "{boot}");
+            assert_eq!(lives(&container), is_this_one, "{boot}");
+        }
+        container.record.boot.clear();
+        container.record.init = own().map(|own| ProcessId { started: own.started + 1, ..own });
+        assert!(!lives(&container));
+        container.record.init = None;
+        assert!(!lives(&container));
+    }
+
+    #[test]
+    fn an_init_that_nobody_has_waited_for_has_ended() {
+        let room = Room::new("zombie");
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let facts = loop {
+            let facts = ProcessFacts::read(pid).unwrap().unwrap();
+            if facts.leader_has_ended {
+                break facts;
+            }
+            std::thread::yield_now();
+        };
+        let container = room.container("a", Some(facts.id().unwrap()));
+        assert_eq!(container.status().unwrap(), Status::Stopped);
+        assert!(container.open_init().unwrap().is_none());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn an_init_is_held_for_what_its_status_allows() {
+        let room = Room::new("hold");
+        let mut container = room.container("a", own());
+        let refused = |container: &Container, operation| {
+            container.hold_init_for(operation).map_or_else(|error| message(&error), |_| "".into())
+        };
+        assert_eq!(refused(&container, Operation::Kill), "");
+        let reason = "cannot start an already running container";
+        assert_eq!(refused(&container, Operation::Start), reason);
+        container.record.init = None;
+        for operation in [Operation::Kill, Operation::Delete] {
+            assert_eq!(refused(&container, operation), "container not running");
+        }
+        container.record.creator = own();
+        assert_eq!(refused(&container, Operation::Kill), "container is still being created");
+    }
+
+    #[test]
+    fn what_a_container_uses_is_counted_even_where_it_has_no_group() {
+        let room = Room::new("stats");
+        let stats = room.container("a", None).stats().unwrap();
+        let stats = serde_json::to_value(stats).unwrap();
+        assert!(!stats["cpuset"].as_object().unwrap().is_empty(), "{stats}");
     }
 
     #[test]

@@ -320,4 +320,78 @@ mod tests {
             assert!(paths(&foreign, Some(wrong)).is_err(), "{wrong}");
         }
     }
+
+    #[test]
+    fn a_newer_record_keeps_its_meaning() {
+        let process = |pid| ProcessId { pid, started: 9 };
+        let record = Record {
+            id: "a".into(),
+            bundle: "/b".into(),
+            rootfs: "/r".into(),
+            boot: "now".into(),
+            creator: Some(process(5)),
+            init: Some(process(6)),
+            intel_rdt: Some(intel_rdt::ClassGroup {
+                class: "c".into(),
+                owned: true,
+                monitoring: None,
+            }),
+            mounts: vec![RecordedMount { target: "/t".into(), before: 1 }],
+            annotations: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            poststop: vec![Hook {
+                field: "hooks.poststop[0]".into(),
+                path: "/h".into(),
+                args: vec![],
+                env: None,
+                timeout: None,
+            }],
+            ..Record::default()
+        };
+        let mut text = serde_json::to_value(&record).unwrap();
+        text["version"] = 3.into();
+        text["group"] = serde_json::json!({"directories": [
+            {"version": "V2", "controllers": [], "mount": "/c", "path": "/c/a"}]});
+        let foreign = parse(text.to_string().as_bytes(), None);
+        assert_eq!(foreign.record, record);
+        assert!(foreign.maker.is_ferrun() && !foreign.guesses_group());
+        assert_eq!(paths(&foreign, None).unwrap(), [(Version::V2, "/c/a".into())]);
+    }
+
+    #[test]
+    fn who_has_made_a_container_is_said_in_words() {
+        let of = |text: &str| parse(text.as_bytes(), None);
+        let runc = r#"{"id":"x","init_process_pid":5,"init_process_start":7}"#;
+        for (foreign, is_ferrun, begin) in [
+            (
+                of(r#"{"version":3}"#),
+                true,
+                "was created by a newer ferrun: its record has version 3",
+            ),
+            (of(r#"{"version":2}"#), false, "has a record that is not ferrun's: "),
+            (of(runc), false, "was created by runc"),
+            (crun(br#"{"pid":5,"process-start-time":7}"#), false, "was created by crun"),
+            (of(r#"{"version":2"#), true, "has a record that is cut short: "),
+            (of("x"), false, "has a record that is not ferrun's: "),
+        ] {
+            let words = foreign.maker.to_string();
+            assert!(words.starts_with(begin), "{words}");
+            assert_eq!(foreign.maker.is_ferrun(), is_ferrun, "{words}");
+        }
+        assert_eq!(of(runc).record.id, "x");
+    }
+
+    #[test]
+    fn crun_names_the_path_below_each_mount_point_or_none() {
+        let of =
+            |path: &str| crun(format!(r#"{{"pid":5,"process-start-time":7{path}}}"#).as_bytes());
+        let expected = [
+            (Version::V1, "/c/cpu/x".into()),
+            (Version::V1, "/c/systemd/x".into()),
+            (Version::V2, "/c/unified/x".into()),
+        ];
+        assert_eq!(paths(&of(r#","cgroup-path":"/x""#), None).unwrap(), expected);
+        assert!(paths(&of(r#","cgroup-path":"""#), None).unwrap().is_empty());
+        assert!(paths(&of(""), None).unwrap().is_empty());
+        assert!(paths(&unknown(Maker::Crun), None).unwrap().is_empty(), "nothing tells");
+    }
 }

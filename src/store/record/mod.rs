@@ -154,7 +154,8 @@ pub fn read_with(directory: &Path, text: &mut Vec<u8>) -> Result<FoundRecord> {
 /// Reads a small regular file in as few calls as can be: less than was asked for is its end.
 /// One that is empty is not there yet.
 pub fn read_file(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // For reading, which is no flag.
+    let file = open(path, OFlags::CLOEXEC, Mode::empty())?;
     text.resize(text.capacity().max(4096), 0);
     let mut length = 0;
     loop {
@@ -231,6 +232,13 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_would_be_one_of_ours_but_for_its_version_is_a_newer_ones() {
+        let text = VERSION_2.replacen("\"version\":2", "\"version\":3", 1);
+        let foreign = foreign(text.as_bytes());
+        assert!(matches!(foreign.maker, Maker::Newer(3)), "{foreign:?}");
+    }
+
+    #[test]
     fn of_a_newer_record_that_is_read_which_ends_its_container() {
         let foreign = foreign(NEWER.as_bytes());
         assert!(matches!(foreign.maker, Maker::Newer(99)), "{foreign:?}");
@@ -281,6 +289,10 @@ mod tests {
             let foreign = foreign(text.as_bytes());
             assert!(matches!(foreign.maker, Maker::Unknown(_)), "{text}: {foreign:?}");
         }
+        // Whole, but of no version that there was.
+        let text = VERSION_2.replacen("\"version\":2", "\"version\":0", 1);
+        let foreign_one = foreign(text.as_bytes());
+        assert!(matches!(foreign_one.maker, Maker::Unknown(_)), "{foreign_one:?}");
         let foreign = foreign(b"{\"id\":\"\xff\"}");
         assert!(matches!(foreign.maker, Maker::Unknown(_)), "{foreign:?}");
     }
