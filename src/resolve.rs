@@ -329,4 +329,107 @@ mod tests {
         assert!(handle_without_links(tree.root(), Path::new("/dir")).is_ok());
         assert_eq!(handle_without_links(tree.root(), Path::new("/proc")).unwrap_err(), Errno::LOOP);
     }
+
+    #[test]
+    fn what_is_there_is_opened_and_what_is_not_is_made_as_what_it_is_to_be() {
+        let tree = Tree::new("kinds");
+        let root = tree.0.join("root");
+        std::fs::write(root.join("file"), "kept").unwrap();
+        let kind =
+            |found: &OwnedFd| FileType::from_raw_mode(rustix::fs::fstat(found).unwrap().st_mode);
+        for path in ["/dir", "/", "/new", "/a/b/.."] {
+            let made = make(tree.root(), Path::new(path), Target::Directory).unwrap();
+            assert_eq!(kind(&made), FileType::Directory, "{path}");
+        }
+        for path in ["/file", "/other", "/x/y/file"] {
+            let made = make(tree.root(), Path::new(path), Target::File).unwrap();
+            assert_eq!(kind(&made), FileType::RegularFile, "{path}");
+        }
+        assert_eq!(std::fs::read_to_string(root.join("file")).unwrap(), "kept");
+        assert!(root.join("x/y").is_dir() && root.join("a/b").is_dir());
+    }
+
+    #[test]
+    fn as_many_links_are_followed_as_the_kernel_follows() {
+        let tree = Tree::new("many");
+        let root = tree.0.join("root");
+        for at in 0..=LINKS {
+            symlink(format!("l{}", at + 1), root.join(format!("l{at}"))).unwrap();
+        }
+        make(tree.root(), Path::new("/l1/x"), Target::Directory).unwrap();
+        let last = root.join(format!("l{}", LINKS + 1));
+        assert!(last.join("x").is_dir());
+        std::fs::remove_dir_all(last).unwrap();
+        // The kernel comes no further than to what is missing.
+        let path = Path::new("/missing/../l0/x");
+        let error = crate::error::message(&make(tree.root(), path, Target::Directory).unwrap_err());
+        assert_eq!(error, r#""/missing/../l0/x": too many levels of symbolic links"#);
+    }
+
+    #[test]
+    fn an_error_names_the_file_that_is_in_the_way() {
+        let tree = Tree::new("names");
+        std::fs::write(tree.0.join("root/file"), "").unwrap();
+        let explained = |path: &str, errno| {
+            crate::error::message(&explain(tree.root(), Path::new(path), errno))
+        };
+        let not_a_directory = "Not a directory";
+        for (path, expected) in [
+            ("/file", format!(r#""/file": is a file: {not_a_directory}"#)),
+            ("/file/x/y", format!(r#""/file/x/y": "/file" is a file: {not_a_directory}"#)),
+            ("/dir/x", format!(r#""/dir/x": {not_a_directory}"#)),
+        ] {
+            let found = explained(path, Errno::NOTDIR);
+            assert!(found.starts_with(&expected), "{found}");
+        }
+        for path in ["/file", "/file/x"] {
+            let found = explained(path, Errno::ACCESS);
+            assert!(found.starts_with(&format!("{path:?}: Permission denied")), "{found}");
+        }
+    }
+
+    #[test]
+    fn no_look_up_leaves_the_root_by_a_link_of_the_kernels_or_of_the_images() {
+        let tree = Tree::new("leaves");
+        let root = tree.0.join("root");
+        symlink("/", root.join("top")).unwrap();
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+        let top = handle(tree.root(), Path::new("/top")).unwrap();
+        assert_eq!(rustix::fs::fstat(&top).unwrap().st_ino, inode(&root));
+        // A link of procfs leads anywhere.
+        let proc = super::root(Path::new("/proc/self")).unwrap();
+        assert_eq!(handle(&proc, Path::new("cwd")).unwrap_err(), Errno::LOOP);
+        assert!(handle_without_links(tree.root(), Path::new("/dir")).is_ok());
+        std::fs::write(root.join("file"), "").unwrap();
+        let error = handle_without_links(tree.root(), Path::new("/file")).unwrap_err();
+        assert_eq!(error, Errno::NOTDIR);
+    }
+
+    #[test]
+    fn the_parent_of_files_is_opened_again_where_it_is_another_one() {
+        let tree = Tree::new("parents");
+        let root = tree.root();
+        let mut parents = Parents::new(root.as_fd());
+        for (path, name) in [("/dev/null", "null"), ("/dev/zero", "zero"), ("/etc/x", "x")] {
+            let (parent, last) = parents.of(Path::new(path)).unwrap();
+            assert_eq!(last, name);
+            mkdirat(parent, last, Mode::from_raw_mode(0o755)).unwrap();
+            assert!(tree.0.join("root").join(&path[1..]).is_dir(), "{path}");
+        }
+        let error = parents.of(Path::new("/")).unwrap_err().to_string();
+        assert_eq!(error, r#""/": not a path of a file"#);
+    }
+
+    #[test]
+    fn places_of_the_host_are_directories_by_their_real_names() {
+        let tree = Tree::new("host");
+        symlink("root/dir", tree.0.join("link")).unwrap();
+        let real = tree.0.join("root/dir");
+        assert_eq!(real_path(&tree.0.join("link")).unwrap(), real.canonicalize().unwrap());
+        std::fs::write(tree.0.join("file"), "").unwrap();
+        assert_eq!(super::root(&tree.0.join("file")).unwrap_err(), Errno::NOTDIR);
+        let file = host(&tree.0.join("file")).unwrap();
+        let found = std::fs::read_link(own_path(&file)).unwrap();
+        assert_eq!(found, tree.0.join("file").canonicalize().unwrap());
+    }
 }

@@ -429,4 +429,166 @@ mod tests {
         assert_eq!((read.avg10, read.avg300, read.total), (1.5, 0.25, 77));
         assert_eq!((number("max"), number("x")), (u64::MAX, 0));
     }
+
+    /// What is counted in a directory with these files, as JSON.
+    fn counted(
+        version: Version,
+        controllers: &[&str],
+        files: &[(&str, &str)],
+    ) -> serde_json::Value {
+        let name = format!("ferrun-stats-{}-{version:?}-{}", std::process::id(), files.len());
+        let mount = std::env::temp_dir().join(name);
+        let path = mount.join("box");
+        std::fs::create_dir_all(&path).unwrap();
+        for (file, text) in files {
+            std::fs::write(path.join(file), text).unwrap();
+        }
+        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
+        let directory = Directory { version, controllers, mount: mount.clone(), path };
+        let stats = stats(&Group { directories: vec![directory] }).unwrap();
+        std::fs::remove_dir_all(mount).unwrap();
+        serde_json::to_value(stats).unwrap()
+    }
+
+    fn cpuset() -> serde_json::Value {
+        CPUSET_NUMBERS.iter().map(|name| ((*name).to_owned(), serde_json::json!(0))).collect()
+    }
+
+    #[test]
+    fn of_version_1_each_tree_counts_what_its_controllers_are_for() {
+        let counted = counted(
+            Version::V1,
+            &["cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "hugetlb", "freezer"],
+            &[
+                ("cpu.stat", "nr_periods 5\nnr_throttled 3\nthrottled_time 7000\n"),
+                ("cpuacct.usage", "700\n"),
+                ("cpuacct.usage_percpu", "300 400 \n"),
+                ("cpuacct.usage_percpu_sys", "100 150\n"),
+                ("cpuacct.usage_percpu_user", "200 250\n"),
+                ("cpuacct.usage_sys", "250\n"),
+                ("cpuacct.usage_user", "450\n"),
+                ("cpuset.cpus", "0-1\n"),
+                ("cpuset.mems", "0\n"),
+                ("cpuset.sched_relax_domain_level", "-1\n"),
+                ("memory.stat", "cache 9\nrss 8\n"),
+                ("memory.limit_in_bytes", "20\n"),
+                ("memory.usage_in_bytes", "10\n"),
+                ("memory.max_usage_in_bytes", "15\n"),
+                ("memory.failcnt", "2\n"),
+                ("memory.memsw.limit_in_bytes", "21\n"),
+                ("memory.kmem.limit_in_bytes", "22\n"),
+                ("memory.kmem.tcp.limit_in_bytes", "23\n"),
+                ("pids.current", "4\n"),
+                ("pids.max", "6\n"),
+                ("blkio.throttle.io_service_bytes_recursive", "8:0 Read 1\nTotal 1\n"),
+                ("blkio.throttle.io_serviced_recursive", "8:0 Write 2\nTotal 2\n"),
+                ("hugetlb.2MB.usage_in_bytes", "3\n"),
+                ("hugetlb.2MB.limit_in_bytes", "4\n"),
+                ("hugetlb.2MB.rsvd.usage_in_bytes", "5\n"),
+            ],
+        );
+        let expected = serde_json::json!({
+            "usage": {"total": 700, "percpu": [300, 400], "percpu_kernel": [100, 150],
+                "percpu_user": [200, 250], "kernel": 250, "user": 450},
+            "throttling": {"periods": 5, "throttledPeriods": 3, "throttledTime": 7000},
+        });
+        assert_eq!(counted["cpu"], expected);
+        let mut expected = cpuset();
+        expected["cpus"] = serde_json::json!([0, 1]);
+        expected["mems"] = serde_json::json!([0]);
+        expected["sched_relax_domain_level"] = (-1).into();
+        assert_eq!(counted["cpuset"], expected);
+        let expected = serde_json::json!({
+            "cache": 9,
+            "usage": {"limit": 20, "usage": 10, "max": 15, "failcnt": 2},
+            "swap": {"limit": 21, "failcnt": 0},
+            "kernel": {"limit": 22, "failcnt": 0},
+            "kernelTCP": {"limit": 23, "failcnt": 0},
+            "raw": {"cache": 9, "rss": 8},
+        });
+        assert_eq!(counted["memory"], expected);
+        assert_eq!(counted["pids"], serde_json::json!({"current": 4, "limit": 6}));
+        let expected = serde_json::json!({
+            "ioServiceBytesRecursive": [{"major": 8, "minor": 0, "op": "Read", "value": 1}],
+            "ioServicedRecursive": [{"major": 8, "minor": 0, "op": "Write", "value": 2}],
+        });
+        assert_eq!(counted["blkio"], expected);
+        let expected = serde_json::json!({"2MB": {"limit": 4, "usage": 3, "failcnt": 0}});
+        assert_eq!(counted["hugetlb"], expected);
+    }
+
+    #[test]
+    fn of_version_2_the_one_tree_counts_in_the_words_of_version_1() {
+        let counted = counted(
+            Version::V2,
+            &["cpu", "memory", "pids", "io", "hugetlb"],
+            &[
+                (
+                    "cpu.stat",
+                    "usage_usec 7\nuser_usec 4\nsystem_usec 3\nnr_periods 5\nnr_throttled 2\n\
+                     throttled_usec 9\n",
+                ),
+                ("cpu.pressure", "some avg10=1.50 avg60=2.50 avg300=3.50 total=7\n"),
+                ("memory.stat", "anon 8\nfile 9\n"),
+                ("memory.max", "20\n"),
+                ("memory.current", "10\n"),
+                ("memory.peak", "15\n"),
+                ("memory.events", "low 0\nmax 2\n"),
+                ("memory.swap.max", "5\n"),
+                ("memory.swap.current", "1\n"),
+                ("memory.pressure", "full avg10=0.50 avg60=0.00 avg300=0.00 total=1\n"),
+                ("pids.current", "4\n"),
+                ("pids.max", "max\n"),
+                ("io.stat", "8:0 rbytes=1 wbytes=0 rios=2 wios=0 dbytes=0 dios=0\n"),
+                ("io.pressure", ""),
+                ("hugetlb.2MB.current", "3\n"),
+                ("hugetlb.2MB.max", "4\n"),
+                ("hugetlb.2MB.events", "max 6\n"),
+                ("hugetlb.2MB.rsvd.current", "5\n"),
+            ],
+        );
+        let none = serde_json::json!({"avg10": 0.0, "avg60": 0.0, "avg300": 0.0, "total": 0});
+        let expected = serde_json::json!({
+            "usage": {"total": 7000, "kernel": 3000, "user": 4000},
+            "throttling": {"periods": 5, "throttledPeriods": 2, "throttledTime": 9000},
+            "psi": {"full": none,
+                "some": {"avg10": 1.5, "avg60": 2.5, "avg300": 3.5, "total": 7}},
+        });
+        assert_eq!(counted["cpu"], expected);
+        assert_eq!(counted["cpuset"], cpuset());
+        let expected = serde_json::json!({
+            "cache": 9,
+            "usage": {"limit": 20, "usage": 10, "max": 15, "failcnt": 2},
+            "swap": {"limit": 25, "usage": 11, "failcnt": 0},
+            "kernel": {"limit": 0, "failcnt": 0},
+            "kernelTCP": {"limit": 0, "failcnt": 0},
+            "raw": {"anon": 8, "file": 9},
+            "psi": {"some": none,
+                "full": {"avg10": 0.5, "avg60": 0.0, "avg300": 0.0, "total": 1}},
+        });
+        assert_eq!(counted["memory"], expected);
+        assert_eq!(counted["pids"], serde_json::json!({"current": 4}), "no limit is none");
+        let entry = |value| {
+            let (read, write) = (("Read", value), ("Write", 0));
+            [read, write].map(
+                |(op, value)| serde_json::json!({"major": 8, "minor": 0, "op": op, "value": value}),
+            )
+        };
+        let expected = serde_json::json!({
+            "ioServiceBytesRecursive": entry(1),
+            "ioServicedRecursive": entry(2),
+            "psi": {"some": none, "full": none},
+        });
+        assert_eq!(counted["blkio"], expected);
+        let expected = serde_json::json!({"2MB": {"limit": 4, "usage": 3, "failcnt": 6}});
+        assert_eq!(counted["hugetlb"], expected);
+    }
+
+    #[test]
+    fn swap_without_a_limit_has_none_together_with_memory_either() {
+        let files = [("memory.current", "1"), ("memory.max", "5"), ("memory.swap.max", "max")];
+        let counted = counted(Version::V2, &["memory"], &files);
+        assert_eq!(counted["memory"]["swap"]["limit"], u64::MAX);
+        assert_eq!(counted["memory"]["swap"]["usage"], 1);
+    }
 }
