@@ -55,6 +55,7 @@ pub struct Engine<'bed> {
     /// What the test has.
     pub bed: &'bed Bed,
     events: PathBuf,
+    path: Option<String>,
     bundles: RefCell<BTreeSet<PathBuf>>,
     heard: Arc<Mutex<Vec<Envelope>>>,
 }
@@ -67,7 +68,7 @@ impl<'bed> Engine<'bed> {
         // the bed's own.
         let tmpfs = Some("tmpfs");
         mount(tmpfs, SHORT, tmpfs, MsFlags::empty(), None::<&str>).expect("a tmpfs");
-        Self { bed, events, bundles: RefCell::default(), heard: Arc::default() }
+        Self { bed, events, path: None, bundles: RefCell::default(), heard: Arc::default() }
     }
 
     /// One that listens.
@@ -75,6 +76,12 @@ impl<'bed> Engine<'bed> {
         let engine = Self::deaf(bed);
         engine.listen();
         engine
+    }
+
+    /// The same, where programs are looked for in these directories.
+    pub fn with_path(mut self, path: &str) -> Self {
+        self.path = Some(path.to_owned());
+        self
     }
 
     /// Takes events from now on, one connection after the other.
@@ -147,6 +154,7 @@ impl<'bed> Engine<'bed> {
             .arg("-bundle")
             .arg(bundle)
             .arg(action)
+            .envs(self.path.iter().map(|path| ("PATH", path)))
             .env("TTRPC_ADDRESS", &self.events)
             .env("NOTIFY_SOCKET", "/nowhere")
             .env("OF_THE_ENGINE", "nobody else's")
@@ -236,6 +244,7 @@ impl<'bed> Engine<'bed> {
             for name in ["address", "exit.json", "init.pid", "log.json", "options.json"] {
                 let _ = fs::remove_file(bundle.join(name));
             }
+            let _ = fs::remove_dir_all(bundle.join("criu-work"));
         }
         // With a container in it, it is not removed, and the bed finds it.
         let _ = fs::remove_dir(self.bed.root().join(NAMESPACE));

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::messages::{Any, Options, RuntimeOptions};
+use crate::messages::{Any, CheckpointOptions, Options, RuntimeOptions};
 use crate::service::answer::{Code, Refusal};
 
 /// The type of runc's options.
@@ -13,6 +13,8 @@ pub const RUNC: &str = "containerd.runc.v1.Options";
 /// The type of the options of any other runtime: a table of containerd's configuration, or the
 /// file that has one.
 const TABLE: &str = "runtimeoptions.v1.Options";
+/// The type of runc's options of an image.
+const CHECKPOINT: &str = "containerd.runc.v1.CheckpointOptions";
 /// The bytes of the longest file.
 const LONGEST: u64 = 1 << 20;
 
@@ -46,6 +48,28 @@ pub fn read(given: Option<&Any>) -> Result<Given, Refusal> {
     };
     check(&options)?;
     Ok(Given::Here(options))
+}
+
+/// How an image is to be made. Where nothing is said the container runs on, as pods want it.
+///
+/// # Errors
+/// Names the option that cannot be kept.
+pub fn of_checkpoint(given: Option<&Any>) -> Result<CheckpointOptions, Refusal> {
+    let options: CheckpointOptions = match given.filter(|any| !any.name().is_empty()) {
+        None => return Ok(CheckpointOptions::default()),
+        Some(any) if any.name() == CHECKPOINT => decoded(any)?,
+        Some(any) => return Err(invalid(format!("{:?} is no type of options", any.type_url))),
+    };
+    let mode = options.cgroups_mode.as_str();
+    if !["", "soft", "full", "strict", "ignore"].contains(&mode) {
+        return Err(invalid(format!("CgroupsMode: {mode:?}: not soft, full, strict or ignore")));
+    }
+    match options.empty_namespaces.iter().find(|name| *name != "network") {
+        Some(name) => Err(invalid(format!(
+            "EmptyNamespaces: {name:?}: only network can be left out of an image"
+        ))),
+        None => Ok(options),
+    }
 }
 
 impl Given {
@@ -236,5 +260,25 @@ mod tests {
         table("BinaryName = \"/usr/local/bin/ferrun\"").unwrap();
         let other = Any { type_url: "x.Options".into(), value: Vec::new() };
         assert!(read(Some(&other)).is_err());
+    }
+
+    #[test]
+    fn an_image_is_made_as_was_said_and_what_cannot_be_is_refused() {
+        let given =
+            |options: &CheckpointOptions| of_checkpoint(Some(&Any::of(CHECKPOINT, options)));
+        let network = vec!["network".to_owned()];
+        let options =
+            CheckpointOptions { exit: true, empty_namespaces: network, ..Default::default() };
+        assert_eq!(given(&options), Ok(options.clone()));
+        for nothing in [None, Some(&Any::default())] {
+            assert!(!of_checkpoint(nothing).unwrap().exit);
+        }
+        let options = CheckpointOptions { empty_namespaces: vec!["pid".into()], ..options };
+        let refused = given(&options).unwrap_err();
+        assert!(refused.message.contains("EmptyNamespaces: \"pid\""), "{refused:?}");
+        let options = CheckpointOptions { cgroups_mode: "all".into(), ..Default::default() };
+        assert!(given(&options).unwrap_err().message.contains("CgroupsMode: \"all\""));
+        let other = Any { type_url: RUNC.into(), value: Vec::new() };
+        assert_eq!(of_checkpoint(Some(&other)).unwrap_err().code, Code::InvalidArgument);
     }
 }

@@ -43,6 +43,10 @@ impl Server {
             Action::Keep { bundle, pid, exit } => keep_exit(&bundle, pid, exit),
             Action::Create(request, options) => self.create(&request, *options),
             Action::Start(id) => self.start(&id),
+            Action::Restore { id, image, names } => self.restore(&id, &image, &names),
+            Action::Checkpoint { call, id, image, options } => {
+                self.checkpoint(call, &id, image, *options);
+            }
             Action::Execute { who, process, names } => self.execute(&who, &process, &names),
             Action::Kill(call, id, signal, all) => {
                 let answer = self.kill(&id, signal, all);
@@ -76,7 +80,7 @@ impl Server {
         }
     }
 
-    fn held(&self, id: &str) -> Result<Held, Refusal> {
+    pub(super) fn held(&self, id: &str) -> Result<Held, Refusal> {
         let gone = || Refusal::new(Code::NotFound, format!("container {id:?} does not exist"));
         self.containers.get(id).cloned().ok_or_else(gone)
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Error, Result};
 use ferrun::error::message;
-use ferrun::{Create, Exec, Made, Outcome, Runtime, Starting, Work};
+use ferrun::{Checkpoint, Create, Exec, Image, Made, Outcome, Restore, Runtime, Starting, Work};
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -19,7 +19,7 @@ use super::{Held, Server, today};
 use crate::apart::{Apart, MOUNT, may_wait};
 use crate::config::Config;
 use crate::log;
-use crate::messages::{CreateTaskRequest, Options};
+use crate::messages::{CheckpointOptions, CreateTaskRequest, Options};
 use crate::mounts::{mount_all, unmount_all};
 use crate::options::Given;
 use crate::poller::Source;
@@ -36,6 +36,11 @@ pub const OPTIONS: &str = "options.json";
 /// The file in a bundle that gets the warnings of the runtime.
 const LOG: &str = "log.json";
 
+/// The directory in a bundle that gets the logs of CRIU.
+const CRIU: &str = "criu-work";
+
+/// What the error of an image begins with.
+const CHECKPOINT_FAILED: &str = "OCI runtime checkpoint failed";
 /// What the error of a mount begins with.
 const MOUNT_FAILED: &str = "failed to mount rootfs component";
 /// The same of an unmount.
@@ -46,20 +51,32 @@ pub const UNMOUNT_FAILED: &str = "failed rootfs umount";
 pub enum Making {
     /// The first one of a container.
     Init { id: String, create: Create, own_pids: bool, prepared: Prepared },
+    /// The first one of a container that is restored from this image.
+    Restored { id: String, image: PathBuf, prepared: Prepared },
     /// Another one.
     Exec { who: Who, process: OwnedFd, prepared: Prepared },
+}
+
+/// What a process that is about to be made will be.
+#[derive(Debug)]
+enum Due {
+    Created(String),
+    Restored(String),
+    Added(Who),
 }
 
 /// A command at work.
 #[derive(Debug)]
 pub enum Working {
     Create { id: String, own_pids: bool, prepared: Prepared, work: Work },
+    Restore { id: String, prepared: Prepared, work: Work },
     Execute { who: Who, prepared: Prepared, _process: OwnedFd, work: Work },
     Start { id: String, work: Work<()> },
     Starting { id: String, work: Box<Starting> },
     Delete { id: String, work: Work<()> },
     Move { call: Call, id: String, runs: bool, work: Work<()> },
     Update { call: Call, work: Work<()> },
+    Checkpoint { call: Call, work: Work<()> },
     Mount { create: Box<(CreateTaskRequest, Options, Config)>, work: Apart },
     Unmount { id: String, work: Apart },
 }
@@ -68,11 +85,14 @@ impl Working {
     /// The process that runs it.
     pub fn pid(&self) -> Option<i32> {
         match self {
-            Self::Create { work, .. } | Self::Execute { work, .. } => work.pid(),
+            Self::Create { work, .. } | Self::Restore { work, .. } | Self::Execute { work, .. } => {
+                work.pid()
+            }
             Self::Start { work, .. }
             | Self::Delete { work, .. }
             | Self::Move { work, .. }
-            | Self::Update { work, .. } => work.pid(),
+            | Self::Update { work, .. }
+            | Self::Checkpoint { work, .. } => work.pid(),
             Self::Starting { .. } => None,
             Self::Mount { work, .. } | Self::Unmount { work, .. } => Some(work.pid()),
         }
@@ -82,11 +102,14 @@ impl Working {
 impl AsFd for Working {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Create { work, .. } | Self::Execute { work, .. } => work.as_fd(),
+            Self::Create { work, .. } | Self::Restore { work, .. } | Self::Execute { work, .. } => {
+                work.as_fd()
+            }
             Self::Start { work, .. }
             | Self::Delete { work, .. }
             | Self::Move { work, .. }
-            | Self::Update { work, .. } => work.as_fd(),
+            | Self::Update { work, .. }
+            | Self::Checkpoint { work, .. } => work.as_fd(),
             Self::Starting { work, .. } => work.as_fd(),
             Self::Mount { work, .. } | Self::Unmount { work, .. } => work.as_fd(),
         }
@@ -96,7 +119,17 @@ impl AsFd for Working {
 impl Making {
     fn prepared(&mut self) -> &mut Prepared {
         match self {
-            Self::Init { prepared, .. } | Self::Exec { prepared, .. } => prepared,
+            Self::Init { prepared, .. }
+            | Self::Restored { prepared, .. }
+            | Self::Exec { prepared, .. } => prepared,
+        }
+    }
+
+    fn due(&self) -> Due {
+        match self {
+            Self::Init { id, .. } => Due::Created(id.clone()),
+            Self::Restored { id, .. } => Due::Restored(id.clone()),
+            Self::Exec { who, .. } => Due::Added(who.clone()),
         }
     }
 }
@@ -130,6 +163,7 @@ impl Server {
             starts_slowly: depends || !config.has_own_pids(),
             ends_slowly: depends || options.systemd_cgroup || !config.has_own_pids(),
             owner: (options.io_uid, options.io_gid),
+            logs: Some(&options.criu_work_path).filter(|path| !path.is_empty()).map(PathBuf::from),
         };
         if request.rootfs.is_empty() {
             self.containers.insert(request.id.clone(), held);
@@ -154,6 +188,11 @@ impl Server {
         options: &Options,
         config: &Config,
     ) -> Result<()> {
+        if !request.checkpoint.is_empty() {
+            // All else comes with its start.
+            self.service.created(&request.id, Ok((0, config.has_own_pids())));
+            return Ok(());
+        }
         let bundle = PathBuf::from(&request.bundle);
         let names = Names {
             stdin: request.stdin.clone(),
@@ -174,6 +213,16 @@ impl Server {
         self.make(Making::Init { id, create, own_pids, prepared })
     }
 
+    /// Begins to restore a container.
+    pub(super) fn restore(&mut self, id: &str, image: &str, names: &Names) {
+        let begun = self.prepare(&Who::init(id), names).and_then(|prepared| {
+            self.make(Making::Restored { id: id.to_owned(), image: image.into(), prepared })
+        });
+        if let Err(error) = begun {
+            self.make_failed(Due::Restored(id.to_owned()), &error);
+        }
+    }
+
     /// Begins to add a process to a container.
     pub(super) fn execute(&mut self, who: &Who, process: &[u8], names: &Names) {
         let begun = memory_file(process)
@@ -182,8 +231,26 @@ impl Server {
                 self.make(Making::Exec { who: who.clone(), process, prepared })
             });
         if let Err(error) = begun {
-            let refusal = refusal("OCI runtime exec failed", &error);
-            self.service.executed(who, Err(refusal), today());
+            self.make_failed(Due::Added(who.clone()), &error);
+        }
+    }
+
+    /// Begins to write an image of a container.
+    pub(super) fn checkpoint(
+        &mut self,
+        call: Call,
+        id: &str,
+        image: String,
+        options: CheckpointOptions,
+    ) {
+        let begun = self.held(id).and_then(|held| {
+            let work = held.runtime.begin_checkpoint(id, dump(&held, image, options));
+            let work = work.map_err(|error| Refusal::of(CHECKPOINT_FAILED, &error))?;
+            let begun = self.await_work(Working::Checkpoint { call, work });
+            begun.map_err(|error| refusal(CHECKPOINT_FAILED, &error))
+        });
+        if let Err(refusal) = begun {
+            self.answer(call, Err(refusal));
         }
     }
 
@@ -221,22 +288,31 @@ impl Server {
             }
             None => Ok(()),
         };
-        let (who, is_init) = match &making {
-            Making::Init { id, .. } => (Who::init(id), true),
-            Making::Exec { who, .. } => (who.clone(), false),
-        };
-        let Err(error) = made.and_then(|()| self.begin(making)) else { return };
-        if is_init {
-            self.create_failed(&who.container, refusal("OCI runtime create failed", &error));
-        } else {
-            let refusal = refusal("OCI runtime exec failed", &error);
-            self.service.executed(&who, Err(refusal), today());
+        let due = making.due();
+        if let Err(error) = made.and_then(|()| self.begin(making)) {
+            self.make_failed(due, &error);
+        }
+    }
+
+    /// What was about to be made will not be.
+    fn make_failed(&mut self, due: Due, error: &Error) {
+        match due {
+            Due::Created(id) => {
+                self.create_failed(&id, refusal("OCI runtime create failed", error));
+            }
+            Due::Restored(id) => {
+                self.service.restored(&id, Err(refusal("OCI runtime restore failed", error)));
+            }
+            Due::Added(who) => {
+                let refusal = refusal("OCI runtime exec failed", error);
+                self.service.executed(&who, Err(refusal), today());
+            }
         }
     }
 
     fn begin(&mut self, making: Making) -> Result<()> {
         let id = match &making {
-            Making::Init { id, .. } => id,
+            Making::Init { id, .. } | Making::Restored { id, .. } => id,
             Making::Exec { who, .. } => &who.container,
         };
         let held = self.containers.get(id).context("it was removed")?;
@@ -246,6 +322,18 @@ impl Server {
                 create.stdio = std::mem::take(&mut prepared.stdio);
                 let work = runtime.create(&id, create)?;
                 Working::Create { id, own_pids, prepared, work }
+            }
+            Making::Restored { id, image, mut prepared } => {
+                let restore = Restore {
+                    bundle: held.bundle.clone(),
+                    image: restored_image(held, image),
+                    pid_file: Some(held.bundle.join(PID_FILE)),
+                    log: Some(held.bundle.join(LOG)),
+                    stdio: std::mem::take(&mut prepared.stdio),
+                    ..Restore::default()
+                };
+                let work = runtime.restore(&id, restore)?;
+                Working::Restore { id, prepared, work }
             }
             Making::Exec { who, process, mut prepared } => {
                 let exec = Exec {
@@ -280,7 +368,9 @@ impl Server {
     pub(super) fn step(&mut self, number: u64) {
         let Some(working) = self.works.get_mut(&number) else { return };
         match working {
-            Working::Create { work, .. } | Working::Execute { work, .. } => {
+            Working::Create { work, .. }
+            | Working::Restore { work, .. }
+            | Working::Execute { work, .. } => {
                 let Some(result) = ended(work) else { return };
                 let Some(working) = self.forget_work(number) else { return };
                 self.made(working, result);
@@ -288,7 +378,8 @@ impl Server {
             Working::Start { work, .. }
             | Working::Delete { work, .. }
             | Working::Move { work, .. }
-            | Working::Update { work, .. } => {
+            | Working::Update { work, .. }
+            | Working::Checkpoint { work, .. } => {
                 let Some(result) = ended(work) else { return };
                 let Some(working) = self.forget_work(number) else { return };
                 self.worked(working, result);
@@ -313,42 +404,40 @@ impl Server {
     }
 
     fn made(&mut self, working: Working, made: Result<Made, ferrun::Error>) {
-        match working {
+        let (due, prepared, own_pids) = match working {
             Working::Create { id, own_pids, prepared, .. } => {
-                let logger = prepared.logger.as_ref().map(|logger| logger.pid);
-                match made {
-                    Ok(Made { pid, console, .. }) => {
-                        if let Err(errno) = self.begin_streams(&Who::init(&id), prepared, console) {
-                            log::warn(format!("{id}: its streams: {errno}"));
-                        }
-                        self.watch_memory(&id);
-                        self.service.created(&id, Ok((pid, own_pids)));
-                    }
-                    Err(error) => {
-                        logger.map(|pid| self.end_logger(pid, Signal::SIGTERM));
-                        drop(prepared);
-                        let refusal = Refusal::of("OCI runtime create failed", &error);
-                        self.create_failed(&id, refusal);
-                    }
-                }
+                (Due::Created(id), prepared, own_pids)
             }
-            Working::Execute { who, prepared, .. } => {
+            Working::Restore { id, prepared, .. } => (Due::Restored(id), prepared, false),
+            Working::Execute { who, prepared, .. } => (Due::Added(who), prepared, false),
+            _ => return,
+        };
+        let Made { pid, console, .. } = match made {
+            Ok(made) => made,
+            Err(error) => {
                 let logger = prepared.logger.as_ref().map(|logger| logger.pid);
-                match made {
-                    Ok(Made { pid, console, .. }) => {
-                        if let Err(errno) = self.begin_streams(&who, prepared, console) {
-                            log::warn(format!("{}: its streams: {errno}", who.name()));
-                        }
-                        self.service.executed(&who, Ok(pid), today());
-                    }
-                    Err(error) => {
-                        logger.map(|pid| self.end_logger(pid, Signal::SIGTERM));
-                        let refusal = Refusal::of("OCI runtime exec failed", &error);
-                        self.service.executed(&who, Err(refusal), today());
-                    }
-                }
+                logger.map(|pid| self.end_logger(pid, Signal::SIGTERM));
+                drop(prepared);
+                return self.make_failed(due, &error.into());
             }
-            _ => {}
+        };
+        let who = match &due {
+            Due::Created(id) | Due::Restored(id) => Who::init(id),
+            Due::Added(who) => who.clone(),
+        };
+        if let Err(errno) = self.begin_streams(&who, prepared, console) {
+            log::warn(format!("{}: its streams: {errno}", who.name()));
+        }
+        match due {
+            Due::Created(id) => {
+                self.watch_memory(&id);
+                self.service.created(&id, Ok((pid, own_pids)));
+            }
+            Due::Restored(id) => {
+                self.watch_memory(&id);
+                self.service.restored(&id, Ok(pid));
+            }
+            Due::Added(who) => self.service.executed(&who, Ok(pid), today()),
         }
     }
 
@@ -365,6 +454,10 @@ impl Server {
             }
             Working::Update { call, .. } => {
                 let answer = done_or_not.map_err(|error| Refusal::of("update", &error));
+                self.answer(call, answer.and_then(|()| done()));
+            }
+            Working::Checkpoint { call, .. } => {
+                let answer = done_or_not.map_err(|error| Refusal::of(CHECKPOINT_FAILED, &error));
                 self.answer(call, answer.and_then(|()| done()));
             }
             _ => {}
@@ -409,6 +502,11 @@ impl Server {
             return Ok(runtime.clone());
         }
         let runtime = Runtime::new("/proc/self/exe", &root)?.with_log(|line| log::warn(line));
+        // What containerd finds, such as CRIU, is found.
+        let runtime = match std::env::var_os("PATH") {
+            Some(path) => runtime.with_search_path(path),
+            None => runtime,
+        };
         let runtime = Rc::new(match by_systemd {
             true => runtime.with_systemd(self.settings.buses.clone()),
             false => runtime,
@@ -421,6 +519,44 @@ impl Server {
 /// Where the containers of a namespace are remembered, as runc's are.
 pub fn root_of(root: &str, namespace: &str) -> PathBuf {
     Path::new(if root.is_empty() { ROOT } else { root }).join(namespace)
+}
+
+/// How an image of a container is made.
+fn dump(held: &Held, image: String, options: CheckpointOptions) -> Checkpoint {
+    let named = |text: String| Some(text).filter(|text| !text.is_empty());
+    let work = named(options.work_path).map(PathBuf::from);
+    Checkpoint {
+        image: Image {
+            directory: image.into(),
+            work: work.or_else(|| Some(held.logs())),
+            tcp_established: options.open_tcp,
+            ext_unix_sk: options.external_unix_sockets,
+            shell_job: options.terminal,
+            file_locks: options.file_locks,
+            cgroups_mode: named(options.cgroups_mode),
+        },
+        parent: named(options.parent_path).map(PathBuf::from),
+        leave_running: !options.exit,
+    }
+}
+
+/// The image of a container that is restored. Whoever has made it has said what belongs to it,
+/// and nobody says so again.
+fn restored_image(held: &Held, directory: PathBuf) -> Image {
+    Image {
+        work: Some(held.logs()),
+        tcp_established: true,
+        ext_unix_sk: true,
+        file_locks: true,
+        ..Image::directory(directory)
+    }
+}
+
+impl Held {
+    /// The directory of CRIU's logs.
+    fn logs(&self) -> PathBuf {
+        self.logs.clone().unwrap_or_else(|| self.bundle.join(CRIU))
+    }
 }
 
 /// How a command has ended, if it has.

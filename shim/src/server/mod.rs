@@ -79,6 +79,8 @@ struct Held {
     ends_slowly: bool,
     /// Who owns the pipes of its processes.
     owner: (u32, u32),
+    /// The directory of CRIU's logs, where it is not in the bundle.
+    logs: Option<PathBuf>,
 }
 
 /// All that the program is.

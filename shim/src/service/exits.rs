@@ -14,7 +14,7 @@ const NEVER_RAN: u32 = 255;
 
 impl Service {
     /// A container was created, with this pid, and whether all its processes end with that, or was
-    /// not.
+    /// not. One that is to be restored has none yet.
     pub fn created(&mut self, id: &str, made: Result<(i32, bool), Refusal>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some(call) = container.creator.take() else { return };
@@ -39,10 +39,12 @@ impl Service {
                 stderr: names.stderr,
                 terminal: names.terminal,
             }),
-            checkpoint: String::new(),
+            checkpoint: container.image.clone(),
             pid: pid.cast_unsigned(),
         };
-        self.pids.insert(pid, Who::init(id));
+        if pid != 0 {
+            self.pids.insert(pid, Who::init(id));
+        }
         self.publish("/tasks/create", "TaskCreate", &event);
         self.answer(call, answer(&CreateTaskResponse { pid: pid.cast_unsigned() }));
     }
@@ -65,6 +67,15 @@ impl Service {
             }
         }
         self.conclude(id);
+    }
+
+    /// A container was restored, with this pid, and its program runs, or was not.
+    pub fn restored(&mut self, id: &str, restored: Result<i32, Refusal>) {
+        if let (Ok(pid), Some(container)) = (&restored, self.containers.get_mut(id)) {
+            container.init.pid = *pid;
+            self.pids.insert(*pid, Who::init(id));
+        }
+        self.started(id, restored.map(drop));
     }
 
     /// A process was added to a container, with this pid, or was not.

@@ -84,11 +84,7 @@ impl Service {
                 }
                 now(done())
             }
-            "Checkpoint" => {
-                let CheckpointTaskRequest { id, .. } = read(payload)?;
-                self.container(&id)?;
-                Err(Refusal::new(Code::Unimplemented, "checkpoint is not supported yet"))
-            }
+            "Checkpoint" => self.checkpoint(call, read(payload)?),
             _ => Err(Refusal::new(Code::Unimplemented, format!("method {method}"))),
         }
     }
@@ -100,8 +96,8 @@ impl Service {
 
     fn create(&mut self, call: Call, request: CreateTaskRequest) -> Now {
         let options = options::read(request.options.as_ref())?;
-        if !request.checkpoint.is_empty() {
-            return forbidden("checkpoint: restoring is not supported yet".to_owned());
+        if !request.parent_checkpoint.is_empty() {
+            return forbidden("parent_checkpoint: an image itself names the one before".to_owned());
         }
         let id = request.id.clone();
         if self.containers.contains_key(&id) {
@@ -116,6 +112,7 @@ impl Service {
         let container = Container {
             bundle: request.bundle.clone(),
             rootfs: request.rootfs.clone(),
+            image: request.checkpoint.clone(),
             creator: Some(call),
             own_pids: true,
             motion: Motion::Free,
@@ -141,10 +138,14 @@ impl Service {
             return forbidden(format!("process {name:?} was started before"));
         }
         process.phase = Phase::Starting(call);
-        if exec_id.is_empty() {
-            return self.later(Action::Start(id));
-        }
         let names = process.names.clone();
+        if exec_id.is_empty() {
+            let image = container.image.clone();
+            return self.later(match image.is_empty() {
+                true => Action::Start(id),
+                false => Action::Restore { id, image, names },
+            });
+        }
         let who = Who { container: id, exec: exec_id };
         let process = self.specs.remove(&who).unwrap_or_default();
         self.later(Action::Execute { who, process, names })
@@ -153,7 +154,7 @@ impl Service {
     fn exec(&mut self, request: &ExecProcessRequest) -> Now {
         let ExecProcessRequest { id, exec_id, .. } = request;
         let container = self.container(id)?;
-        if container.init.exit.is_some() {
+        if container.init.exit.is_some() || container.init.pid == 0 {
             return forbidden(format!("container {id:?}: its init process is not running"));
         }
         if exec_id.is_empty() || container.execs.contains_key(exec_id) {
@@ -188,6 +189,10 @@ impl Service {
                 return forbidden(format!("process {:?} is running", who.name()));
             }
             _ => process.deleters.push(call),
+        }
+        if process.phase == Phase::Created && process.pid == 0 {
+            // It was to be restored, and is not any more.
+            process.phase = Phase::Stopped;
         }
         let phase = process.phase;
         match phase {
@@ -269,10 +274,10 @@ impl Service {
 
     fn pids(&mut self, call: Call, PidsRequest { id }: PidsRequest) -> Now {
         let container = self.container(&id)?;
-        if container.init.phase == Phase::Stopped {
+        if container.init.phase == Phase::Stopped || container.init.pid == 0 {
             // A containerd that starts anew takes who has no process for a leak, and throws away
-            // how it has ended.
-            return forbidden(format!("container {id:?} has ended"));
+            // how it has ended, or what is to be restored.
+            return forbidden(format!("container {id:?} does not run"));
         }
         let execs = container.execs.iter();
         let named = execs.filter(|(_, exec)| exec.pid != 0 && exec.exit.is_none());
@@ -288,6 +293,19 @@ impl Service {
         }
         container.motion = to;
         self.later(Action::Move(call, id, from == Motion::Paused))
+    }
+
+    fn checkpoint(&mut self, call: Call, request: CheckpointTaskRequest) -> Now {
+        let CheckpointTaskRequest { id, path: image, options } = request;
+        let options = Box::new(options::of_checkpoint(options.as_ref())?);
+        let init = &self.container(&id)?.init;
+        if init.phase != Phase::Running || init.exit.is_some() {
+            return forbidden(format!("container {id:?} is not running"));
+        }
+        if image.is_empty() {
+            return Err(Refusal::new(Code::InvalidArgument, "path: of what image?"));
+        }
+        self.later(Action::Checkpoint { call, id, image, options })
     }
 
     fn resize(&mut self, request: ResizePtyRequest) -> Now {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use self::answer::{Answer, Call, Code, Refusal};
 use self::task::{Container, Exit, Names, Process, Who};
-use crate::messages::{Any, CreateTaskRequest};
+use crate::messages::{Any, CheckpointOptions, CreateTaskRequest};
 use crate::options::Given;
 
 /// The services that this is, which have the same messages.
@@ -38,10 +38,31 @@ pub enum Action {
         /// How it has ended.
         exit: Exit,
     },
-    /// Create a container, and tell of it by [`Service::created`].
+    /// Create a container, or get all ready for one that is to be restored, and tell of it by
+    /// [`Service::created`].
     Create(Box<CreateTaskRequest>, Box<Given>),
     /// Run the program of a container, and tell by [`Service::started`].
     Start(String),
+    /// Restore a container, and tell by [`Service::restored`].
+    Restore {
+        /// Which.
+        id: String,
+        /// The directory of its image.
+        image: String,
+        /// Where its streams go.
+        names: Names,
+    },
+    /// Write an image of a container, and answer.
+    Checkpoint {
+        /// Who is answered.
+        call: Call,
+        /// The container.
+        id: String,
+        /// The directory of its image.
+        image: String,
+        /// How.
+        options: Box<CheckpointOptions>,
+    },
     /// Add a process to a container, and tell by [`Service::executed`].
     Execute {
         /// Which it will be.

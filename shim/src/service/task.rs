@@ -122,6 +122,8 @@ pub struct Container {
     pub bundle: String,
     /// What containerd has said that its root is made of.
     pub rootfs: Vec<Mount>,
+    /// The image that it is restored from when it is started; empty: it is created.
+    pub image: String,
     /// Who waits for it to be created.
     pub creator: Option<Call>,
     /// Whether its processes end with its init.

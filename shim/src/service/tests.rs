@@ -1,12 +1,13 @@
 use prost::Message;
 
 use super::answer::{Answer, Call, Code, Refusal, answer, done};
-use super::task::{Exit, Who};
+use super::task::{Exit, Names, Who};
 use super::{Action, Service};
 use crate::messages::{
-    CreateTaskRequest, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
-    Options, PauseRequest, PidsRequest, Request, ResumeRequest, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, TaskExit, Timestamp, WaitRequest, WaitResponse,
+    CheckpointTaskRequest, CreateTaskRequest, DeleteRequest, DeleteResponse, Empty,
+    ExecProcessRequest, KillRequest, Options, PauseRequest, PidsRequest, Request, ResumeRequest,
+    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, TaskExit, Timestamp,
+    WaitRequest, WaitResponse,
 };
 
 const AT: Timestamp = Timestamp { seconds: 7, nanos: 8 };
@@ -62,6 +63,15 @@ impl Shim {
         assert_eq!(said(&actions), ["/tasks/create", "answer"]);
     }
 
+    /// One that is to be restored.
+    fn due(&mut self, id: &str) {
+        let request = CreateTaskRequest { checkpoint: "/image".into(), ..create(id) };
+        let (_, actions) = self.call("Create", &request);
+        assert!(matches!(&actions[..], [Action::Create(request, _)] if request.id == id));
+        let actions = self.happens(|service| service.created(id, Ok((0, true))));
+        assert_eq!(said(&actions), ["/tasks/create", "answer"]);
+    }
+
     /// One that runs.
     fn running(&mut self, id: &str, pid: i32) {
         self.created(id, pid);
@@ -104,6 +114,10 @@ fn executed(id: &str, exec: &str) -> ExecProcessRequest {
 
 fn delete(id: &str, exec: &str) -> DeleteRequest {
     DeleteRequest { id: id.into(), exec_id: exec.into() }
+}
+
+fn image_of(id: &str, path: &str) -> CheckpointTaskRequest {
+    CheckpointTaskRequest { id: id.into(), path: path.into(), options: None }
 }
 
 fn wait(id: &str, exec: &str) -> WaitRequest {
@@ -266,7 +280,10 @@ fn states_forbid_and_say_so_by_code() {
     // Nobody in it is no reason to forget it.
     let pids = PidsRequest { id: "c".into() };
     assert_eq!(shim.ask::<Empty>("Pids", &pids), Err(Code::FailedPrecondition));
-    assert_eq!(shim.ask::<Empty>("Checkpoint", &missing), Err(Code::Unimplemented));
+    assert_eq!(
+        shim.ask::<Empty>("Checkpoint", &image_of("c", "/i")),
+        Err(Code::FailedPrecondition)
+    );
     assert_eq!(shim.ask::<Empty>("Nosuch", &missing), Err(Code::Unimplemented));
     // Something is left: nothing happens.
     assert_eq!(shim.ask::<Empty>("Shutdown", &ShutdownRequest::default()), Ok(Empty {}));
@@ -315,12 +332,66 @@ fn a_create_that_fails_leaves_its_name_free() {
     let actions = shim.happens(|service| service.created("c", Err(refused.clone())));
     assert_eq!(actions, [Action::Answer(call, Err(refused))]);
     shim.created("c", 10);
-    let restored = CreateTaskRequest { checkpoint: "/x".into(), ..create("d") };
+    let restored = CreateTaskRequest { parent_checkpoint: "/x".into(), ..create("d") };
     assert_eq!(shim.ask::<Empty>("Create", &restored), Err(Code::FailedPrecondition));
     let options = Options { binary_name: "crun".into(), ..Default::default() };
     let options = Some(crate::messages::Any::of(crate::options::RUNC, &options));
     let wrapped = CreateTaskRequest { options, ..create("d") };
     assert_eq!(shim.ask::<Empty>("Create", &wrapped), Err(Code::InvalidArgument));
+}
+
+#[test]
+fn a_container_of_an_image_is_there_once_it_is_started() {
+    let mut shim = Shim::default();
+    shim.due("c");
+    assert_eq!(shim.status("c", ""), 1);
+    // There is nothing in it, and who starts anew does not take it for a leak.
+    let pids = PidsRequest { id: "c".into() };
+    assert_eq!(shim.ask::<Empty>("Pids", &pids), Err(Code::FailedPrecondition));
+    assert_eq!(shim.ask::<Empty>("Exec", &executed("c", "e")), Err(Code::FailedPrecondition));
+    let image = image_of("c", "/other");
+    assert_eq!(shim.ask::<Empty>("Checkpoint", &image), Err(Code::FailedPrecondition));
+    let (call, actions) = shim.call("Start", &start("c", ""));
+    let names = Names::default();
+    let restore = Action::Restore { id: "c".into(), image: "/image".into(), names };
+    assert_eq!(actions, [restore]);
+    // It may be tried again.
+    let refused = Refusal::new(Code::Unknown, "no");
+    let actions = shim.happens(|service| service.restored("c", Err(refused.clone())));
+    assert_eq!(actions, [Action::Answer(call, Err(refused))]);
+    let (call, _) = shim.call("Start", &start("c", ""));
+    let actions = shim.happens(|service| service.restored("c", Ok(10)));
+    assert_eq!(said(&actions), ["/tasks/start", "answer"]);
+    assert_eq!(actions[1], Action::Answer(call, answer(&StartResponse { pid: 10 })));
+    let actions = shim.happens(|service| service.exited(10, exit(3)));
+    assert_eq!(said(&actions), ["keep", "/tasks/exit"]);
+}
+
+#[test]
+fn one_that_was_never_restored_is_deleted_without_an_end() {
+    let mut shim = Shim::default();
+    shim.due("c");
+    assert_eq!(shim.call("Delete", &delete("c", "")).1, [Action::Delete("c".into())]);
+    assert_eq!(shim.ask::<Empty>("Start", &start("c", "")), Err(Code::FailedPrecondition));
+    shim.happens(|service| service.deleted("c", Ok(())));
+    let actions = shim.happens(|service| service.drained(&Who::init("c")));
+    assert_eq!(said(&actions), ["/tasks/delete", "answer"]);
+}
+
+#[test]
+fn an_image_is_made_of_what_runs() {
+    let mut shim = Shim::default();
+    shim.created("c", 10);
+    let image = image_of("c", "/image");
+    assert_eq!(shim.ask::<Empty>("Checkpoint", &image), Err(Code::FailedPrecondition));
+    shim.call("Start", &start("c", ""));
+    shim.happens(|service| service.started("c", Ok(())));
+    let (call, actions) = shim.call("Checkpoint", &image);
+    let options = Box::default();
+    let image = "/image".into();
+    assert_eq!(actions, [Action::Checkpoint { call, id: "c".into(), image, options }]);
+    let nowhere = image_of("c", "");
+    assert_eq!(shim.ask::<Empty>("Checkpoint", &nowhere), Err(Code::InvalidArgument));
 }
 
 #[test]
