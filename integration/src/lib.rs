@@ -7,6 +7,7 @@
 //! not, the bed removes everything and fails the test for what the runtime left.
 
 pub mod agent;
+pub mod apparmor;
 mod bed;
 pub mod blow;
 mod bundle;
