@@ -357,8 +357,8 @@ impl Making<'_> {
         let init = init.pid.as_raw();
         let cgroup = self.moved.as_ref().unwrap_or(&self.plan.cgroup);
         let check = || -> Result<()> {
-            let profile = self.asked.typed.profile();
-            tasks::check(init, self.plan, &cgroup.group, profile)?;
+            let label = self.asked.typed.lsm_profile.as_deref();
+            tasks::check(init, self.plan, &cgroup.group, label)?;
             cgroups::apply_settings(&cgroup.settings, Some(Stage::Last))?
                 .iter()
                 .for_each(log::warn);

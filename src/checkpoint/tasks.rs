@@ -50,11 +50,11 @@ pub fn kill(init: i32) {
 }
 
 /// Refuses tasks that have more than the plan allows, or are elsewhere.
-pub fn check(init: i32, plan: &Plan, group: &Group, profile: Option<&str>) -> Result<()> {
+pub fn check(init: i32, plan: &Plan, group: &Group, asked: Option<&str>) -> Result<()> {
     let process = plan.process.as_ref().context("process: missing")?;
-    let limits = Limits { process, id_maps: plan.namespaces.id_maps.as_ref(), profile };
+    let limits = Limits { process, id_maps: plan.namespaces.id_maps.as_ref(), label: asked };
     let labelled =
-        profile.is_some() || process.apparmor_profile.is_some() || process.selinux_label.is_some();
+        asked.is_some() || process.apparmor_profile.is_some() || process.selinux_label.is_some();
     for process in all_of(init)? {
         let check = || -> Result<()> {
             let looked_at = threads(process)?.into_iter();

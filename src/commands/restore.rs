@@ -10,7 +10,7 @@ use crate::cli::{id_of, path_of, text_of};
 use crate::destroy;
 use crate::foreground::Watch;
 use crate::handover::Handover;
-use crate::plan::checkpoint::restore::Typed;
+use crate::plan::checkpoint::restore::{Typed, lsm_profile};
 use crate::plan::request::Streams;
 
 /// Runs the verb. The exit code is the program's, unless detached.
@@ -35,8 +35,8 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
         },
         typed: Typed {
             flags: flags(matches)?,
-            lsm_profile: text_of(matches, "lsm-profile"),
-            lsm_mount_context: text_of(matches, "lsm-mount-context"),
+            lsm_profile: named(matches, "lsm-profile").map(lsm_profile).transpose()?,
+            lsm_mount_context: named(matches, "lsm-mount-context"),
         },
     };
     let watch = if detach { None } else { Some(Watch::new(!matches.get_flag("no-subreaper"))?) };
@@ -47,4 +47,9 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
     let code = watch.serve(&restored.init, restored.master.take())?;
     destroy::destroy(&restored.container)?;
     Ok(code)
+}
+
+/// What an option names; nothing where its text is empty.
+fn named(matches: &ArgMatches, option: &str) -> Option<String> {
+    text_of(matches, option).filter(|text| !text.is_empty())
 }

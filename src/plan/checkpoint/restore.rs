@@ -24,10 +24,11 @@ pub struct Typed {
     pub lsm_mount_context: Option<String>,
 }
 
-impl Typed {
-    /// The AppArmor profile that was typed.
-    pub fn profile(&self) -> Option<&str> {
-        self.lsm_profile.as_deref()?.strip_prefix("apparmor:")
+/// `--lsm-profile TYPE:NAME`.
+pub fn lsm_profile(text: String) -> Result<String> {
+    match text.split_once(':') {
+        Some(("apparmor" | "selinux", name)) if !name.is_empty() => Ok(text),
+        _ => bail!("--lsm-profile: {text:?}: neither apparmor:NAME nor selinux:LABEL"),
     }
 }
 
@@ -274,8 +275,11 @@ mod tests {
     #[test]
     fn labels_take_a_criu_that_restores_them() {
         let spec = spec(r#"{"namespaces":[{"type":"mount"}]}"#);
-        let typed = Typed { lsm_profile: Some("apparmor:p".into()), ..Typed::default() };
-        assert_eq!(typed.profile(), Some("p"));
+        for wrong in ["", "p", "apparmor:", "tomoyo:p"] {
+            assert!(lsm_profile(wrong.into()).is_err(), "{wrong}");
+        }
+        let typed = lsm_profile("apparmor:p".into()).ok();
+        let typed = Typed { lsm_profile: typed, ..Typed::default() };
         let old = Facts { version: 3_15_00, ..facts() };
         let error = options(&plan(&spec), &spec, &typed, old).unwrap_err();
         assert_eq!(message(&error), "--lsm-profile: needs CRIU 3.16, and this one is 3.15");

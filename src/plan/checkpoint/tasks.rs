@@ -72,8 +72,8 @@ pub struct Limits<'a> {
     pub process: &'a ProcessPlan,
     /// The ids of its user namespace, where that is its own.
     pub id_maps: Option<&'a IdMaps>,
-    /// The profile that was asked for instead of the configuration's.
-    pub profile: Option<&'a str>,
+    /// The label that was asked for instead of the configuration's, as `--lsm-profile` has it.
+    pub label: Option<&'a str>,
 }
 
 impl Limits<'_> {
@@ -141,7 +141,9 @@ impl Limits<'_> {
 
     fn check_label(&self, label: Option<&str>) -> Result<()> {
         let label = label.unwrap_or_default();
-        if let Some(profile) = self.profile.or(self.process.apparmor_profile.as_deref()) {
+        let asked = |module: &str| self.label?.strip_prefix(module)?.strip_prefix(':');
+        let process = self.process;
+        if let Some(profile) = asked("apparmor").or(process.apparmor_profile.as_deref()) {
             // Of a profile in another mode than enforcing: "NAME (complain)".
             let name = label.rsplit_once(" (").map_or(label, |(name, _)| name);
             let is_below = name.strip_prefix(profile).is_some_and(|rest| rest.starts_with("//"));
@@ -150,8 +152,11 @@ impl Limits<'_> {
                 "process.apparmorProfile: {profile:?}: runs under {label:?} (--lsm-profile names another)"
             );
         }
-        if let Some(planned) = &self.process.selinux_label {
-            ensure!(label == planned, "process.selinuxLabel: {planned:?}: runs as {label:?}");
+        if let Some(planned) = asked("selinux").or(process.selinux_label.as_deref()) {
+            ensure!(
+                label == planned,
+                "process.selinuxLabel: {planned:?}: runs as {label:?} (--lsm-profile names another)"
+            );
         }
         Ok(())
     }
@@ -181,7 +186,7 @@ mod tests {
     }
 
     fn refused(process: &ProcessPlan, task: &Task) -> String {
-        let limits = Limits { process, id_maps: None, profile: None };
+        let limits = Limits { process, id_maps: None, label: None };
         limits.check(task).map_or_else(|error| message(&error), |()| String::new())
     }
 
@@ -263,7 +268,7 @@ mod tests {
         let maps = IdMaps { uids: range(0, 100), gids: range(0, 200) };
         let mut process = process("");
         process.user.groups.clear();
-        let limits = Limits { process: &process, id_maps: Some(&maps), profile: None };
+        let limits = Limits { process: &process, id_maps: Some(&maps), label: None };
         let task = Task::parse(STATUS, None).unwrap();
         let inside = Task { uids: vec![107; 4], gids: vec![208; 4], groups: vec![], ..task };
         assert!(limits.check(&inside).is_ok());
@@ -276,24 +281,29 @@ mod tests {
         let mut process = process("");
         process.apparmor_profile = Some("p".into());
         let task = Task::parse(STATUS, None).unwrap();
-        for (profile, label, is_good) in [
+        for (asked, label, is_good) in [
             (None, Some("p (enforce)"), true),
             (None, Some("p"), true),
             (None, Some("p//sub (enforce)"), true),
             (None, Some("pq (enforce)"), false),
             (None, Some("unconfined"), false),
             (None, None, false),
-            (Some("other"), Some("other (enforce)"), true),
-            (Some("other"), Some("p (enforce)"), false),
+            (Some("apparmor:other"), Some("other (enforce)"), true),
+            (Some("apparmor:other"), Some("p (enforce)"), false),
+            (Some("selinux:p"), Some("unconfined"), false),
         ] {
-            let limits = Limits { process: &process, id_maps: None, profile };
+            let limits = Limits { process: &process, id_maps: None, label: asked };
             let task = Task { label: label.map(str::to_owned), ..task.clone() };
-            assert_eq!(limits.check(&task).is_ok(), is_good, "{profile:?} {label:?}");
+            assert_eq!(limits.check(&task).is_ok(), is_good, "{asked:?} {label:?}");
         }
         process.apparmor_profile = None;
         process.selinux_label = Some("u:r:t:s0:c1".into());
         let labelled = |label: &str| Task { label: Some(label.to_owned()), ..task.clone() };
         assert_eq!(refused(&process, &labelled("u:r:t:s0:c1")), "");
         assert_ne!(refused(&process, &labelled("u:r:t:s0:c2")), "");
+        let asked = Some("selinux:u:r:t:s0:c2");
+        let limits = Limits { process: &process, id_maps: None, label: asked };
+        assert!(limits.check(&labelled("u:r:t:s0:c2")).is_ok());
+        assert!(limits.check(&labelled("u:r:t:s0:c1")).is_err());
     }
 }
