@@ -94,6 +94,8 @@ pub fn options(plan: &Plan, spec: &Spec, typed: &Typed, facts: Facts) -> Result<
         .iter()
         .filter_map(|step| Some((step.target.clone(), source(step)?.to_owned())));
     let devices = bound_devices(&plan.rootfs).map(|path| (path.to_owned(), path.to_owned()));
+    let masked = plan.rootfs.masked_paths.iter();
+    let masked = masked.map(|(_, path)| (path.clone(), PathBuf::from(MASK)));
     let mask = (!plan.rootfs.masked_paths.is_empty()).then(|| (MASK.into(), MASK.into()));
     Ok(Options {
         images: facts.images,
@@ -102,13 +104,15 @@ pub fn options(plan: &Plan, spec: &Spec, typed: &Typed, facts: Facts) -> Result<
         flags: typed.flags.clone(),
         evasive_devices: true,
         root: facts.root,
-        // runc's images have the places, ours and crun's may have the names.
+        // runc's images have the places, ours and crun's may have the names. What is masked has
+        // one name for all in runc's images and ours, and its own in crun's.
         external_mounts: facts
             .bound
             .into_iter()
             .chain(by_name)
             .chain(devices)
             .chain(mask)
+            .chain(masked)
             .collect(),
         cgroup_roots: facts.groups,
         restores_sibling: true,
@@ -166,7 +170,12 @@ mod tests {
     fn a_bind_is_found_by_its_place_and_by_its_name() {
         let spec = spec(r#"{"namespaces":[{"type":"mount"}],"maskedPaths":["/proc/keys"]}"#);
         let asked = options(&plan(&spec), &spec, &Typed::default(), facts()).unwrap();
-        let expected = [("/run/x", "/b/x"), ("/var/run/x", "/b/x"), ("/dev/null", "/dev/null")];
+        let expected = [
+            ("/run/x", "/b/x"),
+            ("/var/run/x", "/b/x"),
+            ("/dev/null", "/dev/null"),
+            ("/proc/keys", "/dev/null"),
+        ];
         let expected = expected.map(|(name, source)| (name.into(), source.into()));
         assert_eq!(asked.external_mounts, expected);
         let pipes = [("pipe:[1]".to_owned(), 0), ("pipe:[3]".to_owned(), 2)];
