@@ -6,7 +6,8 @@ version 2 with all its controllers, whose files systemd writes as well as the ru
 
 An ARGUMENT is one of the tests' program, such as a part of a test's name. Where RUNTIME is
 called runc or crun it is the one that Debian 13 has. The machine is that of guest.py with
-another disk: the files of debian13.py and a few of ours. $KERNEL is another one, as there. It lives for this run alone.
+another disk: the files of debian13.py and a few of ours. $KERNEL is another one, as there,
+and $ROUNDS how often each container is dumped and restored. It lives for this run alone.
 It needs root, for the owners of these files. The exit status is that of guest.py.
 """
 
@@ -119,7 +120,9 @@ def make_disk(home, files, runtime, tests, arguments):
     if tested is None:
         tested = f"/usr/local/bin/{runtime.name}"
         guest.copy(runtime, root / tested.lstrip("/"))
-    environment = shlex.join([f"RUNTIME={tested}", "SPARE_MACHINE=yes", "RUST_BACKTRACE=0"])
+    environment = [f"RUNTIME={tested}", "SPARE_MACHINE=yes", "RUST_BACKTRACE=0"]
+    environment += [f"ROUNDS={rounds}" for rounds in [os.environ.get("ROUNDS")] if rounds]
+    environment = shlex.join(environment)
     guest.write_script(root / "tests" / "run", RUN.format(environment=environment, arguments=shlex.join(arguments),
                                                           end=guest.END))
     units = root / "etc" / "systemd" / "system"

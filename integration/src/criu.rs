@@ -26,6 +26,15 @@ fn directory() -> Option<&'static Path> {
     DIRECTORY.get_or_init(find).as_deref()
 }
 
+/// How often something is dumped and restored: `$ROUNDS`, or this often.
+#[track_caller]
+pub fn rounds(usual: u32) -> u32 {
+    match std::env::var("ROUNDS") {
+        Ok(text) => text.parse().expect("ROUNDS is a number"),
+        Err(_) => usual,
+    }
+}
+
 /// The PATH of a caller who has CRIU. None: there is none that works, which is printed.
 pub fn path(bed: &Bed) -> Option<String> {
     match directory() {

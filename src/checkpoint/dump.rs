@@ -123,13 +123,17 @@ fn check_status_descriptor(typed: &Typed) -> Result<()> {
 
 /// Refuses what this CRIU or this kernel does not have.
 fn check_features(typed: &Typed) -> Result<()> {
-    let asked = Features { memory_tracking: typed.pre_dump, lazy_pages: typed.flags.lazy_pages };
+    let asked = Features {
+        memory_tracking: typed.pre_dump || typed.parent.is_some(),
+        lazy_pages: typed.flags.lazy_pages,
+    };
     if asked == Features::default() {
         return Ok(());
     }
     let has = criu::features(asked)?;
+    let tracking = if typed.pre_dump { "--pre-dump" } else { "--parent-path" };
     for (option, is_asked, is_there, what) in [
-        ("--pre-dump", asked.memory_tracking, has.memory_tracking, "know which pages have changed"),
+        (tracking, asked.memory_tracking, has.memory_tracking, "know which pages have changed"),
         ("--lazy-pages", asked.lazy_pages, has.lazy_pages, "bring pages when they are touched"),
     ] {
         if is_asked && !is_there {

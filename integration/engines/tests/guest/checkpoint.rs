@@ -3,12 +3,13 @@
 //! Docker, Podman and containerd. Each goes on where it was, again and again.
 
 use engines::{Host, on_a_host};
+use integration::criu;
 
 use crate::docker::with_docker;
 use crate::pods::with_containerd;
 
 /// How often each is dumped and restored.
-const ROUNDS: u32 = 20;
+const OFTEN: u32 = 20;
 
 /// Counts in a file.
 const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i > /tmp/next; \
@@ -38,7 +39,7 @@ fn goes_on(host: &Host<'_>, read: &str) -> u64 {
 #[track_caller]
 fn rounds(host: &Host<'_>, read: &str, round: impl Fn(u32)) {
     let mut before = goes_on(host, read);
-    for at in 1..=ROUNDS {
+    for at in 1..=criu::rounds(OFTEN) {
         round(at);
         let now = goes_on(host, read);
         assert!(now >= before, "round {at}: {now} after {before}");
@@ -208,7 +209,7 @@ fn a_container_of_containerd_goes_on() {
             format!("{ctr} tasks exec --exec-id exec-$(date +%N) {name} cat /tmp/count")
         };
         // What was restored cannot be made an image of again by `ctr`, so each is a new one.
-        for at in 1..=ROUNDS {
+        for at in 1..=criu::rounds(OFTEN) {
             let (old, new) = (format!("old-{at}"), format!("new-{at}"));
             let image = format!("docker.io/library/point:{at}");
             host.sh(&format!(
