@@ -22,6 +22,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use crate::apply::{hooks, mounts};
 use crate::cgroups::systemd::Buses;
 use crate::cgroups::{self, resctrl, systemd};
+use crate::channel::gate::GATE;
 use crate::error::{InField as _, Kind, errno, message};
 use crate::host;
 use crate::log;
@@ -68,8 +69,10 @@ pub fn delete(
         },
         false => store.load(id)?,
     };
+    let mut may_live = true;
     if !force {
         let status = container.status()?;
+        may_live = status != Status::Stopped;
         if let Err(error) = status.check(Operation::Delete) {
             if status == Status::Creating {
                 return Err(error);
@@ -80,7 +83,7 @@ pub fn delete(
             return Err(not_stopped(id, status));
         }
     }
-    match destroy(&container) {
+    match end(&container, may_live) {
         // Somebody else deletes it too, and was faster.
         Err(error) if force && errno(&error) == Some(libc::ENOENT) => Ok(()),
         destroyed => destroyed,
@@ -94,11 +97,16 @@ fn not_stopped(id: &str, status: Status) -> Error {
 
 /// Kills what is left of a container and removes everything of it.
 pub fn destroy(container: &Container) -> Result<()> {
+    end(container, true)
+}
+
+/// The same, where it may be known that init does not live.
+fn end(container: &Container, may_live: bool) -> Result<()> {
     stop_creator(container)?;
     // He may have gone on from what was read of the container until he was stopped.
     let now = container.record.creator.map(|_| container.as_recorded_now());
     let container = now.as_ref().unwrap_or(container);
-    stop_processes(container)?;
+    stop_processes(container, may_live)?;
     forget(container)
 }
 
@@ -197,11 +205,16 @@ fn forget(container: &Container) -> Result<()> {
 
 /// Removes a directory whose record was never written: nothing else was made.
 pub fn remove_directory(directory: &Path) -> Result<()> {
-    // Most hold these alone, and trying is cheaper than looking.
-    for name in [CONFIG, RECORD] {
-        let _ = fs::remove_file(directory.join(name));
-    }
-    let removed = fs::remove_dir(directory).or_else(|_| fs::remove_dir_all(directory));
+    // Most hold these alone, and trying is cheaper than looking. One that `run` made has no gate.
+    let without = |names: &[&str]| {
+        for name in names {
+            let _ = fs::remove_file(directory.join(name));
+        }
+        fs::remove_dir(directory)
+    };
+    let removed = without(&[CONFIG, RECORD])
+        .or_else(|_| without(&[GATE]))
+        .or_else(|_| fs::remove_dir_all(directory));
     log::debug(|| format!("record {directory:?}: removed"));
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -228,7 +241,8 @@ fn stop_creator(container: &Container) -> Result<()> {
 
 /// Kills init, and with it or after it everything else in the container, and takes
 /// the cgroup away.
-fn stop_processes(container: &Container) -> Result<()> {
+fn stop_processes(container: &Container, may_live: bool) -> Result<()> {
+    let open_init = || if may_live { container.open_init() } else { Ok(None) };
     let group = &container.record.group;
     if container.record.restored {
         // CRIU traces what it restores, and is in the group with it. Cut short it may wait for
@@ -236,7 +250,7 @@ fn stop_processes(container: &Container) -> Result<()> {
         cgroups::kill_all(&cgroups::kept(group, &container.directory)?)?;
     }
     if container.record.unit.is_some() {
-        if let Some(init) = container.open_init()? {
+        if let Some(init) = open_init()? {
             kill_init(container, &init)?;
         }
         return stop_unit(container);
@@ -253,7 +267,7 @@ fn stop_processes(container: &Container) -> Result<()> {
         cgroups::remove(&marked)?;
         return cgroups::remove_unused(group, Duration::ZERO).map(drop);
     }
-    if let Some(init) = container.open_init()? {
+    if let Some(init) = open_init()? {
         kill_init(container, &init)?;
     }
     // Mostly everything has ended with init, and nobody need be looked for.

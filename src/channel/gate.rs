@@ -21,7 +21,7 @@ use crate::error::Kind;
 use crate::sys::process::SharedWord;
 
 /// The socket's name in the container's directory.
-const NAME: &str = "gate";
+pub const GATE: &str = "gate";
 
 /// What a second `start` is told.
 pub fn already_open() -> Error {
@@ -86,7 +86,7 @@ impl Verdict {
 /// Makes the gate of a container, in the directory that `directory` is open on.
 pub fn make(directory: impl AsFd) -> Result<OwnedFd> {
     let socket = new_socket()?;
-    bind(&socket, &address(&directory, NAME.as_ref())?).context("bind the gate")?;
+    bind(&socket, &address(&directory, GATE.as_ref())?).context("bind the gate")?;
     listen(&socket, 16).context("listen at the gate")?;
     Ok(socket)
 }
@@ -109,7 +109,7 @@ pub fn wait(gate: impl AsFd) -> Result<(InitEnd, Verdict)> {
 /// happened to the container where this fails.
 pub fn open(directory: impl AsFd) -> Result<(CreatorEnd, Verdict)> {
     let socket = new_socket()?;
-    match connect(&socket, &address(&directory, NAME.as_ref())?) {
+    match connect(&socket, &address(&directory, GATE.as_ref())?) {
         Ok(()) => {}
         Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => {
             return Err(already_open());
@@ -151,7 +151,7 @@ mod tests {
         let (path, directory) = directory();
         let gate = make(&directory).unwrap();
         let dead = new_socket().unwrap();
-        connect(&dead, &address(&directory, NAME.as_ref()).unwrap()).unwrap();
+        connect(&dead, &address(&directory, GATE.as_ref()).unwrap()).unwrap();
         drop(dead);
         let init = std::thread::spawn(move || {
             let (_start, verdict) = wait(&gate).unwrap();
