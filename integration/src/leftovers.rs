@@ -20,7 +20,11 @@ pub(crate) enum Leftover {
         pid: i32,
         name: String,
     },
-    Cgroup(PathBuf),
+    Cgroup {
+        path: PathBuf,
+        /// Of each process in it /proc/PID/stat, as far as it goes.
+        holds: Vec<String>,
+    },
     /// Of resctrl.
     Group(PathBuf),
     Mount(PathBuf),
@@ -38,13 +42,20 @@ impl fmt::Display for Leftover {
 pub(crate) fn find(bed: &Bed) -> Vec<Leftover> {
     let mut left = processes(bed);
     let groups = cgroups(bed).into_iter().filter(|path| is_cgroup(path));
-    left.extend(groups.map(Leftover::Cgroup));
+    left.extend(groups.map(|path| Leftover::Cgroup { holds: held_by(&path), path }));
     left.extend(groups_of_resctrl(bed).into_iter().map(Leftover::Group));
     left.extend(mounts(bed, "/proc/thread-self/mountinfo").into_iter().map(Leftover::Mount));
     left.extend(mounts(bed, "/proc/1/mountinfo").into_iter().map(Leftover::Mount));
     left.extend(sockets(bed).into_iter().map(Leftover::Socket));
     left.extend(files(bed).into_iter().map(Leftover::File));
     left
+}
+
+/// What is in a group.
+fn held_by(group: &Path) -> Vec<String> {
+    let members = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or(pid.into());
+    members.lines().map(|pid| stat(pid).chars().take(60).collect()).collect()
 }
 
 /// Removes everything of `bed`, its directory too.
