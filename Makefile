@@ -127,7 +127,7 @@ $(ENGINES)/.containerd: $(wildcard $(addprefix integration/engines/current/, go.
 
 # Releases of containerd that ask for a shim in another way than today's. No module of this tree
 # depends on them; the module that builds one is thrown away.
-RELEASES := $(patsubst %,$(ENGINES)/../releases/%/ctr,2.0.11 2.2.7 2.3.7)
+RELEASES := $(patsubst %,$(ENGINES)/../releases/%/ctr,2.0.11 2.1.9 2.2.7 2.3.7)
 $(RELEASES): $(ENGINES)/../releases/%/ctr:
 	@$(TESTBED)/install.sh go
 	rm -rf $(@D).new && mkdir -p $(@D).new/module && cd $(@D).new/module && go mod init releases && \
@@ -198,7 +198,7 @@ test-shim-long: $(BUILT) ## the shim killed at each of its system calls; 10,000 
 		--ignored --nocapture
 
 .PHONY: test-shim-releases shim-releases
-test-shim-releases: ## our shim with containerd 2.0, 2.2 and 2.3, which it builds; ten minutes
+test-shim-releases: ## our shim with containerd 2.0 to 2.3, which it builds; ten minutes
 	@$(TESTBED)/install.sh engines
 	@$(MAKE) --no-print-directory $(BUILT) $(ENGINES)/.containerd $(RELEASES)
 	@$(TESTBED)/run_tests.py shim-releases

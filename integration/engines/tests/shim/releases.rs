@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::daemon::{Daemon, with_daemon};
 
-const RELEASES: [&str; 3] = ["2.0.11", "2.2.7", "2.3.7"];
+const RELEASES: [&str; 4] = ["2.0.11", "2.1.9", "2.2.7", "2.3.7"];
 
 #[test]
 #[ignore = "takes releases that are built for it: make test-shim-releases"]
