@@ -106,7 +106,8 @@ fn a_connection_over_the_own_loopback_goes_on() {
             return;
         }
         let script = "(while :; do sleep 1; done) | busybox nc -l -p 7000 > /tmp/got & \
-             (sleep 2; i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done) | busybox nc 127.0.0.1 7000";
+             until cat /proc/net/tcp /proc/net/tcp6 | grep -q :1B58; do sleep 0.1; done; \
+             (i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done) | busybox nc 127.0.0.1 7000";
         let path = bundle(host, "connected", script, false);
         let id = host.bed.id();
         host.sh(&format!("cd {path} && $RUNTIME run --detach {id} {QUIET}")).succeeds();

@@ -8,7 +8,9 @@
 //! | containerd ends and comes back | `restart::*`, `pods::*containerd*` |
 //! | the shim ends | `killed::*` |
 //! | a pod has more than one shim, or leaves one | `pods::*` |
+//! | a container does not go on from its image, or does not run on | `checkpoint::*` |
 
+mod checkpoint;
 mod client;
 mod cost;
 mod critest;
