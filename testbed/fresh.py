@@ -62,7 +62,7 @@ cd "$root/new"
 mount -t proc proc proc
 mount --rbind /dev dev
 mount -t sysfs sysfs sys
-mount -t tmpfs tmpfs run
+mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p source
 mount --bind "$source" source
 if [ -n "$rust" ]; then
@@ -77,7 +77,9 @@ done <"$groups"
 pivot_root . mnt
 umount -l /mnt
 hostname fresh
-exec sleep infinity
+# Not in its place: who is the first of a pid namespace waits for all that have lost their parent.
+sleep infinity &
+while :; do wait; done
 """
 
 
@@ -133,12 +135,12 @@ class Machine:
                          f"cp -a /source /home/{USER}/ferrun; chown -R {USER}: /home/{USER}/ferrun", check=True)
 
     def wait_for_init(self):
-        """The first process inside, once it has the root and sleeps."""
+        """The first process inside, once it has the root and waits."""
         while self.first.poll() is None:
             for pid in self.children(self.first.pid):
-                command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if command[0] == b"sleep":
-                    return pid
+                for child in self.children(pid):
+                    if pathlib.Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"sleep\0infinity"):
+                        return pid
             time.sleep(0.1)
         sys.exit("fresh: the machine does not come up")
 

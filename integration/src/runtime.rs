@@ -69,7 +69,8 @@ impl Runtime {
         if !closed {
             return self.program.clone();
         }
-        let copy = directory.join("runtime");
+        // No name that a test has for a directory of its own.
+        let copy = directory.join(".program");
         if !copy.exists() {
             copy_program(&self.program, &copy);
         }
