@@ -72,7 +72,7 @@ fn a_program_goes_on_where_it_was_under_another_id() {
     in_views(|bed| {
         let Some(criu) = Checkpoints::on(bed) else { return };
         if sees_other_trees(bed) {
-            return bed.skip("CRIU sees the trees of version 1 all the same");
+            return bed.skip("CRIU sees the other trees all the same");
         }
         if bed.is_peer("images are compared with theirs elsewhere") {
             return;
@@ -837,14 +837,19 @@ fn others(bed: &Bed) -> Vec<PathBuf> {
 fn images_are_those_of_others() {
     in_views(|bed| {
         let Some(criu) = Checkpoints::on(bed) else { return };
-        if bed.is_peer("it is ferrun that is compared") || bed.view == View::Hybrid {
-            // crun knows version 1 or 2 alone.
+        if bed.is_peer("it is ferrun that is compared") {
             return;
         }
-        if sees_other_trees(bed) {
-            return bed.skip("CRIU sees the trees of version 1 all the same");
+        if bed.view == View::V2 && sees_other_trees(bed) {
+            return bed.skip("CRIU sees the other trees all the same");
         }
-        for other in others(bed) {
+        // crun knows version 1 or 2 alone, and what runc does on one it does on both.
+        let suits = |other: &PathBuf| {
+            bed.view == View::V2 || other.ends_with("crun") == (bed.view == View::V1)
+        };
+        let groups: &[&str] =
+            if sees_other_trees(bed) { &["--manage-cgroups-mode", "ignore"] } else { &[] };
+        for other in others(bed).into_iter().filter(suits) {
             let root = bed.make_directory(&format!("other-{}", bed.next()), 0o700);
             let call = |arguments: &[&str]| {
                 let path = integration::criu::path(bed).unwrap();
@@ -864,9 +869,11 @@ fn images_are_those_of_others() {
             counts_on(&bundle);
             // crun makes no directory for the log.
             fs::create_dir(&image).unwrap();
-            call(&["checkpoint", "--image-path", image_text, "--work-path", image_text, &id])
-                .success();
-            let ours = criu.restore(&bundle, &image);
+            let words = ["checkpoint", "--image-path", image_text, "--work-path", image_text];
+            call(&[&words[..], groups, &[&id]].concat()).success();
+            let restored = bed.id();
+            let restore = criu.restore_call(&bundle, &restored, &image).args(groups);
+            let ours = Container::create(bed, &restored, restore);
             counts_on(&bundle);
             assert_eq!(ours.sh("cat /etc/file; cat /proc/keys").success(), "first");
             if other.ends_with("crun") {
@@ -877,19 +884,23 @@ fn images_are_those_of_others() {
             // Ours by them.
             fs::remove_dir_all(&image).unwrap();
             criu.dump_call(&ours.id, &image).output().success();
-            let words = ["restore", "--detach", "--bundle", path, "--image-path", image_text, &id];
-            call(&words).success();
+            let words = ["restore", "--detach", "--bundle", path, "--image-path", image_text];
+            call(&[&words[..], &[&id]].concat()).success();
             counts_on(&bundle);
             call(&["delete", "--force", &id]).success();
         }
     });
 }
 
-/// Whether this is a view of version 2 on a machine that has version 1 as well, of which CRIU
-/// reads in its own /proc.
+/// Whether CRIU sees trees of groups in its own /proc that this view hides: there it takes the
+/// root for the container's group, and with it the groups of all others.
 fn sees_other_trees(bed: &Bed) -> bool {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
-    bed.view == View::V2 && groups.lines().count() > 1
+    match bed.view {
+        View::Hybrid => false,
+        View::V1 => groups.lines().any(|line| line.starts_with("0::")),
+        View::V2 => groups.lines().count() > 1,
+    }
 }
 
 #[test]

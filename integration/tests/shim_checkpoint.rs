@@ -20,7 +20,7 @@ use integration::criu::{self, Checkpoints};
 use integration::shim::{
     Client, Engine, Io, NAMESPACE, OTHERS, bundle, is_gone, reader, reads, writer,
 };
-use integration::{Bed, Bundle, as_root, eventually, in_views};
+use integration::{Bed, Bundle, as_root, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shim::messages::{
@@ -85,7 +85,7 @@ fn goes_on(pipe: &mut File) {
 
 #[test]
 fn a_container_goes_on_with_the_streams_of_who_restores() {
-    in_views(|bed| {
+    as_root(|bed| {
         let Some((engine, criu)) = engine(bed) else { return };
         let bundle = bundle(bed, COUNTER);
         let (first, second, image) = (bed.id(), bed.id(), criu.image());
