@@ -99,6 +99,33 @@ fn processes_are_added_and_their_ends_told_before_that_of_init() {
 }
 
 #[test]
+fn what_was_said_waits_for_who_comes_late_to_read_it() {
+    as_root(|bed| {
+        if bed.is_peer(OTHERS) {
+            return;
+        }
+        let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
+        let mut client = engine.start(&bundle, &id);
+        client.run(&engine.create(&bundle, &id, &Io::default()));
+        let [said, nothing] = [engine.pipe(), engine.pipe()];
+        let stderr = nothing.display().to_string();
+        let io = Io { stderr, ..Io::stdout(&said) };
+        client.exec(&id, "e", "echo said", &io).unwrap();
+        client.start(&id, "e").unwrap();
+        assert_eq!(client.wait(&id, "e"), 0);
+        // Its output has ended when somebody opens the pipes, and sees that before Delete.
+        for (pipe, text) in [(said, "said\n"), (nothing, "")] {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            std::thread::spawn(move || sender.send(fs::read_to_string(pipe).unwrap()));
+            assert_eq!(receiver.recv_timeout(Duration::from_secs(5)).as_deref(), Ok(text));
+        }
+        client.delete(&id, "e").unwrap();
+        client.end(&id);
+        client.shut_down();
+    });
+}
+
+#[test]
 fn a_pod_has_one_program() {
     as_root(|bed| {
         if bed.is_peer(OTHERS) {

@@ -1,9 +1,10 @@
 //! A stream that is copied from one descriptor to another, without waiting for either.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, open};
 use rustix::io::{Errno, read, write};
 use rustix::pipe::{SpliceFlags, splice};
 
@@ -85,6 +86,22 @@ impl Copy {
         });
     }
 
+    /// What is left of one that has ended: the end that was written to of a named pipe that nobody
+    /// reads. Were it closed, what was said would be gone, and who opens the pipe later would wait
+    /// for ever.
+    pub fn unread(self) -> Option<OwnedFd> {
+        // A named pipe was opened for both, and so has a reader in any case.
+        let is_named = fcntl_getfl(&self.to).is_ok_and(|flags| flags.contains(OFlags::RDWR));
+        if !is_named {
+            return None;
+        }
+        let path = format!("/proc/self/fd/{}", self.to.as_raw_fd());
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let end = open(path, flags, Mode::empty()).ok()?;
+        drop(self.to);
+        (!has_reader(&end)).then_some(end)
+    }
+
     fn wait(&mut self, waits: Waits, poller: &Poller, source: Source) {
         if self.waits == waits {
             return;
@@ -142,6 +159,13 @@ impl Copy {
             Err(_) => Step::Ended,
         }
     }
+}
+
+/// Whether somebody has this pipe open for reading, by its other end.
+pub fn has_reader(end: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(end, PollFlags::OUT)];
+    poll(&mut fds, Some(&now)).is_ok() && !fds[0].revents().contains(PollFlags::ERR)
 }
 
 fn is_ready(file: &OwnedFd, flags: PollFlags) -> bool {

@@ -58,6 +58,9 @@ pub struct Settings {
 enum Timer {
     /// The streams of a process have had time enough to end.
     Drained(Who),
+    /// It is looked whether somebody reads what a process has said before its end, after this
+    /// time.
+    Unread(Who, Duration),
     /// A program that reads an output has had time enough to end.
     Logger(i32),
     /// Callers may connect again.
@@ -204,6 +207,7 @@ impl Server {
         for (_, timer) in due {
             match timer {
                 Timer::Drained(who) => self.drained(&who),
+                Timer::Unread(who, waited) => self.look_for_readers(&who, waited),
                 Timer::Logger(pid) => {
                     self.end_logger(pid, Signal::SIGKILL);
                 }

@@ -9,7 +9,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::{Server, Timer};
-use crate::copy::Copy;
+use crate::copy::{Copy, has_reader};
 use crate::log;
 use crate::poller::Source;
 use crate::service::task::Who;
@@ -20,6 +20,11 @@ use crate::streams::{Input, Prepared};
 const EXEC: Duration = Duration::from_secs(10);
 /// The same for a container, in which nobody is left.
 const CONTAINER: Duration = Duration::from_secs(3);
+
+/// How long to wait before it is looked whether somebody reads what has ended; twice as long each
+/// time, up to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// A stream of a process that is copied.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub struct Open {
     held: Option<OwnedFd>,
     console: Option<OwnedFd>,
     logger: Option<i32>,
+    /// The ends of outputs that have ended before somebody has come to read them.
+    unread: Vec<OwnedFd>,
     /// Whether somebody waits for its end.
     is_drained: bool,
 }
@@ -103,15 +110,31 @@ impl Server {
         if !copying.copy.go_on(&self.poller, Source::Copy(number)) {
             return;
         }
-        let Some(Copying { who, is_output, .. }) = self.copies.remove(&number) else { return };
+        let Some(Copying { copy, who, is_output }) = self.copies.remove(&number) else { return };
         let Some(open) = self.streams.get_mut(&who) else { return };
         if !is_output {
             open.input = None;
             return;
         }
         open.outputs.retain(|output| *output != number);
+        let is_first = open.unread.is_empty();
+        open.unread.extend(copy.unread());
+        let is_unread = is_first && !open.unread.is_empty();
         if open.is_drained && open.outputs.is_empty() {
             self.drained(&who);
+        } else if is_unread {
+            self.set_timer(FIRST_LOOK, Timer::Unread(who, FIRST_LOOK));
+        }
+    }
+
+    /// Closes the ends of outputs that somebody reads by now: he sees their end by that.
+    pub(super) fn look_for_readers(&mut self, who: &Who, waited: Duration) {
+        let Some(open) = self.streams.get_mut(who) else { return };
+        open.unread.retain(|end| !has_reader(end));
+        if waited >= LAST_LOOK {
+            open.unread.clear();
+        } else if !open.unread.is_empty() {
+            self.set_timer(waited * 2, Timer::Unread(who.clone(), waited * 2));
         }
     }
 
@@ -140,7 +163,9 @@ impl Server {
     /// Closes what is left of the streams of a process. Returns the program that reads its
     /// output, if that has not ended.
     fn close(&mut self, who: &Who) -> Option<i32> {
-        self.timers.retain(|(_, timer)| !matches!(timer, Timer::Drained(other) if other == who));
+        self.timers.retain(|(_, timer)| {
+            !matches!(timer, Timer::Drained(other) | Timer::Unread(other, _) if other == who)
+        });
         let open = self.streams.remove(who)?;
         if !open.outputs.is_empty() {
             log::warn(format!("{}: its output has not ended", who.name()));
