@@ -447,6 +447,80 @@ mod tests {
     }
 
     #[test]
+    fn what_an_entry_makes_is_told_by_its_type() {
+        let kind = |path: &str, kind: EntryType| {
+            let mut header = header(path, kind, 0);
+            header.set_link_name("to").unwrap();
+            header.set_device_major(7).unwrap();
+            header.set_device_minor(8).unwrap();
+            header.set_mode(0o107_755);
+            header.set_cksum();
+            let (entry, _) = entries(&block(&header, b"")).unwrap().remove(0);
+            assert_eq!(entry.mode, 0o7755, "the type is said elsewhere");
+            entry.kind
+        };
+        for (path, of_header, expected) in [
+            ("a", EntryType::Regular, Kind::Regular),
+            ("a", EntryType::Continuous, Kind::Regular),
+            ("a/", EntryType::Regular, Kind::Directory),
+            ("a", EntryType::Directory, Kind::Directory),
+            ("a", EntryType::Symlink, Kind::Symlink(b"to".to_vec())),
+            ("a", EntryType::Link, Kind::HardLink(b"to".to_vec())),
+            ("a", EntryType::Char, Kind::Character(7, 8)),
+            ("a", EntryType::Block, Kind::Block(7, 8)),
+            ("a", EntryType::Fifo, Kind::Fifo),
+        ] {
+            assert_eq!(kind(path, of_header), expected, "{path} {of_header:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_a_number_that_the_kernel_has() {
+        let device = |major, minor| {
+            let mut header = header("a", EntryType::Char, 0);
+            header.set_device_major(major).unwrap();
+            header.set_device_minor(minor).unwrap();
+            header.set_cksum();
+            entries(&block(&header, b"")).map(|mut found| found.remove(0).0.kind)
+        };
+        let last = Kind::Character(0xfff, 0xf_ffff);
+        assert_eq!(device(0xfff, 0xf_ffff).unwrap(), last);
+        for (major, minor) in [(0x1000, 0), (0, 0x10_0000), (0x1000, 0x10_0000), (0x1001, 1)] {
+            let error = device(major, minor).unwrap_err().to_string();
+            assert_eq!(error, format!("a: no device is {major}:{minor}"));
+        }
+    }
+
+    #[test]
+    fn the_fraction_of_a_time_counts_upwards() {
+        for (text, expected) in [
+            ("1", Some((1, 0))),
+            ("1.5", Some((1, 500_000_000))),
+            ("1.0000000019", Some((1, 1))),
+            ("-1", Some((-1, 0))),
+            ("-1.0", Some((-1, 0))),
+            ("-1.25", Some((-2, 750_000_000))),
+            ("-0.5", Some((-1, 500_000_000))),
+            ("", None),
+            ("1.x", None),
+            ("1.-5", None),
+        ] {
+            assert_eq!(time(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_global_header_says_nothing_of_an_entry() {
+        let archive = [
+            block(&header("pax_global", EntryType::XGlobalHeader, 16), b"16 uid=77777777\n"),
+            block(&header("f", EntryType::Regular, 1), b"x"),
+        ]
+        .concat();
+        let (entry, content) = entries(&archive).unwrap().remove(0);
+        assert_eq!((entry.path, entry.uid, content), (b"f".to_vec(), 1, b"x".to_vec()));
+    }
+
+    #[test]
     fn what_is_broken_is_refused_with_the_reason() {
         let file = block(&header("f", EntryType::Regular, 600), &[1; 600]);
         let mut corrupt = file.clone();

@@ -476,5 +476,13 @@ mod tests {
                 .to_string();
             assert!(error.contains(reason), "{error}");
         }
+        // Nothing can be said of an image that tells neither, but of one that tells either.
+        let config = |os: &str, architecture: &str| {
+            let image = json!({"os": os, "architecture": architecture, "config": {},
+                "rootfs": {"diff_ids": [HEX]}});
+            ImageConfig::parse(image.to_string().as_bytes(), 1, &wanted)
+        };
+        assert!(config("", "").is_ok());
+        assert!(config("linux", "").is_err() && config("", "amd64").is_err());
     }
 }

@@ -91,7 +91,7 @@ fn parse_image(text: &str) -> Result<Image> {
         None => (text, None),
     };
     // A colon after the last slash starts a tag; one before it, a port.
-    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let last = name.rfind('/').unwrap_or(0);
     let (name, tag) = match name[last..].find(':') {
         Some(colon) => (&name[..last + colon], Some(&name[last + colon + 1..])),
         None => (name, None),
@@ -234,6 +234,8 @@ mod tests {
                 panic!("{short} is no image")
             };
             assert_eq!((image.to_string(), image.host()), (long.to_owned(), host), "{short}");
+            let tag = long.rsplit_once(':').unwrap().1;
+            assert_eq!(image.target(), tag, "{short}");
         }
     }
 
@@ -241,6 +243,8 @@ mod tests {
     fn a_digest_wins_over_a_tag() {
         let reference: Reference = format!("alpine:3@sha256:{HEX}").parse().unwrap();
         assert_eq!(reference.to_string(), format!("docker.io/library/alpine@sha256:{HEX}"));
+        let Reference::Registry(image) = reference else { panic!("no image") };
+        assert_eq!(image.target(), format!("sha256:{HEX}"));
     }
 
     #[test]

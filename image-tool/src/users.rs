@@ -158,4 +158,13 @@ mod tests {
         }
         assert!(find("root", Database::default()).is_err());
     }
+
+    #[test]
+    fn a_number_and_nobody_are_no_names_of_members() {
+        let database = Database { passwd: b"", group: b"a:x:4:\nb:x:5:7\n" };
+        for (user, uid) in [("7", 7), ("", 0)] {
+            let expected = User { uid, gid: 0, additional_gids: vec![] };
+            assert_eq!(find(user, database).unwrap(), expected, "{user:?}");
+        }
+    }
 }
