@@ -42,8 +42,11 @@ fn embeds(bed: &Bed, lives: u32) {
     let printed = output.success();
     println!("{printed}");
     // Each bundle has the end that it was made for. An ordinary user's has no cgroup.
-    let whole =
-        if bed.is_rootless() { "pause: Other, the container has no cgroup" } else { "whole" };
+    let whole = if bed.is_rootless() {
+        "processes: Unsupported, the container has no cgroup"
+    } else {
+        "whole"
+    };
     let ends = [
         whole,
         whole,

@@ -397,7 +397,7 @@ impl Runtime {
     /// The pids of the processes of a container.
     ///
     /// # Errors
-    /// `NotFound`, `WrongState`, `Kernel`.
+    /// `NotFound`, `WrongState`, `Kernel`; `Unsupported` where it has no cgroup.
     pub fn processes(&self, id: &str) -> Result<Vec<u32>, Error> {
         self.logged(|| self.allowed(id, Operation::Ps)?.processes())
     }
@@ -414,7 +414,7 @@ impl Runtime {
     /// What a container uses.
     ///
     /// # Errors
-    /// `NotFound`, `WrongState`, `Kernel`.
+    /// `NotFound`, `WrongState`, `Kernel`; `Unsupported` where it has no cgroup.
     pub fn stats(&self, id: &str) -> Result<Stats, Error> {
         self.logged(|| self.allowed(id, Operation::Events)?.stats())
     }
