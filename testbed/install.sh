@@ -258,7 +258,7 @@ tests() {
     build
     registry
     packages busybox:busybox-static crun:crun runc:runc containerd:containerd newuidmap:uidmap git:git openssl:openssl \
-        /usr/include/seccomp.h:libseccomp-dev strace:strace jq:jq /usr/lib/systemd/systemd:systemd dbus-daemon:dbus \
+        /usr/include/seccomp.h:libseccomp-dev strace:strace jq:jq pgrep:procps /usr/lib/systemd/systemd:systemd dbus-daemon:dbus \
         /usr/lib/systemd/user/dbus.socket:dbus-user-session /usr/share/pam-configs/systemd:libpam-systemd
     go
     spelling
@@ -267,8 +267,11 @@ tests() {
 }
 
 # Debian 12's does not know newer kernels. Without root there is nothing that it could do.
+# It closes the network of what it dumps by iptables.
 criu() {
-    if [ "$(id -u)" = 0 ] && [ ! -x "$cache/bin/criu" ]; then
+    [ "$(id -u)" = 0 ] || return 0
+    packages iptables-restore:iptables
+    if [ ! -x "$cache/bin/criu" ]; then
         debian13
         "$root/testbed/criu.py" >/dev/null || say "no criu: checkpoints are not tested"
     fi
