@@ -41,14 +41,15 @@ pub fn in_root(
     flags: OFlags,
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC;
     let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     for _ in 1..ATTEMPTS {
-        match openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        match openat2(&root, path, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN) => {}
             result => return result,
         }
     }
-    openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    openat2(&root, path, flags, Mode::empty(), resolve)
 }
 
 /// What is to be there at the end of a path.
@@ -320,6 +321,7 @@ mod tests {
         std::fs::write(root.join("file"), "").unwrap();
         assert!(make(tree.root(), Path::new("/a/x"), Target::Directory).is_err());
         assert!(make(tree.root(), Path::new("/file/x"), Target::Directory).is_err());
+        assert!(make(tree.root(), Path::new("/file"), Target::Directory).is_err());
     }
 
     #[test]
@@ -403,6 +405,30 @@ mod tests {
         std::fs::write(root.join("file"), "").unwrap();
         let error = handle_without_links(tree.root(), Path::new("/file")).unwrap_err();
         assert_eq!(error, Errno::NOTDIR);
+    }
+
+    #[test]
+    fn no_program_inherits_what_was_looked_up() {
+        let tree = Tree::new("inherited");
+        symlink("made", tree.0.join("root/link")).unwrap();
+        let made = |path: &str, target| make(tree.root(), Path::new(path), target).unwrap();
+        for (name, found) in [
+            ("root", tree.root()),
+            ("host", host(&tree.0).unwrap()),
+            ("handle", handle(tree.root(), Path::new("/dir")).unwrap()),
+            ("real", handle_without_links(tree.root(), Path::new("/dir")).unwrap()),
+            ("there", made("/dir", Target::Directory)),
+            ("last", made("/new", Target::Directory)),
+            ("walk", made("/link/x", Target::Directory)),
+            ("top", made("/missing/../..", Target::Directory)),
+            ("file", made("/file", Target::File)),
+        ] {
+            let flags = rustix::io::fcntl_getfd(&found).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{name}");
+            // A handle: nothing is read by it, and opening it has done nothing.
+            let flags = rustix::fs::fcntl_getfl(&found).unwrap();
+            assert!(flags.contains(OFlags::PATH), "{name}");
+        }
     }
 
     #[test]
