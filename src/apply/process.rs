@@ -101,7 +101,7 @@ pub fn confine<'plan>(
     if is_in_place {
         stay_in(plan, entered)?;
     }
-    rustix::process::umask(Mode::from_raw_mode(plan.user.umask & 0o777));
+    rustix::process::umask(Mode::from_raw_mode(plan.user.umask));
     let program = match find_program(plan) {
         Err(_) if confinement.is_between && plan.may_be_in_proc() => None,
         found => Some(found?),
