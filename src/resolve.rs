@@ -18,6 +18,17 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+/// What is only a name for the calls that follow.
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+/// The same of a directory.
+const DIRECTORY: OFlags = HANDLE.union(OFlags::DIRECTORY);
+/// A file that nobody has made yet.
+const NEW_FILE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
 /// How often a look-up is tried again while somebody renames directories.
 const ATTEMPTS: usize = 128;
 /// As many symbolic links as the kernel follows in one look-up.
@@ -25,13 +36,13 @@ const LINKS: usize = 40;
 
 /// Opens `path` below `root` as a handle (O_PATH).
 pub fn handle(root: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    in_root(root, path, OFlags::PATH, ResolveFlags::empty())
+    in_root(root, path, HANDLE, ResolveFlags::empty())
 }
 
 /// Opens `path` below `root` as a handle, refusing symbolic links on the way:
 /// ELOOP. For places that only a real directory may be.
 pub fn handle_without_links(root: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    in_root(root, path, OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+    in_root(root, path, DIRECTORY, ResolveFlags::NO_SYMLINKS)
 }
 
 /// Opens `path` below `root` with `flags`.
@@ -64,8 +75,8 @@ pub enum Target {
 /// Opens `path` below `root` as a handle, making what is missing of it.
 pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
     let flags = match target {
-        Target::Directory => OFlags::PATH | OFlags::DIRECTORY,
-        Target::File => OFlags::PATH,
+        Target::Directory => DIRECTORY,
+        Target::File => HANDLE,
     };
     match in_root(&root, path, flags, ResolveFlags::empty()) {
         Err(Errno::NOENT) => {}
@@ -83,8 +94,7 @@ pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
 /// The error of a look-up of `path`, with the element that is a file where a directory has to be.
 pub fn explain(root: impl AsFd, path: &Path, errno: Errno) -> Error {
     let is_file = |part: &Path| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        in_root(&root, part, flags, ResolveFlags::empty())
+        in_root(&root, part, DIRECTORY, ResolveFlags::empty())
             .is_err_and(|error| error == Errno::NOTDIR)
     };
     let ancestors: Vec<_> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
@@ -104,8 +114,7 @@ fn make_last(root: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
     };
     let parent = handle(root, parent)?;
     mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(&parent, name, flags, Mode::empty())
+    openat(&parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
 }
 
 /// The directories in which files are made, one after the other: most of them are
@@ -181,15 +190,14 @@ impl<'root> Walk<'root> {
         }
         match self.here.pop() {
             Some(found) => Ok(found),
-            None => Ok(openat(self.root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?),
+            None => Ok(openat(self.root, ".", HANDLE, Mode::empty())?),
         }
     }
 
     fn step(&self, name: &OsStr, last: bool, target: Target) -> Result<Step> {
         let here = self.current();
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..ATTEMPTS {
-            match openat(here, name, flags, Mode::empty()) {
+            match openat(here, name, HANDLE | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(found) => {
                     let stat = statat(&found, "", AtFlags::EMPTY_PATH)?;
                     return match FileType::from_raw_mode(stat.st_mode) {
@@ -203,12 +211,7 @@ impl<'root> Walk<'root> {
                     };
                 }
                 Err(Errno::NOENT) if last && target == Target::File => {
-                    let flags = OFlags::CREATE
-                        | OFlags::EXCL
-                        | OFlags::NOFOLLOW
-                        | OFlags::CLOEXEC
-                        | OFlags::WRONLY;
-                    match openat(here, name, flags, Mode::from_raw_mode(0o644)) {
+                    match openat(here, name, NEW_FILE, Mode::from_raw_mode(0o644)) {
                         Ok(_) | Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno.into()),
                     }
@@ -240,8 +243,7 @@ fn parts(path: &Path) -> impl Iterator<Item = OsString> + '_ {
 
 /// Opens a directory of the host, as the root of look-ups.
 pub fn root(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty())
+    open(path, DIRECTORY, Mode::empty())
 }
 
 /// The path of a directory of the host from the root, without links. As realpath(3),
@@ -255,7 +257,7 @@ pub fn real_path(path: &Path) -> rustix::io::Result<PathBuf> {
 
 /// Opens a path of the host as a handle.
 pub fn host(path: &Path) -> rustix::io::Result<OwnedFd> {
-    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+    openat(CWD, path, HANDLE, Mode::empty())
 }
 
 /// The path of what a handle is on, for calls that take no handle.
@@ -321,7 +323,9 @@ mod tests {
         std::fs::write(root.join("file"), "").unwrap();
         assert!(make(tree.root(), Path::new("/a/x"), Target::Directory).is_err());
         assert!(make(tree.root(), Path::new("/file/x"), Target::Directory).is_err());
-        assert!(make(tree.root(), Path::new("/file"), Target::Directory).is_err());
+        for file in ["/file", "/missing/../file"] {
+            assert!(make(tree.root(), Path::new(file), Target::Directory).is_err(), "{file}");
+        }
     }
 
     #[test]
