@@ -282,12 +282,14 @@ conformance: $(BUILT) ## the OCI runtime-tools suite, as root
 	cd conformance && go build -buildvcs=false -o work/conformance . && work/conformance -runtime $(TESTED)
 
 .PHONY: fuzz
-fuzz: ## fuzz what others write, a minute for each target: fuzz/README.md; needs nightly Rust and cargo-fuzz
+fuzz: ## fuzz what others write, a minute for each target: fuzz/README.md; gets a nightly Rust
+	@$(TESTBED)/install.sh fuzz
 	fuzz/run.sh $(or $(SECONDS),60) $(TARGETS)
 
 # BASE=main looks at what has changed since then alone, PARTS="seccomp plan" at some parts.
 .PHONY: mutants-all
-mutants-all: ## change each expression of the parts that decide, and see a unit test fail; hours. Needs cargo-mutants
+mutants-all: ## change each expression of the parts that decide, and see a unit test fail
+	@$(TESTBED)/install.sh mutants
 	CARGO="$(CARGO)" $(TESTBED)/mutants.py $(if $(BASE),--in-diff $(BASE)) $(PARTS)
 
 .PHONY: bench

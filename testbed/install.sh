@@ -14,6 +14,8 @@
 #     install.sh packages    for packages, archives and what belongs to a release
 #     install.sh spelling    for the spelling
 #     install.sh workflows   for the workflows of .github
+#     install.sh mutants     for the changes that a test has to notice
+#     install.sh fuzz        for fuzzing
 #     install.sh debian13    for the files of a Debian 13
 #
 # Packages come by apt, with sudo where needed. What apt has not, or not in the
@@ -338,6 +340,24 @@ cargo_tool() {
     rm -rf "$cache/cargo/target"
 }
 
+mutants() {
+    build
+    packages python3:python3 git:git unshare:util-linux
+    cargo_tool cargo-mutants 27.1.0
+}
+
+# The compiler's part of fuzzing is in no stable Rust.
+fuzz() {
+    build
+    packages c++:g++
+    nightly=${NIGHTLY:-nightly}
+    if ! rustc "+$nightly" --version >/dev/null 2>&1; then
+        say "Rust $nightly, by rustup"
+        rustup toolchain install "$nightly" --no-self-update --profile minimal >&2
+    fi
+    cargo_tool cargo-fuzz 0.13.2
+}
+
 spelling() {
     if typos --version 2>/dev/null | grep -q ' 1\.52\.0$'; then
         return
@@ -379,6 +399,8 @@ systemd) with_systemd ;;
 packages) release ;;
 spelling) spelling ;;
 workflows) workflows ;;
+mutants) mutants ;;
+fuzz) fuzz ;;
 debian13) debian13 ;;
 *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2

@@ -7,6 +7,7 @@ import alpine
 import dependencies
 import mutants
 import run_tests
+import switched
 import text_order
 
 
@@ -72,6 +73,60 @@ class Survivors(unittest.TestCase):
         self.assertEqual(known, {"src/a.rs: replace | with ^ in b"})
         self.assertIn(mutants.plain("src/a.rs:12:3: replace | with ^ in b"), known)
         self.assertNotIn(mutants.plain("src/a.rs:12:3: replace c"), known)
+
+    def test_the_tests_of_a_file_are_those_of_its_module(self):
+        self.assertEqual(mutants.module_of("src/plan/cgroup/unit.rs"), "plan::cgroup::unit::")
+        self.assertEqual(mutants.module_of("src/plan/cgroup/mod.rs"), "plan::cgroup::")
+        self.assertEqual(mutants.module_of("image-tool/src/users.rs"), "users::")
+
+
+class Switched(unittest.TestCase):
+    TEXT = ("const fn one() -> u32 { 1 + 0 }\n"
+            "fn outer(a: u32) -> u32 {\n"
+            "    fn inner() -> char { '}' } // {\n"
+            "    a + \"{\".len() as u32\n"
+            "}\n"
+            "fn some<'a>(b: &'a [u8]) -> impl Iterator<Item = &'a u8> + 'a { b.iter() }\n")
+
+    def change(self, line, old, new, lines, returned="-> u32"):
+        """In the function that begins and ends in such lines."""
+        text = self.TEXT.splitlines()
+
+        def place(line, column):
+            return {"line": line, "column": column + 1}
+
+        begin = text[line - 1].index(old)
+        first, last = lines
+        function = {"start": place(first, 0), "end": place(last, text[last - 1].rindex("}") + 1)}
+        return {"span": {"start": place(line, begin), "end": place(line, begin + len(old))}, "replacement": new,
+                "function": {"span": function, "return_type": returned}}
+
+    def setUp(self):
+        self.file = switched.File(self.TEXT, {
+            1: self.change(1, "+", "-", (1, 1)),
+            2: self.change(3, "'}'", "'x'", (3, 3), "-> char"),
+            3: self.change(4, "+", "-", (2, 5)),
+            4: self.change(6, "b.iter()", "[].iter()", (6, 6), "-> impl Iterator<Item = &'a u8> + 'a"),
+        })
+
+    def test_what_the_compiler_computes_is_changed_alone(self):
+        self.assertEqual(self.file.alone, {1})
+        self.assertEqual(self.file.changed(1).splitlines()[0], "const fn one() -> u32 { 1 - 0 }")
+        self.assertNotIn("1 - 0", self.file.switched({1}))
+
+    def test_a_body_has_each_change_and_none_of_the_others(self):
+        text = self.file.switched({1})
+        self.assertEqual((text.count("a - "), text.count("a + "), text.count("'x'")), (1, 1, 1))
+        self.assertIn("4 => Box::new({  [].iter()  }) as Box<dyn Iterator<Item = &'a u8> + 'a>,\n", text)
+        self.assertEqual(self.file.switched({1, 2, 3, 4}), self.TEXT)
+
+    def test_a_line_of_the_result_belongs_to_a_change_or_to_all_of_a_function(self):
+        lines = self.file.switched({1}).splitlines()
+        whose = {line[:4]: self.file.whose(at) for at, line in enumerate(lines, 1)}
+        self.assertEqual([whose[f"{number} =>"] for number in (2, 3, 4)], [{2}, {3}, {4}])
+        self.assertEqual(self.file.whose(1), set())
+        original = next(at for at, line in enumerate(lines, 1) if "a + " in line)
+        self.assertEqual(self.file.whose(original), {3})
 
 
 class OrderOfFunctions(unittest.TestCase):
