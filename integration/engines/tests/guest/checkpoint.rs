@@ -132,10 +132,10 @@ fn images_of_other_runtimes_are_restored_and_ours_by_them() {
         if host.bed.is_peer("it is ferrun that is compared") {
             return;
         }
-        // One that makes no processes: at those that end meanwhile CRIU may fail there.
+        // One that makes no processes, which is the easiest to dump.
         let alone = "busybox mkfifo /tmp/none; i=0; while :; do i=$((i+1)); echo $i > /tmp/count; \
                      read -t 0.2 none <> /tmp/none; done";
-        for other in ["runc", "crun"] {
+        for other in ["crun", "runc"] {
             let path = bundle(host, "crossed", alone, false);
             let id = host.bed.id();
             host.sh(&format!("cd {path} && {other} run --detach {id} {QUIET}")).succeeds();
