@@ -233,7 +233,6 @@ mod tests {
         };
         assert_eq!(options(&plan(&spec), &spec, &typed, facts).unwrap(), expected);
         assert_eq!(settings(&spec), expected.config_file);
-        assert_eq!(typed.profile(), None, "it is not one of AppArmor's");
     }
 
     #[test]
