@@ -666,11 +666,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_container_uses_is_counted_even_where_it_has_no_group() {
-        let room = Room::new("stats");
-        let stats = room.container("a", None).stats().unwrap();
-        let stats = serde_json::to_value(stats).unwrap();
-        assert!(!stats["cpuset"].as_object().unwrap().is_empty(), "{stats}");
+    fn where_a_container_has_no_group_nobody_says_what_runs_or_is_used() {
+        let container = Room::new("stats").container("a", own());
+        for error in [container.stats().err(), container.processes().err()] {
+            let told = error.map(|error| message(&error)).unwrap_or_default();
+            assert!(told.starts_with("the container has no cgroup that "), "{told}");
+        }
     }
 
     #[test]
