@@ -104,7 +104,9 @@ class Trial:
 
     def __init__(self, part, changes):
         self.part, self.changes = part, changes
+        # Whoever goes on working meanwhile changes nothing here.
         copy_source()
+        self.root = (ROOT / part.root).read_text()
         paths = sorted({change["file"] for change in changes.values()})
         self.files = {path: switched.File((ROOT / path).read_text(), {
             number: change for number, change in changes.items() if change["file"] == path}) for path in paths}
@@ -122,13 +124,13 @@ class Trial:
         limit = self.limit(binaries)
         for number in sorted(self.changes.keys() - self.unviable - self.alone):
             yield number, "caught" if self.is_noticed(binaries, number, number, limit) else "missed"
-        for path in self.files:
-            write(TREE / path, (ROOT / path).read_text())
+        for path, file in self.files.items():
+            write(TREE / path, file.text)
         for number in sorted(self.alone):
             path = self.changes[number]["file"]
             write(TREE / path, self.files[path].changed(number))
             yield number, self.tried_alone(number, limit)
-            write(TREE / path, (ROOT / path).read_text())
+            write(TREE / path, self.files[path].text)
 
     def tried_alone(self, number, limit):
         # The unit tests are built first: mostly they suffice.
@@ -174,8 +176,7 @@ class Trial:
         return passed, time.monotonic() - started
 
     def write(self):
-        root = TREE / self.part.root
-        write(root, (ROOT / self.part.root).read_text() + switched.SWITCH)
+        write(TREE / self.part.root, self.root + switched.SWITCH)
         for path, file in self.files.items():
             text = file.switched(self.unviable | self.alone)
             write(TREE / path, text + (switched.SWITCH if path == self.part.root else ""))

@@ -376,6 +376,7 @@ mod tests {
             let words = foreign.maker.to_string();
             assert!(words.starts_with(begin), "{words}");
             assert_eq!(foreign.maker.is_ferrun(), is_ferrun, "{words}");
+            assert_eq!(foreign.maker.is_cut_short(), begin.contains("cut short"), "{words}");
         }
         assert_eq!(of(runc).record.id, "x");
     }
