@@ -675,6 +675,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_container_uses_and_runs_is_read_in_its_group() {
+        let room = Room::new("stats-of-a-group");
+        let mut container = room.container("a", None);
+        let mount = room.0.root().to_owned();
+        let path = mount.join("group");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("pids.current"), "3\n").unwrap();
+        fs::write(path.join("cgroup.procs"), "7\n5\n").unwrap();
+        let version = crate::plan::cgroup::Version::V2;
+        let controllers = vec!["pids".to_owned()];
+        let directory = crate::plan::cgroup::Directory { version, controllers, mount, path };
+        container.record.group.directories.push(directory);
+        let stats = serde_json::to_value(container.stats().unwrap()).unwrap();
+        assert_eq!(stats["pids"]["current"], 3);
+        assert_eq!(container.processes().unwrap(), [5, 7]);
+    }
+
+    #[test]
     fn an_id_can_be_reserved_once() {
         let root = std::env::temp_dir().join(format!("ferrun-state-{}", std::process::id()));
         let store = Store::new(root.join("deeper"));
