@@ -29,7 +29,7 @@ DISK = "8G"
 KERNEL = "linux-image-cloud-amd64"
 BUILT = guest.CACHE.parent / "engines" / "bin"
 # Debian has none.
-PROGRAMS = [BUILT / "crictl", BUILT / "kubelet"]
+PROGRAMS = [BUILT / "crictl", BUILT / "kubelet", debian13.CACHE.parents[2] / "bin" / "containerd-shim-ferrun-v2"]
 OF_DEBIAN = {"runc": "/usr/sbin/runc", "crun": "/usr/bin/crun"}
 
 INIT = """\

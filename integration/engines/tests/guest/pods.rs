@@ -1,4 +1,5 @@
-//! Pods by the CRI of containerd with systemd's driver, in slices as the kubelet makes them.
+//! Pods by the CRI of containerd with systemd's driver, in slices as the kubelet makes them: by
+//! runc's shim, which calls the runtime, and by ours.
 
 use engines::{Host, cpu_weight, on_a_host};
 use serde_json::{Value, json};
@@ -16,7 +17,13 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.$NAME.options]
 BinaryName = "$RUNTIME"
 SystemdCgroup = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.shim]
+runtime_type = "io.containerd.ferrun.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.shim.options]
+SystemdCgroup = true
 "#;
+/// The first letter so that who looks for it does not find himself.
+const SHIM: &str = "[c]ontainerd-shim-ferrun-v2";
 const SLICE: &str = "kubepods-burstable-podone.slice";
 
 /// Starts containerd with its CRI and two images.
@@ -52,6 +59,35 @@ fn file(host: &Host<'_>, name: &str, object: &Value) -> String {
     host.bed.write(name, &object.to_string()).display().to_string()
 }
 
+/// Who has the pod's containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    RuncsShim,
+    Ours,
+}
+
+impl By {
+    /// Both, or where the runtime is another one's runc's alone.
+    fn tested(host: &Host<'_>) -> &'static [Self] {
+        match host.bed.is_peer("our shim has ferrun inside") {
+            true => &[Self::RuncsShim],
+            false => &[Self::RuncsShim, Self::Ours],
+        }
+    }
+
+    /// For `crictl runp`.
+    fn words(self) -> &'static str {
+        self.bring("", "--runtime shim")
+    }
+
+    fn bring<T>(self, runcs: T, ours: T) -> T {
+        match self {
+            Self::RuncsShim => runcs,
+            Self::Ours => ours,
+        }
+    }
+}
+
 /// A pod with the network of the host, which needs no plugin.
 struct Pod<'host> {
     host: &'host Host<'host>,
@@ -61,7 +97,7 @@ struct Pod<'host> {
 
 impl<'host> Pod<'host> {
     #[track_caller]
-    fn run(host: &'host Host<'_>, name: &str, slice: &str) -> Self {
+    fn run(host: &'host Host<'_>, by: By, name: &str, slice: &str) -> Self {
         let config = json!({
             "metadata": {"name": name, "uid": name, "namespace": "default", "attempt": 0},
             "log_directory": "/var/tmp/logs",
@@ -71,7 +107,9 @@ impl<'host> Pod<'host> {
             },
         });
         let config = file(host, "pod.json", &config);
-        let id = host.ask(&format!("crictl runp {config}")).trim().to_owned();
+        let id = host.ask(&format!("crictl runp {} {config}", by.words())).trim().to_owned();
+        let serves = format!("pgrep --full --count '{SHIM}.*{id}'");
+        host.sh(&format!("{serves} || true")).prints(by.bring("0", "1"));
         Self { host, id, config }
     }
 
@@ -100,93 +138,112 @@ impl<'host> Pod<'host> {
 fn limits_of_a_pod_its_containers_and_their_update() {
     with_containerd(&[], |host| {
         host.sh("crictl info").mentions("\"SystemdCgroup\": true");
-        // As the kubelet does it: a slice of the pod with a limit of its own.
-        host.sh(&format!("systemctl set-property --runtime {SLICE} MemoryMax=300M TasksMax=200"))
-            .succeeds();
-        let parent = format!("/kubepods.slice/kubepods-burstable.slice/{SLICE}");
-        let pod = Pod::run(host, "one", &parent);
-        let limits = json!({
-            "memory_limit_in_bytes": 67_108_864, "cpu_shares": 512,
-            "cpu_quota": 50_000, "cpu_period": 100_000, "cpuset_cpus": "0",
-            "oom_score_adj": 500, "unified": {"memory.high": "60817408"},
-        });
-        let id = pod.start("box", "sleep 1000", &limits);
-        let unit = host.unit(&format!("cri-containerd-{id}.scope"));
-        assert_eq!(
-            unit.group(),
-            format!(
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podone.slice/{}",
-                unit.name
-            )
+        for by in By::tested(host) {
+            have_and_update_limits(host, *by);
+        }
+    });
+}
+
+fn have_and_update_limits(host: &Host<'_>, by: By) {
+    // As the kubelet does it: a slice of the pod with a limit of its own.
+    host.sh(&format!("systemctl set-property --runtime {SLICE} MemoryMax=300M TasksMax=200"))
+        .succeeds();
+    let parent = format!("/kubepods.slice/kubepods-burstable.slice/{SLICE}");
+    let pod = Pod::run(host, by, "one", &parent);
+    let limits = json!({
+        "memory_limit_in_bytes": 67_108_864, "cpu_shares": 512,
+        "cpu_quota": 50_000, "cpu_period": 100_000, "cpuset_cpus": "0",
+        "oom_score_adj": 500, "unified": {"memory.high": "60817408"},
+    });
+    let id = pod.start("box", "sleep 1000", &limits);
+    let unit = host.unit(&format!("cri-containerd-{id}.scope"));
+    assert_eq!(
+        unit.group(),
+        format!(
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podone.slice/{}",
+            unit.name
+        )
+    );
+    let pause = host.unit(&format!("cri-containerd-{}.scope", pod.id));
+    whatever_systemd_does(host, "kubepods.slice", "docker.socket", |when| {
+        unit.has(
+            when,
+            &[
+                ("Slice", SLICE),
+                ("MemoryMax", "67108864"),
+                ("MemoryHigh", "60817408"),
+                ("CPUWeight", cpu_weight("59", "20")),
+                ("CPUQuotaPerSecUSec", "500ms"),
+                ("AllowedCPUs", "0"),
+                ("memory.max", "67108864"),
+                ("memory.high", "60817408"),
+                ("cpu.weight", cpu_weight("59", "20")),
+                ("cpu.max", "50000 100000"),
+                ("cpuset.cpus", "0"),
+            ],
         );
-        let pause = host.unit(&format!("cri-containerd-{}.scope", pod.id));
-        whatever_systemd_does(host, "kubepods.slice", "docker.socket", |when| {
-            unit.has(
-                when,
-                &[
-                    ("Slice", SLICE),
-                    ("MemoryMax", "67108864"),
-                    ("MemoryHigh", "60817408"),
-                    ("CPUWeight", cpu_weight("59", "20")),
-                    ("CPUQuotaPerSecUSec", "500ms"),
-                    ("AllowedCPUs", "0"),
-                    ("memory.max", "67108864"),
-                    ("memory.high", "60817408"),
-                    ("cpu.weight", cpu_weight("59", "20")),
-                    ("cpu.max", "50000 100000"),
-                    ("cpuset.cpus", "0"),
-                ],
-            );
-            pause.has(when, &[("Slice", SLICE)]);
-            host.unit(SLICE).has(when, &[("memory.max", "314572800"), ("pids.max", "200")]);
-        });
-        host.sh(&format!(
+        pause.has(when, &[("Slice", SLICE)]);
+        host.unit(SLICE).has(when, &[("memory.max", "314572800"), ("pids.max", "200")]);
+    });
+    host.sh(&format!(
             "crictl update --memory 134217728 --cpu-quota 75000 --cpu-period 100000 --cpu-share 256 {id}"
         ))
         .succeeds();
-        whatever_systemd_does(host, "kubepods.slice", "docker.socket", |when| {
-            unit.has(
-                when,
-                &[
-                    ("MemoryMax", "134217728"),
-                    ("CPUWeight", cpu_weight("35", "10")),
-                    ("CPUQuotaPerSecUSec", "750ms"),
-                    ("memory.max", "134217728"),
-                    ("cpu.weight", cpu_weight("35", "10")),
-                    ("cpu.max", "75000 100000"),
-                ],
-            );
-        });
-        host.sh(&format!("crictl exec {id} cat /proc/self/cgroup")).prints("0::/");
-        host.sh(&format!("crictl stats --output json {id}")).mentions("usageBytes");
-        host.sh(&format!("crictl stop --timeout 1 {id} && crictl rm {id}")).succeeds();
-        host.becomes(
-            &format!("systemctl show --property ActiveState --value {}", unit.name),
-            "inactive",
+    whatever_systemd_does(host, "kubepods.slice", "docker.socket", |when| {
+        unit.has(
+            when,
+            &[
+                ("MemoryMax", "134217728"),
+                ("CPUWeight", cpu_weight("35", "10")),
+                ("CPUQuotaPerSecUSec", "750ms"),
+                ("memory.max", "134217728"),
+                ("cpu.weight", cpu_weight("35", "10")),
+                ("cpu.max", "75000 100000"),
+            ],
         );
     });
+    host.sh(&format!("crictl exec {id} cat /proc/self/cgroup")).prints("0::/");
+    host.sh(&format!("crictl stats --output json {id}")).mentions("usageBytes");
+    host.sh(&format!("crictl stop --timeout 1 {id} && crictl rm {id}")).succeeds();
+    host.becomes(
+        &format!("systemctl show --property ActiveState --value {}", unit.name),
+        "inactive",
+    );
+    host.sh(&format!("crictl rmp --force {}", pod.id)).succeeds();
 }
 
 #[test]
 fn limits_limit() {
     with_containerd(&[], |host| {
-        let pod = Pod::run(
-            host,
-            "two",
-            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podtwo.slice",
-        );
-        let limits = json!({"memory_limit_in_bytes": 16_777_216});
-        let id = pod.start("eater", "x=x; while :; do x=$x$x; done", &limits);
-        let status = format!(
-            "crictl inspect {id} | jq --raw-output '.status | \"\\(.reason) \\(.exitCode)\"'"
-        );
-        host.becomes(&status, "OOMKilled 137");
-        // The limit of the pod is that of all its containers.
-        host.sh("systemctl set-property --runtime kubepods-besteffort-podtwo.slice TasksMax=10")
-            .succeeds();
-        let many = pod.start("many", "for i in $(seq 20); do sleep 1 & done; wait", &json!({}));
-        let status = format!("crictl inspect {many} | jq .status.exitCode");
-        host.becomes(&status, "2");
-        host.sh(&format!("crictl logs {many} 2>&1")).mentions("fork");
+        for by in By::tested(host) {
+            are_limited(host, *by);
+        }
     });
+}
+
+fn are_limited(host: &Host<'_>, by: By) {
+    let pod = Pod::run(
+        host,
+        by,
+        "two",
+        "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podtwo.slice",
+    );
+    let limits = json!({"memory_limit_in_bytes": 16_777_216});
+    // Why it has ended runc's shim reads when it is told of an event, and now and then the group,
+    // which systemd takes away with its last process, is gone by then.
+    let is_told_why = (0..by.bring(5, 1)).any(|attempt| {
+        let id = pod.start(&format!("eater{attempt}"), "x=x; while :; do x=$x$x; done", &limits);
+        host.becomes(&format!("crictl inspect {id} | jq .status.exitCode"), "137");
+        host.ask(&format!("crictl inspect {id} | jq --raw-output .status.reason")).trim()
+            == "OOMKilled"
+    });
+    assert!(is_told_why, "it is not told that memory was short");
+    // The limit of the pod is that of all its containers.
+    host.sh("systemctl set-property --runtime kubepods-besteffort-podtwo.slice TasksMax=10")
+        .succeeds();
+    let many = pod.start("many", "for i in $(seq 20); do sleep 1 & done; wait", &json!({}));
+    let status = format!("crictl inspect {many} | jq .status.exitCode");
+    host.becomes(&status, "2");
+    host.sh(&format!("crictl logs {many} 2>&1")).mentions("fork");
+    host.sh(&format!("crictl rmp --force {}", pod.id)).succeeds();
 }
