@@ -160,7 +160,7 @@ def failures(output):
                              r"|^failures:\n(?P<cargo>(?:    \S+\n)+)\ntest result: "
                              r"|^--- FAIL: (?P<go>\S+) "
                              r"|^test_\w+ \((?P<python>.*)\) \.\.\. (?:FAIL|ERROR)$"
-                             r"|^(?P<suite>\w+) +\d+ passed +[1-9]\d* failed ", output):
+                             r"|^(?P<suite>\w+) +\d+ passed +\d+ failed .*s  (?!clean$|as expected$)", output):
         binary = found["binary"] or binary
         failed += [f"{binary}: {name}{said.get(name, '')}" for name in (found["cargo"] or "").split()]
         failed += [f"conformance: {found['go']}"] if found["go"] else []
