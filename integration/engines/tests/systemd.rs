@@ -143,7 +143,7 @@ const CTRS: [(&str, &str); 3] = [
     ("--rm IMAGE c1 sh -c 'exit 7'; echo $?", "7"),
     (
         "--detach IMAGE c1 sleep 1000; systemctl is-active ctr-c1.scope; \
-         ctr task exec --exec-id e c1 echo inside; ctr task kill --signal KILL c1; \
+         ctr task exec --exec-id e c1 sh -c 'echo inside; sleep 0.5'; ctr task kill --signal KILL c1; \
          while systemctl is-active --quiet ctr-c1.scope; do sleep 0.1; done; \
          ctr task rm c1 2>/dev/null; ctr container rm c1; ctr container ls -q",
         "active\ninside",

@@ -43,7 +43,8 @@ fn a_detached_container_is_watched_stopped_and_removed() {
         let exec =
             |id: &str, line: &str| daemon.ctr(&format!("task exec --exec-id {id} two {line}"));
         exec("e1", "sh -c 'echo inside; exit 3'").exits(3);
-        exec("e2", "echo inside").prints("inside");
+        // Who prints stays for a moment: runc's shim closes a pipe that nobody has opened yet.
+        exec("e2", "sh -c 'echo inside; sleep 0.5'").prints("inside");
         exec("e3", "no-such-program").fails(1, "executable file not found in $PATH");
 
         daemon.ctr("task pause two").succeeds();

@@ -35,9 +35,10 @@ fn containers_by_nerdctl() {
         let unit = format!("nerdctl-{id}.scope");
         debian.sh(&format!("systemctl is-active {unit}")).prints("active");
         debian.serves("127.0.0.1:8090");
-        nerdctl("exec web sh -c 'echo inside'").prints("inside");
+        // Who prints stays for a moment: runc's shim closes a pipe that nobody has opened yet.
+        nerdctl("exec web sh -c 'echo inside; sleep 0.5'").prints("inside");
         nerdctl("pause web && nerdctl ps --all").mentions("Paused");
-        nerdctl("unpause web && nerdctl exec web sh -c 'echo alive'").mentions("alive");
+        nerdctl("unpause web && nerdctl exec web sh -c 'echo alive; sleep 0.5'").mentions("alive");
         nerdctl("stop -t 1 web && nerdctl start web").prints("web\nweb");
         debian.serves("127.0.0.1:8090");
         nerdctl("rm -f web && nerdctl ps -aq").prints("web");
