@@ -677,7 +677,7 @@ mod tests {
     #[test]
     fn what_a_container_uses_and_runs_is_read_in_its_group() {
         let room = Room::new("stats-of-a-group");
-        let mut container = room.container("a", None);
+        let mut container = room.container("a", own());
         let mount = room.0.root().to_owned();
         let path = mount.join("group");
         fs::create_dir(&path).unwrap();
