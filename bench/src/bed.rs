@@ -2,6 +2,7 @@
 //! hierarchies, a tmpfs for bundles and state, and a cgroup that all containers
 //! are below. Nothing of it outlives the program, however a measurement ends.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -327,7 +328,7 @@ impl Bed {
             .stderr(fs::File::create(&complaint)?)
             .spawn()
             .context("launcher")?;
-        Ok(Running { child, result, complaint, command: command.join(" ") })
+        Ok(Running { child, result, complaint, command: command.to_vec() })
     }
 
     /// Waits for the init of a container that has been killed.
@@ -335,6 +336,21 @@ impl Bed {
         let pid = Pid::from_raw(container.pid()?);
         waitpid(pid, None).with_context(|| format!("wait for init {pid} of {}", container.id))?;
         Ok(())
+    }
+
+    /// Ends all containers, whoever has them.
+    pub fn clear(&self) {
+        let groups = match self.view {
+            View::V1 => self.trees.iter().map(|tree| self.cgroup_in(Some(tree))).collect(),
+            View::V2 => vec![self.cgroup_in(None)],
+        };
+        for group in groups {
+            for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove_group(&entry.path());
+                }
+            }
+        }
     }
 
     /// Removes what is left of a container's bundle.
@@ -373,14 +389,31 @@ pub struct Running {
     child: Child,
     result: PathBuf,
     complaint: PathBuf,
-    command: String,
+    command: Vec<String>,
 }
+
+/// A command has failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its program.
+    pub program: PathBuf,
+    /// What it said.
+    pub text: String,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failed {}
 
 impl Running {
     /// Waits for its end.
     ///
     /// # Errors
-    /// Where it fails, with what it wrote to stderr.
+    /// [`Failed`] where it fails, with what it wrote to stderr.
     pub fn finish(mut self) -> Result<Sample> {
         let launched = self.child.wait()?;
         if !launched.success() {
@@ -389,7 +422,10 @@ impl Running {
         let (status, sample) = Sample::parse(&fs::read(&self.result)?)?;
         if status != 0 {
             let text = fs::read_to_string(&self.complaint).unwrap_or_default();
-            bail!("{}: wait status {status:#x}: {}", self.command, text.trim());
+            let line = self.command.join(" ");
+            let text = format!("{line}: wait status {status:#x}: {}", text.trim());
+            let program = self.command.first().map(PathBuf::from).unwrap_or_default();
+            return Err(Failed { program, text }.into());
         }
         Ok(sample)
     }

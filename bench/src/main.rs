@@ -16,9 +16,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
-use bed::{Bed, Place, View};
+use bed::{Bed, Failed, Place, View};
 use cases::Extent;
 use results::{Record, Results, Setting};
 use runtime::{FERRUN, Runtime};
@@ -165,27 +165,46 @@ fn measure_view(
     }
     let rounds = request.extent.rounds;
     let few = rounds.div_ceil(4);
-    let mut take = |setting, measured: Result<Vec<Record>>| match measured {
-        Ok(records) => results.records.extend(records),
-        Err(error) => {
+    let mut take = |setting, case: &dyn Fn(&[Runtime]) -> Result<Vec<Record>>| {
+        say(bed, setting);
+        results.records.extend(measured(&mut able, case, |error| {
+            bed.clear();
             results.skipped.push(format!("{setting:?}, {}: {error:#}", bed.view.name()));
-        }
+        }));
     };
-    say(bed, Setting::Default);
-    take(Setting::Default, cases::lives(bed, &able, &config, rounds));
+    take(Setting::Default, &|able| cases::lives(bed, able, &config, rounds));
     for count in [100, bed::MOST_BINDS] {
-        say(bed, Setting::Binds(count));
-        take(Setting::Binds(count), cases::binds(bed, &able, &config, count, few));
+        take(Setting::Binds(count), &|able| cases::binds(bed, able, &config, count, few));
     }
     for setting in cases::many_settings() {
-        say(bed, setting);
-        take(setting, cases::many(bed, &able, &config, setting, few.div_ceil(3)));
+        take(setting, &|able| cases::many(bed, able, &config, setting, few.div_ceil(3)));
     }
     for &count in &request.extent.existing {
-        say(bed, Setting::Existing(count));
-        take(Setting::Existing(count), cases::existing(bed, &able, &config, count, few));
+        take(Setting::Existing(count), &|able| cases::existing(bed, able, &config, count, few));
     }
     Ok(())
+}
+
+/// What a case finds with all that are able. Who fails is told of and left out from then on, and
+/// the others are measured anew: a peer that breaks down takes nobody's figures along.
+fn measured(
+    able: &mut Vec<Runtime>,
+    case: &dyn Fn(&[Runtime]) -> Result<Vec<Record>>,
+    mut tell: impl FnMut(&Error),
+) -> Vec<Record> {
+    loop {
+        let error = match case(able) {
+            Ok(records) => return records,
+            Err(error) => error,
+        };
+        tell(&error);
+        let failed = error.downcast_ref::<Failed>();
+        let before = able.len();
+        able.retain(|runtime| failed.is_none_or(|failed| failed.program != runtime.path));
+        if able.len() == before {
+            return Vec::new();
+        }
+    }
 }
 
 fn say(bed: &Bed, setting: Setting) {
@@ -221,4 +240,25 @@ fn machine() -> Result<Vec<(String, String)>> {
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_is_left_out_and_the_others_are_measured_anew() {
+        let runtime = |name: &str| Runtime { name: name.into(), path: format!("/{name}").into() };
+        let failed = || Failed { program: "/b".into(), text: "b fails".into() };
+        let mut able = vec![runtime("a"), runtime("b")];
+        let (mut told, tried) = (Vec::new(), std::cell::Cell::new(0));
+        let case = |able: &[Runtime]| {
+            tried.set(tried.get() + 1);
+            if able.contains(&runtime("b")) { Err(failed().into()) } else { Ok(Vec::new()) }
+        };
+        measured(&mut able, &case, |error| told.push(error.to_string()));
+        assert_eq!((able.as_slice(), tried.get()), (&[runtime("a")][..], 2));
+        measured(&mut able, &|_| bail!("no strace"), |error| told.push(error.to_string()));
+        assert_eq!((able.len(), told), (1, vec!["b fails".to_owned(), "no strace".to_owned()]));
+    }
 }
