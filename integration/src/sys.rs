@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 /// The name of a session keyring that /proc/keys shows to those alone whose it is.
 pub const CALLERS_KEYRING: &CStr = c"callers-own";
@@ -205,6 +206,8 @@ pub struct Usage {
     pub faults: u64,
     /// Voluntary context switches: how often somebody was waited for.
     pub switches: u64,
+    /// Processor time, the kernel's included.
+    pub cpu: Duration,
 }
 
 /// Runs a program to its end. It is started without a copy of this process, which would be
@@ -223,5 +226,8 @@ pub fn usage_of(command: &mut Command) -> io::Result<(ExitStatus, Usage)> {
     let usage = unsafe { usage.assume_init() };
     let faults = (usage.ru_minflt + usage.ru_majflt).unsigned_abs();
     let switches = usage.ru_nvcsw.unsigned_abs();
-    Ok((ExitStatus::from_raw(status), Usage { faults, switches }))
+    let micros =
+        |time: libc::timeval| time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_usec.unsigned_abs();
+    let cpu = Duration::from_micros(micros(usage.ru_utime) + micros(usage.ru_stime));
+    Ok((ExitStatus::from_raw(status), Usage { faults, switches, cpu }))
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use engines::containerd::{PEER, Release, built};
 use engines::shim::Shim;
+use integration::{runtime, usage_of};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -32,6 +33,9 @@ const IMAGE: &str = "127.0.0.1:5000/library/alpine:latest";
 const PODS_IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 /// What a shim still does after its client has its answer.
 const AFTERWARDS: Duration = Duration::from_millis(100);
+const RUN: &str = "ctr run --rm true";
+/// How often our program is executed for that: `start`, the shim, a create, `delete`.
+const EXECUTIONS: usize = 4;
 
 /// A shim with a runtime, by the words of `ctr` and the class of pods.
 struct Contender {
@@ -203,10 +207,11 @@ fn a_shim_costs_a_tenth_of_containerds() {
             "{:<28} {:<26} {:<26} {:<26}\nms: shim and runtime (in the container's group), wall median, 99 of 100",
             "", "ferrun's", "runc's, ferrun", "runc's, runc"
         );
-        results.row("ctr run --rm true", (&meter, BLOCK), |contender, _| {
+        results.row(RUN, (&meter, BLOCK), |contender, _| {
             let line = format!("run --rm {} {IMAGE} costs true", contender.words);
             daemon.ctr(&line).output.success();
         });
+        parts(&mut results, daemon);
         for (at, contender) in contenders().iter().enumerate() {
             let line =
                 format!("run -d --null-io {} {IMAGE} lasts{at} sleep 10000", contender.words);
@@ -240,6 +245,38 @@ fn a_shim_costs_a_tenth_of_containerds() {
         stand_by(&mut results, daemon);
         results.tell();
     });
+}
+
+/// What a life is made of, each part alone: our program executed so often and for nothing, and a
+/// container made and ended by ferrun. No shim with this runtime in it can be cheaper.
+fn parts(results: &mut Results, daemon: &Daemon<'_>) {
+    let bed = daemon.place.bed;
+    let bundle = bed.bundle().args(["/bin/true"]);
+    let path = bundle.save().path.clone();
+    let once = || {
+        let began = Instant::now();
+        let mut commands: Vec<Command> =
+            (0..EXECUTIONS).map(|_| Command::new(Shim::program())).collect();
+        commands.iter_mut().for_each(|command| {
+            command.arg("-v");
+        });
+        let mut run = Command::new(&runtime().program);
+        run.arg("--root").arg(bed.root()).args(["run", "--bundle"]).arg(&path).arg(bed.id());
+        commands.push(run);
+        let cpu = commands.iter_mut().map(|command| {
+            let (status, usage) = usage_of(command.stdout(Stdio::null())).expect("a program");
+            assert!(status.success(), "{command:?}");
+            usage.cpu.as_secs_f64() * 1e3
+        });
+        (cpu.sum::<f64>(), began.elapsed().as_secs_f64() * 1e3)
+    };
+    let (cpu, walls): (Vec<f64>, Vec<f64>) = (0..ROUNDS * BLOCK).map(|_| once()).unzip();
+    let (cpu, wall) = (percentile(cpu, 50), percentile(walls.clone(), 50));
+    let _ = writeln!(results.text, "{:<28} {cpu:>7.2} {wall:>5.0}", "its parts alone");
+    results.records.push(json!({
+        "command": RUN, "shim": "its parts alone", "runs": walls.len(),
+        "cpu": cpu, "inside": 0.0, "wall": wall, "wall_p99": percentile(walls, 99),
+    }));
 }
 
 /// The CRI's ExecSync, asked for as the node agent does.
