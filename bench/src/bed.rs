@@ -228,6 +228,14 @@ impl Bed {
         PathBuf::from(format!("{CGROUPS}/{}{}", tree.unwrap_or_default(), self.cgroup))
     }
 
+    /// The cgroup above all containers, in each hierarchy.
+    fn groups(&self) -> Vec<PathBuf> {
+        match self.view {
+            View::V1 => self.trees.iter().map(|tree| self.cgroup_in(Some(tree))).collect(),
+            View::V2 => vec![self.cgroup_in(None)],
+        }
+    }
+
     /// The root that all bundles share.
     pub fn rootfs(&self) -> PathBuf {
         self.directory.join("rootfs")
@@ -340,11 +348,7 @@ impl Bed {
 
     /// Ends all containers, whoever has them.
     pub fn clear(&self) {
-        let groups = match self.view {
-            View::V1 => self.trees.iter().map(|tree| self.cgroup_in(Some(tree))).collect(),
-            View::V2 => vec![self.cgroup_in(None)],
-        };
-        for group in groups {
+        for group in self.groups() {
             for entry in fs::read_dir(group).into_iter().flatten().flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     remove_group(&entry.path());
@@ -433,12 +437,8 @@ impl Running {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        let trees: Vec<PathBuf> = match self.view {
-            View::V1 => self.trees.iter().map(|tree| self.cgroup_in(Some(tree))).collect(),
-            View::V2 => vec![self.cgroup_in(None)],
-        };
-        for tree in trees {
-            remove_group(&tree);
+        for group in self.groups() {
+            remove_group(&group);
         }
     }
 }
