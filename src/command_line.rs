@@ -1,13 +1,11 @@
 //! The command, whatever program it is in: what was typed is parsed, one verb runs, its error is
 //! printed once, and the exit code chosen.
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::fd::IntoRawFd as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::ArgMatches;
 use clap::error::ErrorKind;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 use crate::apply::security_module;
-use crate::cli::go;
+use crate::cli::Given;
 use crate::commands::{Global, dispatch};
 use crate::handover::report::Reporter;
 use crate::sys::{self, arguments::Arguments, process::OneThread};
@@ -44,31 +42,28 @@ pub fn main(arguments: Arguments, alone: OneThread, commit: Option<&str>) -> i32
 /// does without its stack.
 #[inline(never)]
 fn run(arguments: Arguments, alone: OneThread, commit: &str) -> i32 {
-    let arguments = go::with_help(arguments.iter().map(OsStr::to_owned).collect());
-    let command = cli::command_for(&arguments);
-    let arguments = go::with_double_dashes(&command, arguments);
-    let matches = match command.try_get_matches_from(arguments) {
-        Ok(matches) => matches,
+    let line = match cli::read(arguments.iter()) {
+        Ok(line) => line,
         Err(error) => return usage(&error),
     };
-    if matches.get_flag("version") {
+    if line.global.has("version") {
         let version = env!("CARGO_PKG_VERSION");
         let spec = bundle::OCI_VERSION;
         let text = format!("ferrun version {version}\ncommit: {commit}\nspec: {spec}\n");
         return i32::from(std::io::stdout().write_all(text.as_bytes()).is_err());
     }
-    let Some((verb, arguments)) = matches.subcommand() else {
+    let Some((verb, given)) = &line.verb else {
         let _ = cli::command().print_help();
         return 0;
     };
-    run_verb(verb, arguments, &matches, (alone, commit)).unwrap_or_else(|error| {
+    run_verb(verb, given, &line.global, (alone, commit)).unwrap_or_else(|error| {
         let message = error::message_around(&error, security_module::around);
         log::failure(&message);
         // Who has executed this command to embed it was told, and stderr is the program's.
-        if !matches.contains_id("report") {
+        if !line.global.has("report") {
             say(&message);
         }
-        if verb == "exec" { EXEC_FAILED } else { 1 }
+        if *verb == "exec" { EXEC_FAILED } else { 1 }
     })
 }
 
@@ -109,24 +104,24 @@ fn open_stdio() -> anyhow::Result<()> {
 
 fn run_verb(
     verb: &str,
-    arguments: &ArgMatches,
-    matches: &ArgMatches,
+    given: &Given,
+    global: &Given,
     (alone, commit): (OneThread, &str),
 ) -> anyhow::Result<i32> {
-    let json = matches.get_one::<String>("log-format").is_some_and(|format| format == "json");
+    let json = global.text("log-format") == Some("json");
     let format = if json { log::Format::Json } else { log::Format::Text };
-    let reporter = matches.get_one("report").copied().map(Reporter::over).transpose()?;
+    let reporter = global.number("report").map(Reporter::over).transpose()?;
     let reporter = reporter.map(Arc::new);
     let embedder = reporter
         .clone()
         .map(|reporter| -> log::Warned { Arc::new(move |message| reporter.warn(message)) });
-    let file = cli::path_of(matches, "log");
-    log::open(file.as_deref(), format, matches.get_flag("debug"), embedder)?;
+    let file = global.path("log");
+    log::open(file.as_deref(), format, global.has("debug"), embedder)?;
     log::debug(|| {
         let version = env!("CARGO_PKG_VERSION");
         format!("ferrun {version}, commit {commit}: {verb}; {}", own_executable::describe())
     });
-    dispatch(verb, arguments, &Global::new(matches, reporter, alone)?)
+    dispatch(verb, given, &Global::new(global, reporter, alone)?)
 }
 
 /// Prints what clap has to say. Returns the exit code that runc would have.

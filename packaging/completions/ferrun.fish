@@ -28,7 +28,7 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -l root -d 'Directory for co
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log -d 'Append warnings and errors to this file' -r -F
 complete -c ferrun -n "__fish_ferrun_needs_command" -l log-format -d 'text (the default) or json' -r -f -a "text\t''
 json\t''"
-complete -c ferrun -n "__fish_ferrun_needs_command" -l report -r
+complete -c ferrun -n "__fish_ferrun_needs_command" -l report -d 'Report to the program that embeds ferrun, over this descriptor' -r
 complete -c ferrun -n "__fish_ferrun_needs_command" -l cgroup-manager -d 'How cgroups are managed: cgroupfs (the default), systemd, or disabled (no cgroups)' -r -f -a "cgroupfs\t''
 systemd\t''
 disabled\t''"

@@ -128,8 +128,7 @@ fn truth(text: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{command, command_for, id_of, path_of, text_of, texts_of};
-    use clap::ArgMatches;
+    use crate::cli::{Given, command, command_for, read_by_clap};
 
     fn rewritten(line: &str) -> (Command, Vec<OsString>) {
         let arguments: Vec<_> = line.split_whitespace().map(OsString::from).collect();
@@ -138,9 +137,10 @@ mod tests {
         (command, arguments)
     }
 
-    fn parse(line: &str) -> ArgMatches {
-        let (command, arguments) = rewritten(line);
-        command.try_get_matches_from(arguments).unwrap()
+    /// The options before the verb, and the verb's.
+    fn parse(line: &str) -> (Given, Given) {
+        let line = read_by_clap(line.split_whitespace().map(OsString::from).collect()).unwrap();
+        (line.global, line.verb.unwrap().1)
     }
 
     /// Each option of each verb: with one dash and with two, and with a value whether that is
@@ -182,20 +182,17 @@ mod tests {
             ("ferrun delete c --force=T", "force", true),
             ("ferrun delete -f -force c", "force", true),
         ] {
-            let matches = parse(line);
-            let (_, matches) = matches.subcommand().unwrap();
-            assert_eq!(matches.get_flag(name), expected, "{line}");
+            assert_eq!(parse(line).1.has(name), expected, "{line}");
         }
-        let matches = parse("ferrun --root /a --root=/b exec -e A=1 --env B=2 -c X -c Y c x");
-        assert_eq!(path_of(&matches, "root"), Some("/b".into()));
-        let (_, matches) = matches.subcommand().unwrap();
+        let (global, exec) =
+            parse("ferrun --root /a --root=/b exec -e A=1 --env B=2 -c X -c Y c x");
+        assert_eq!(global.path("root"), Some("/b".into()));
         for name in ["env", "cap"] {
-            assert_eq!(matches.get_many::<String>(name).unwrap().count(), 2, "{name}");
+            assert_eq!(exec.texts(name).len(), 2, "{name}");
         }
-        let matches = parse("ferrun spec --rootless -bundle d");
-        let (_, matches) = matches.subcommand().unwrap();
-        assert!(matches.get_flag("rootless"));
-        assert_eq!(path_of(matches, "bundle"), Some("d".into()));
+        let (_, spec) = parse("ferrun spec --rootless -bundle d");
+        assert!(spec.has("rootless"));
+        assert_eq!(spec.path("bundle"), Some("d".into()));
         for wrong in ["ferrun delete --force=yes c", "ferrun list --format=true"] {
             let (command, arguments) = rewritten(wrong);
             let parsed = command.try_get_matches_from(arguments);
@@ -219,31 +216,27 @@ mod tests {
 
     #[test]
     fn one_dash_will_do_and_options_may_stand_behind_the_id() {
-        let matches = parse("ferrun -root /r run -no-subreaper -d c -bundle=/b");
-        assert_eq!(path_of(&matches, "root"), Some("/r".into()));
-        let (_, run) = matches.subcommand().unwrap();
-        assert!(run.get_flag("no-subreaper") && run.get_flag("detach"));
-        assert_eq!(path_of(run, "bundle"), Some("/b".into()));
-        assert_eq!(id_of(run), "c");
+        let (global, run) = parse("ferrun -root /r run -no-subreaper -d c -bundle=/b");
+        assert_eq!(global.path("root"), Some("/r".into()));
+        assert!(run.has("no-subreaper") && run.has("detach"));
+        assert_eq!(run.path("bundle"), Some("/b".into()));
+        assert_eq!(run.id(), "c");
     }
 
     #[test]
     fn what_follows_the_id_of_exec_is_the_programs() {
-        let matches = parse("ferrun exec -t -u 1:2 -cwd /tmp c ls -all --force -d");
-        let (_, exec) = matches.subcommand().unwrap();
-        let args: Vec<_> = exec.get_many::<String>("args").unwrap().collect();
-        assert_eq!(args, ["ls", "-all", "--force", "-d"]);
-        assert!(!exec.get_flag("detach"));
-        assert_eq!(text_of(exec, "cwd").as_deref(), Some("/tmp"));
+        let (_, exec) = parse("ferrun exec -t -u 1:2 -cwd /tmp c ls -all --force -d");
+        assert_eq!(exec.texts("args"), ["ls", "-all", "--force", "-d"]);
+        assert!(!exec.has("detach"));
+        assert_eq!(exec.text("cwd"), Some("/tmp"));
     }
 
     #[test]
     fn what_follows_two_dashes_is_the_programs() {
-        let matches = parse("ferrun run -d c -bundle /b -- ls -all --keep=false -- -d");
-        let (_, run) = matches.subcommand().unwrap();
-        assert_eq!(texts_of(run, "args"), ["ls", "-all", "--keep=false", "--", "-d"]);
-        assert!(run.get_flag("detach") && !run.get_flag("keep"));
-        assert_eq!(path_of(run, "bundle"), Some("/b".into()));
+        let (_, run) = parse("ferrun run -d c -bundle /b -- ls -all --keep=false -- -d");
+        assert_eq!(run.texts("args"), ["ls", "-all", "--keep=false", "--", "-d"]);
+        assert!(run.has("detach") && !run.has("keep"));
+        assert_eq!(run.path("bundle"), Some("/b".into()));
     }
 
     #[test]

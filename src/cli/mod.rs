@@ -1,59 +1,280 @@
 //! The command line, which is runc's: what was typed, and nothing looked up.
 //!
-//! The definitions here are the one place that names options; how Go programs write them
-//! (`go`), the manual and the completions are derived from them. A verb's are made only when
-//! that verb is given: to make all of them would cost more than `state` does.
+//! The definitions here are the one place that names options. Two read by them: `plain` the
+//! lines that engines type, and clap, which explains what is wrong, all others (`go` writes
+//! these as clap wants them). The manual and the completions are derived from them.
 
+mod definition;
+mod given;
 pub mod go;
+mod plain;
 pub mod update;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
 
-use clap::builder::NonEmptyStringValueParser;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command};
 
-use crate::error::{message, one_line};
-use crate::plan::numbers::parse_id;
+pub use self::definition::MOST_DESCRIPTORS;
+use self::definition::{Behind, Definition, Takes, flag, path, text};
+pub use self::given::Given;
+use crate::error::one_line;
 
-/// No process has more descriptors, unless its machine was told so (fs.nr_open).
-pub const MOST_DESCRIPTORS: u32 = 1 << 20;
+/// What was typed.
+#[derive(Debug, Default)]
+pub struct Line {
+    /// The options before the verb.
+    pub global: Given,
+    /// The verb, with its own.
+    pub verb: Option<(&'static str, Given)>,
+}
 
-/// Adds a verb's arguments to its command.
-type Arguments = fn(Command) -> Command;
+/// A verb of the command.
+struct Verb {
+    name: &'static str,
+    about: &'static str,
+    options: &'static [&'static [Definition]],
+    behind: Behind,
+}
+
+const fn verb(
+    name: &'static str,
+    about: &'static str,
+    options: &'static [&'static [Definition]],
+    behind: Behind,
+) -> Verb {
+    Verb { name, about, options, behind }
+}
 
 /// The verbs in the order of the help.
-const VERBS: [(&str, &str, Arguments); 17] = [
-    ("checkpoint", "Write an image of a container's processes, by CRIU", checkpoint),
-    ("create", "Create a container", create),
-    ("delete", "Delete a container and everything that create made", delete),
-    ("events", "Print resource usage and out-of-memory events, as JSON", events),
-    ("exec", "Run another process in a container", exec),
-    ("features", "Print the features of this runtime, as JSON", |command| command),
-    ("kill", "Send a signal to a container's init process", kill),
-    ("list", "List containers", list),
-    ("pause", "Freeze every process of a container", one_id),
-    ("ps", "List the processes of a container", ps),
-    ("restore", "Create a container from an image of its processes, by CRIU", restore),
-    ("resume", "Let the processes of a paused container run", one_id),
-    ("run", "Create and start a container", run),
-    ("spec", "Write a config.json to start from", spec),
-    ("start", "Run the program of a created container", one_id),
-    ("state", "Print the state of a container, as JSON", one_id),
-    ("update", "Change the limits of a container", update_limits),
+static VERBS: [Verb; 17] = [
+    verb(
+        "checkpoint",
+        "Write an image of a container's processes, by CRIU",
+        &[IMAGING, CHECKPOINT],
+        Behind::Id,
+    ),
+    verb("create", "Create a container", &[CREATING], Behind::Id),
+    verb("delete", "Delete a container and everything that create made", &[DELETE], Behind::Id),
+    verb("events", "Print resource usage and out-of-memory events, as JSON", &[EVENTS], Behind::Id),
+    verb("exec", "Run another process in a container", &[EXEC], Behind::IdProgram),
+    verb("features", "Print the features of this runtime, as JSON", &[], Behind::Nothing),
+    verb("kill", "Send a signal to a container's init process", &[KILL], Behind::IdSignal),
+    verb("list", "List containers", &[LIST], Behind::Nothing),
+    verb("pause", "Freeze every process of a container", &[], Behind::Id),
+    verb("ps", "List the processes of a container", &[PS], Behind::IdOptions),
+    verb(
+        "restore",
+        "Create a container from an image of its processes, by CRIU",
+        &[IMAGING, RESTORE],
+        Behind::Id,
+    ),
+    verb("resume", "Let the processes of a paused container run", &[], Behind::Id),
+    verb("run", "Create and start a container", &[CREATING, RUN], Behind::IdLast),
+    verb("spec", "Write a config.json to start from", &[SPEC], Behind::Nothing),
+    verb("start", "Run the program of a created container", &[], Behind::Id),
+    verb("state", "Print the state of a container, as JSON", &[], Behind::Id),
+    verb("update", "Change the limits of a container", &[UPDATE, &update::OPTIONS], Behind::Id),
 ];
 
-/// The whole command.
+/// The options before the verb.
+const GLOBAL: &[Definition] = &[
+    flag("version", "Print the version").short('v'),
+    path(
+        "root",
+        "Directory for container state [default: /run/ferrun, or ferrun in $XDG_RUNTIME_DIR without root]",
+    ),
+    path("log", "Append warnings and errors to this file"),
+    text("log-format", "text (the default) or json").takes(Takes::OneOf(&["text", "json"])),
+    // For programs that embed ferrun.
+    flag("report", "Report to the program that embeds ferrun, over this descriptor")
+        .takes(Takes::Descriptor)
+        .hidden(),
+    flag("debug", "Also log each step and decision, to stderr if --log is not given"),
+    flag("systemd-cgroup", "Let systemd make the cgroups of containers (cgroup v2)"),
+    text(
+        "cgroup-manager",
+        "How cgroups are managed: cgroupfs (the default), systemd, or disabled (no cgroups)",
+    )
+    .takes(Takes::OneOf(&["cgroupfs", "systemd", "disabled"])),
+    // Not named like `spec --rootless`, which would be the same argument to clap.
+    text(
+        "rootless",
+        "Run without cgroups if they are not accessible: true, false or auto (the default)",
+    )
+    .takes(Takes::Decision)
+    .named("global-rootless"),
+];
+
+const CREATING: &[Definition] = &[
+    path("bundle", "Directory of the bundle").short('b').default("."),
+    path("config", "Use this file instead of the bundle's config.json").short('f'),
+    CONSOLE_SOCKET,
+    path("pidfd-socket", "Send a pidfd of the init process to this Unix socket"),
+    path("pid-file", "Write the pid of the init process to this file"),
+    flag("no-pivot", "Do not use pivot_root(2), for a root file system in an initramfs"),
+    flag("no-new-keyring", "Keep the caller's session keyring"),
+    PRESERVE_FDS,
+];
+
+const RUN: &[Definition] = &[
+    flag("detach", "Return as soon as the program runs").short('d'),
+    flag("keep", "Do not delete the container when it has ended"),
+    NO_SUBREAPER,
+];
+
+/// What both ways of an image take.
+const IMAGING: &[Definition] = &[
+    path("image-path", "Directory of the image [default: checkpoint]"),
+    path("work-path", "Directory of CRIU's log [default: that of the image]"),
+    flag("tcp-established", "Take established TCP connections along"),
+    flag("ext-unix-sk", "Allow Unix sockets that lead out of the container"),
+    flag("shell-job", "Allow the terminal and the session to be the caller's"),
+    flag("file-locks", "Take locks of files along"),
+    flag("lazy-pages", "Bring memory when it is touched"),
+    flag("auto-dedup", "Free in images what later ones hold"),
+    text("manage-cgroups-mode", "Which files of cgroups are restored [default: soft]")
+        .takes(Takes::OneOf(&["soft", "full", "strict", "ignore"])),
+    text("empty-ns", "Leave out a namespace of this type, network; it always is").repeated(),
+];
+
+const CHECKPOINT: &[Definition] = &[
+    path("parent-path", "The image before, from the image's directory: only changes are written"),
+    flag("leave-running", "Do not delete the container, let it run on"),
+    flag("pre-dump", "Write memory alone, in advance, and let the container run on"),
+    flag("tcp-skip-in-flight", "Leave out TCP connections that are being made"),
+    flag("link-remap", "Give files that were deleted a name for the time of the image"),
+    text("page-server", "Send memory to the page server at ADDRESS:PORT"),
+    flag("status-fd", "Write a zero byte to this descriptor when --lazy-pages has pages to give")
+        .takes(Takes::Descriptor),
+];
+
+const RESTORE: &[Definition] = &[
+    path("bundle", "Directory of the bundle").short('b').default("."),
+    CONSOLE_SOCKET,
+    path("pid-file", "Write the pid of the init process to this file"),
+    flag("detach", "Return as soon as the container runs").short('d'),
+    NO_SUBREAPER,
+    flag("no-pivot", "Does nothing: how the root is entered is CRIU's"),
+    text("lsm-profile", "Restore under another profile, apparmor:NAME or selinux:LABEL"),
+    text("lsm-mount-context", "Restore mounts under another SELinux label"),
+];
+
+const EVENTS: &[Definition] = &[
+    text("interval", "Time between two prints, as in 500ms or 1m30s [default: 5s]"),
+    flag("stats", "Print resource usage once, and exit"),
+];
+
+const EXEC: &[Definition] = &[
+    CONSOLE_SOCKET,
+    path("pidfd-socket", "Send a pidfd of the process to this Unix socket"),
+    text("cwd", "Working directory [default: the container's]"),
+    text("env", "Set a variable, NAME=VALUE; may be repeated").short('e').repeated(),
+    flag("tty", "Allocate a terminal").short('t'),
+    text("user", "User and group as numbers, UID[:GID]").short('u'),
+    text("additional-gids", "Additional group, by number; may be repeated")
+        .short('g')
+        .takes(Takes::Groups)
+        .repeated(),
+    path("process", "Read the process from this JSON file").short('p'),
+    flag("detach", "Return as soon as the process runs").short('d'),
+    path("pid-file", "Write the pid of the process to this file"),
+    text("process-label", "SELinux label of the process"),
+    text("apparmor", "AppArmor profile of the process"),
+    flag("no-new-privs", "Keep the process from gaining privileges (no_new_privs)"),
+    text("cap", "Add a capability, as in CAP_NET_ADMIN; may be repeated").short('c').repeated(),
+    PRESERVE_FDS,
+    text("cgroup", "Run in a cgroup below the container's, [CONTROLLER[,...]:]PATH").repeated(),
+    flag("ignore-paused", "If the container is paused, wait up to 10 s until it is resumed"),
+];
+
+const KILL: &[Definition] =
+    &[flag("all", "Send it to every process of the container").short('a').hidden()];
+
+const DELETE: &[Definition] =
+    &[flag("force", "Kill the container first if it runs; no error if it does not exist")
+        .short('f')];
+
+const LIST: &[Definition] = &[FORMAT, flag("quiet", "Print only IDs").short('q')];
+
+const PS: &[Definition] = &[FORMAT];
+
+const UPDATE: &[Definition] = &[text(
+    "resources",
+    "Read limits from this JSON file (an object like linux.resources; -: stdin)",
+)
+.short('r')
+.takes(Takes::TextOrDash)];
+
+const SPEC: &[Definition] = &[
+    path("bundle", "Directory to write config.json to").short('b').default("."),
+    flag("rootless", "With a user namespace, for use without root"),
+];
+
+const CONSOLE_SOCKET: Definition =
+    path("console-socket", "Send the terminal's master side to this Unix socket");
+
+const NO_SUBREAPER: Definition =
+    flag("no-subreaper", "Do not reap what the container leaves behind");
+
+const FORMAT: Definition = text("format", "table (the default) or json")
+    .short('f')
+    .takes(Takes::OneOf(&["table", "json"]))
+    .default("table");
+
+const PRESERVE_FDS: Definition =
+    flag("preserve-fds", "Also pass this many descriptors after stdin, stdout and stderr")
+        .takes(Takes::Count)
+        .default("0");
+
+/// Reads a command line, the program's name first.
+///
+/// # Errors
+/// What clap has to say of it: what is wrong, or the help that was asked for.
+pub fn read<'a>(arguments: impl Iterator<Item = &'a OsStr> + Clone) -> Result<Line, clap::Error> {
+    match plain::read(arguments.clone()) {
+        Some(line) => Ok(line),
+        None => read_by_clap(arguments.map(OsStr::to_owned).collect()),
+    }
+}
+
+/// Not inlined: a plain line does without its code.
+#[inline(never)]
+fn read_by_clap(arguments: Vec<OsString>) -> Result<Line, clap::Error> {
+    let arguments = go::with_help(arguments);
+    let command = command_for(&arguments);
+    let arguments = go::with_double_dashes(&command, arguments);
+    let found = command.try_get_matches_from(arguments)?;
+    let verb = found.subcommand().and_then(|(name, found)| {
+        let verb = VERBS.iter().find(|verb| verb.name == name)?;
+        let mut given = given(verb.options, found);
+        for argument in verb.behind.names() {
+            given.add_found(argument, false, found);
+        }
+        Some((verb.name, given))
+    });
+    Ok(Line { global: given(&[GLOBAL], &found), verb })
+}
+
+/// What clap has found of these options.
+fn given(options: &[&[Definition]], found: &ArgMatches) -> Given {
+    let mut given = Given::default();
+    for option in options.iter().flat_map(|some| some.iter()) {
+        given.add_found(option.name, option.takes == Takes::Nothing, found);
+    }
+    given
+}
+
+/// The whole command, as clap has it.
 pub fn command() -> Command {
     with_verbs(|_| true)
 }
 
 /// The command as far as `arguments` need it: with the verbs that are among them. Where
 /// none is, or help is asked for, it is whole.
-pub fn command_for(arguments: &[OsString]) -> Command {
+fn command_for(arguments: &[OsString]) -> Command {
     let given = |word: &str| arguments.iter().any(|argument| argument == word);
     let is_help = ["--help", "-help", "-h", "help", "h"].into_iter().any(given);
-    let is_whole = is_help || !VERBS.iter().any(|(name, ..)| given(name));
+    let is_whole = is_help || !VERBS.iter().any(|verb| given(verb.name));
     with_verbs(|name| is_whole || given(name))
 }
 
@@ -64,282 +285,12 @@ fn with_verbs(is_wanted: impl Fn(&str) -> bool) -> Command {
         .disable_help_subcommand(true)
         // As for Go programs: what is given twice is what it was given last.
         .args_override_self(true)
-        .arg(flag("version", "Print the version").short('v'))
-        .arg(path("root", "Directory for container state [default: /run/ferrun, or ferrun in $XDG_RUNTIME_DIR without root]"))
-        .arg(path("log", "Append warnings and errors to this file"))
-        .arg(text("log-format", "text (the default) or json").value_parser(["text", "json"]))
-        .arg(
-            // For programs that embed ferrun.
-            Arg::new("report").long("report").value_parser(value_parser!(i32)).hide(true),
-        )
-        .arg(flag("debug", "Also log each step and decision, to stderr if --log is not given"))
-        .arg(flag("systemd-cgroup", "Let systemd make the cgroups of containers (cgroup v2)"))
-        .arg(
-            text(
-                "cgroup-manager",
-                "How cgroups are managed: cgroupfs (the default), systemd, or disabled (no cgroups)",
-            )
-            .value_parser(["cgroupfs", "systemd", "disabled"]),
-        )
-        .arg(
-            // Not named like `spec --rootless`, which would be the same argument to clap.
-            Arg::new("global-rootless")
-                .long("rootless")
-                .value_name("BOOL")
-                .value_parser(["true", "false", "auto"])
-                .help("Run without cgroups if they are not accessible: true, false or auto (the default)"),
-        );
-    let wanted = VERBS.iter().filter(|(name, ..)| is_wanted(name));
-    wanted.fold(command, |command, (name, about, arguments)| {
-        command.subcommand(arguments(Command::new(*name).about(*about)))
-    })
-}
-
-fn one_id(command: Command) -> Command {
-    command.arg(id())
-}
-
-fn create(command: Command) -> Command {
-    creating(command).arg(id())
-}
-
-fn run(command: Command) -> Command {
-    creating(command)
-        .arg(flag("detach", "Return as soon as the program runs").short('d'))
-        .arg(flag("keep", "Do not delete the container when it has ended"))
-        .arg(flag("no-subreaper", "Do not reap what the container leaves behind"))
-        .arg(id())
-        .arg(
-            // Behind `--` alone: an option that was typed behind the ID is still one.
-            Arg::new("args")
-                .value_name("COMMAND")
-                .action(ArgAction::Append)
-                .num_args(1..)
-                .last(true)
-                .help("The program and its arguments, in place of process.args"),
-        )
-}
-
-fn creating(command: Command) -> Command {
-    command
-        .arg(path("bundle", "Directory of the bundle").short('b').default_value("."))
-        .arg(path("config", "Use this file instead of the bundle's config.json").short('f'))
-        .arg(path("console-socket", "Send the terminal's master side to this Unix socket"))
-        .arg(path("pidfd-socket", "Send a pidfd of the init process to this Unix socket"))
-        .arg(path("pid-file", "Write the pid of the init process to this file"))
-        .arg(flag("no-pivot", "Do not use pivot_root(2), for a root file system in an initramfs"))
-        .arg(flag("no-new-keyring", "Keep the caller's session keyring"))
-        .arg(preserve_fds())
-}
-
-fn checkpoint(command: Command) -> Command {
-    imaging(command)
-        .arg(path(
-            "parent-path",
-            "The image before, from the image's directory: only changes are written",
-        ))
-        .arg(flag("leave-running", "Do not delete the container, let it run on"))
-        .arg(flag("pre-dump", "Write memory alone, in advance, and let the container run on"))
-        .arg(flag("tcp-skip-in-flight", "Leave out TCP connections that are being made"))
-        .arg(flag("link-remap", "Give files that were deleted a name for the time of the image"))
-        .arg(text("page-server", "Send memory to the page server at ADDRESS:PORT"))
-        .arg(
-            Arg::new("status-fd")
-                .long("status-fd")
-                .value_name("FD")
-                .value_parser(value_parser!(i32))
-                .help("Write a zero byte to this descriptor when --lazy-pages has pages to give"),
-        )
-        .arg(id())
-}
-
-fn restore(command: Command) -> Command {
-    imaging(command)
-        .arg(path("bundle", "Directory of the bundle").short('b').default_value("."))
-        .arg(path("console-socket", "Send the terminal's master side to this Unix socket"))
-        .arg(path("pid-file", "Write the pid of the init process to this file"))
-        .arg(flag("detach", "Return as soon as the container runs").short('d'))
-        .arg(flag("no-subreaper", "Do not reap what the container leaves behind"))
-        .arg(flag("no-pivot", "Does nothing: how the root is entered is CRIU's"))
-        .arg(text("lsm-profile", "Restore under another profile, apparmor:NAME or selinux:LABEL"))
-        .arg(text("lsm-mount-context", "Restore mounts under another SELinux label"))
-        .arg(id())
-}
-
-/// What both ways of an image take.
-fn imaging(command: Command) -> Command {
-    command
-        .arg(path("image-path", "Directory of the image [default: checkpoint]"))
-        .arg(path("work-path", "Directory of CRIU's log [default: that of the image]"))
-        .arg(flag("tcp-established", "Take established TCP connections along"))
-        .arg(flag("ext-unix-sk", "Allow Unix sockets that lead out of the container"))
-        .arg(flag("shell-job", "Allow the terminal and the session to be the caller's"))
-        .arg(flag("file-locks", "Take locks of files along"))
-        .arg(flag("lazy-pages", "Bring memory when it is touched"))
-        .arg(flag("auto-dedup", "Free in images what later ones hold"))
-        .arg(
-            text("manage-cgroups-mode", "Which files of cgroups are restored [default: soft]")
-                .value_parser(["soft", "full", "strict", "ignore"]),
-        )
-        .arg(
-            text("empty-ns", "Leave out a namespace of this type, network; it always is")
-                .action(ArgAction::Append),
-        )
-}
-
-fn events(command: Command) -> Command {
-    command
-        .arg(text("interval", "Time between two prints, as in 500ms or 1m30s [default: 5s]"))
-        .arg(flag("stats", "Print resource usage once, and exit"))
-        .arg(id())
-}
-
-fn exec(command: Command) -> Command {
-    command
-        .arg(path("console-socket", "Send the terminal's master side to this Unix socket"))
-        .arg(path("pidfd-socket", "Send a pidfd of the process to this Unix socket"))
-        .arg(text("cwd", "Working directory [default: the container's]"))
-        .arg(
-            text("env", "Set a variable, NAME=VALUE; may be repeated")
-                .short('e')
-                .action(ArgAction::Append),
-        )
-        .arg(flag("tty", "Allocate a terminal").short('t'))
-        .arg(text("user", "User and group as numbers, UID[:GID]").short('u'))
-        .arg(
-            text("additional-gids", "Additional group, by number; may be repeated")
-                .short('g')
-                .value_delimiter(',')
-                .value_parser(|text: &str| parse_id(text).map_err(|error| message(&error)))
-                .action(ArgAction::Append),
-        )
-        .arg(path("process", "Read the process from this JSON file").short('p'))
-        .arg(flag("detach", "Return as soon as the process runs").short('d'))
-        .arg(path("pid-file", "Write the pid of the process to this file"))
-        .arg(text("process-label", "SELinux label of the process"))
-        .arg(text("apparmor", "AppArmor profile of the process"))
-        .arg(flag("no-new-privs", "Keep the process from gaining privileges (no_new_privs)"))
-        .arg(
-            text("cap", "Add a capability, as in CAP_NET_ADMIN; may be repeated")
-                .short('c')
-                .action(ArgAction::Append),
-        )
-        .arg(preserve_fds())
-        .arg(
-            text("cgroup", "Run in a cgroup below the container's, [CONTROLLER[,...]:]PATH")
-                .action(ArgAction::Append),
-        )
-        .arg(flag(
-            "ignore-paused",
-            "If the container is paused, wait up to 10 s until it is resumed",
-        ))
-        .arg(id())
-        .arg(
-            Arg::new("args")
-                .value_name("COMMAND")
-                .action(ArgAction::Append)
-                .num_args(0..)
-                .trailing_var_arg(true)
-                .allow_hyphen_values(true)
-                .help("The program and its arguments"),
-        )
-}
-
-fn kill(command: Command) -> Command {
-    command
-        .arg(flag("all", "Send it to every process of the container").short('a').hide(true))
-        .arg(id())
-        .arg(
-            Arg::new("signal")
-                .value_name("SIGNAL")
-                .default_value("SIGTERM")
-                .help("Name or number of the signal"),
-        )
-}
-
-fn delete(command: Command) -> Command {
-    command
-        .arg(
-            flag("force", "Kill the container first if it runs; no error if it does not exist")
-                .short('f'),
-        )
-        .arg(id())
-}
-
-fn list(command: Command) -> Command {
-    command.arg(format()).arg(flag("quiet", "Print only IDs").short('q'))
-}
-
-fn ps(command: Command) -> Command {
-    command.arg(format()).arg(id()).arg(
-        Arg::new("args")
-            .value_name("PS-OPTIONS")
-            .action(ArgAction::Append)
-            .num_args(0..)
-            .trailing_var_arg(true)
-            .allow_hyphen_values(true)
-            .help("Options for ps(1) [default: -ef]"),
-    )
-}
-
-fn update_limits(command: Command) -> Command {
-    let command = command.arg(
-        text(
-            "resources",
-            "Read limits from this JSON file (an object like linux.resources; -: stdin)",
-        )
-        .short('r')
-        .allow_hyphen_values(true),
-    );
-    update::options()
-        .fold(command, |command, (name, help)| {
-            // An empty value leaves the limit as it is.
-            let option = text(name, help).value_parser(value_parser!(String));
-            command.arg(option.allow_hyphen_values(true))
-        })
-        .arg(id())
-}
-
-fn spec(command: Command) -> Command {
-    command
-        .arg(path("bundle", "Directory to write config.json to").short('b').default_value("."))
-        .arg(flag("rootless", "With a user namespace, for use without root"))
-}
-
-fn id() -> Arg {
-    Arg::new("id").value_name("ID").required(true).help("The container's ID")
-}
-
-fn format() -> Arg {
-    text("format", "table (the default) or json")
-        .short('f')
-        .value_parser(["table", "json"])
-        .default_value("table")
-}
-
-fn preserve_fds() -> Arg {
-    Arg::new("preserve-fds")
-        .long("preserve-fds")
-        .value_name("N")
-        .value_parser(value_parser!(u32).range(..=i64::from(MOST_DESCRIPTORS)))
-        .default_value("0")
-        .help("Also pass this many descriptors after stdin, stdout and stderr")
-}
-
-fn flag(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
-}
-
-fn path(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).value_name("PATH").value_parser(value_parser!(PathBuf)).help(help)
-}
-
-fn text(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name)
-        .long(name)
-        .value_name("VALUE")
-        .value_parser(NonEmptyStringValueParser::new())
-        .help(help)
+        .args(GLOBAL.iter().map(Definition::for_clap));
+    command.subcommands(VERBS.iter().filter(|verb| is_wanted(verb.name)).map(|verb| {
+        let options = verb.options.iter().flat_map(|some| some.iter());
+        let command = Command::new(verb.name).about(verb.about);
+        verb.behind.for_clap(command.args(options.map(Definition::for_clap)))
+    }))
 }
 
 /// What clap says, as one line: the first paragraph, without its tips, and the usage where an
@@ -359,37 +310,9 @@ pub fn reason(said: &str) -> String {
     }
 }
 
-/// The value of an option that holds a path.
-pub fn path_of(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
-    matches.get_one::<PathBuf>(name).cloned()
-}
-
-/// The value of an option that holds a text.
-pub fn text_of(matches: &ArgMatches, name: &str) -> Option<String> {
-    matches.get_one::<String>(name).cloned()
-}
-
-/// The values of an option that may be repeated, or of the last argument.
-pub fn texts_of(matches: &ArgMatches, name: &str) -> Vec<String> {
-    matches.get_many::<String>(name).into_iter().flatten().cloned().collect()
-}
-
-/// The ID, which every verb but a few requires.
-pub fn id_of(matches: &ArgMatches) -> &str {
-    matches.get_one::<String>("id").map_or("", String::as_str)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(line: &str) -> ArgMatches {
-        let arguments: Vec<_> = line.split_whitespace().map(OsString::from).collect();
-        let command = command_for(&arguments);
-        command
-            .try_get_matches_from(go::with_double_dashes(&command_for(&arguments), arguments))
-            .unwrap()
-    }
 
     #[test]
     fn every_verb_can_be_parsed() {
@@ -416,7 +339,8 @@ mod tests {
             "ferrun start c",
             "ferrun state c",
         ] {
-            parse(line);
+            let words = line.split_whitespace().map(OsStr::new);
+            assert!(read(words).unwrap().verb.is_some(), "{line}");
         }
         command().debug_assert();
     }

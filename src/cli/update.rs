@@ -1,5 +1,7 @@
 //! The options of `update`, one for each limit.
 
+use super::definition::{Definition, Takes, flag};
+
 /// An option: its name, the property that it sets, and its help.
 type Limit = (&'static str, &'static [&'static str], &'static str);
 
@@ -53,8 +55,25 @@ const CLASS_HELP: [&str; 2] = [
     "Memory bandwidth of the class of service, as in MB:0=50;1=70 (Intel RDT)",
 ];
 
-/// The names of the options, for the command line, and their help.
-pub fn options() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let of_cgroup = NUMBERS.iter().chain(&TEXTS).map(|(name, _, help)| (*name, *help));
-    of_cgroup.chain(CLASS.into_iter().zip(CLASS_HELP))
+/// The options, for the command line.
+pub const OPTIONS: [Definition; NUMBERS.len() + TEXTS.len() + CLASS.len()] = {
+    let mut options = [limit("", ""); NUMBERS.len() + TEXTS.len() + CLASS.len()];
+    let mut next = 0;
+    while next < options.len() {
+        let text = next.saturating_sub(NUMBERS.len());
+        let class = text.saturating_sub(TEXTS.len());
+        options[next] = if next < NUMBERS.len() {
+            limit(NUMBERS[next].0, NUMBERS[next].2)
+        } else if text < TEXTS.len() {
+            limit(TEXTS[text].0, TEXTS[text].2)
+        } else {
+            limit(CLASS[class], CLASS_HELP[class])
+        };
+        next += 1;
+    }
+    options
+};
+
+const fn limit(name: &'static str, help: &'static str) -> Definition {
+    flag(name, help).takes(Takes::Limit)
 }

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use clap::ArgMatches;
 
 use super::Global;
 use crate::checkpoint::{CheckpointOptions, checkpoint};
-use crate::cli::{id_of, path_of, text_of, texts_of};
+use crate::cli::Given;
 use crate::plan::checkpoint::dump::{Typed, page_server};
 use crate::plan::checkpoint::image::parent_path;
 use crate::plan::checkpoint::{CgroupsMode, Flags, check_empty_namespace};
@@ -16,27 +15,26 @@ use crate::plan::checkpoint::{CgroupsMode, Flags, check_empty_namespace};
 pub const IMAGE: &str = "checkpoint";
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
+pub fn run(given: &Given, global: &Global) -> Result<()> {
     let options = CheckpointOptions {
-        image: path_of(matches, "image-path").unwrap_or_else(|| IMAGE.into()),
-        work: path_of(matches, "work-path").filter(|path| is_named(path)),
+        image: given.path("image-path").unwrap_or_else(|| IMAGE.into()),
+        work: given.path("work-path").filter(|path| is_named(path)),
         typed: Typed {
-            flags: flags(matches)?,
-            leave_running: matches.get_flag("leave-running"),
-            pre_dump: matches.get_flag("pre-dump"),
-            parent: path_of(matches, "parent-path")
+            flags: flags(given)?,
+            leave_running: given.has("leave-running"),
+            pre_dump: given.has("pre-dump"),
+            parent: given
+                .path("parent-path")
                 .filter(|path| is_named(path))
                 .map(parent_path)
                 .transpose()?,
-            tcp_skip_in_flight: matches.get_flag("tcp-skip-in-flight"),
-            link_remap: matches.get_flag("link-remap"),
-            page_server: text_of(matches, "page-server")
-                .map(|text| page_server(&text))
-                .transpose()?,
-            status: matches.get_one("status-fd").copied().filter(|number| *number != -1),
+            tcp_skip_in_flight: given.has("tcp-skip-in-flight"),
+            link_remap: given.has("link-remap"),
+            page_server: given.text("page-server").map(page_server).transpose()?,
+            status: given.number("status-fd").filter(|number| *number != -1),
         },
     };
-    let container = global.store.load(id_of(matches))?;
+    let container = global.store.load(given.id())?;
     checkpoint(&container, &options)
 }
 
@@ -46,17 +44,15 @@ pub fn is_named(path: &Path) -> bool {
 }
 
 /// The options that `restore` takes too.
-pub fn flags(matches: &ArgMatches) -> Result<Flags> {
-    texts_of(matches, "empty-ns").iter().try_for_each(|name| check_empty_namespace(name))?;
+pub fn flags(given: &Given) -> Result<Flags> {
+    given.texts("empty-ns").iter().try_for_each(|name| check_empty_namespace(name))?;
     Ok(Flags {
-        tcp_established: matches.get_flag("tcp-established"),
-        ext_unix_sk: matches.get_flag("ext-unix-sk"),
-        shell_job: matches.get_flag("shell-job"),
-        file_locks: matches.get_flag("file-locks"),
-        auto_dedup: matches.get_flag("auto-dedup"),
-        lazy_pages: matches.get_flag("lazy-pages"),
-        cgroups_mode: text_of(matches, "manage-cgroups-mode")
-            .map(|mode| CgroupsMode::parse(&mode))
-            .transpose()?,
+        tcp_established: given.has("tcp-established"),
+        ext_unix_sk: given.has("ext-unix-sk"),
+        shell_job: given.has("shell-job"),
+        file_locks: given.has("file-locks"),
+        auto_dedup: given.has("auto-dedup"),
+        lazy_pages: given.has("lazy-pages"),
+        cgroups_mode: given.text("manage-cgroups-mode").map(CgroupsMode::parse).transpose()?,
     })
 }

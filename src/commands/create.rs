@@ -1,17 +1,16 @@
 //! `create`: everything but the program.
 
 use anyhow::Result;
-use clap::ArgMatches;
 
 use super::{Global, hand_over_terminal, handover, service_manager, streams};
-use crate::cli::{MOST_DESCRIPTORS, id_of, path_of};
+use crate::cli::{Given, MOST_DESCRIPTORS};
 use crate::create::{self, CreateOptions};
 use crate::plan::request::Streams;
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let options = options(matches, global, false);
-    let created = create::create(&global.store, id_of(matches), &options)?;
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let options = options(given, global, false);
+    let created = create::create(&global.store, given.id(), &options)?;
     hand_over_terminal(global, created.master)
 }
 
@@ -26,18 +25,18 @@ fn listening() -> u32 {
 
 /// The options that `create` and `run` share. `in_foreground`: the caller stays until the
 /// program ends.
-pub fn options(matches: &ArgMatches, global: &Global, in_foreground: bool) -> CreateOptions {
+pub fn options(given: &Given, global: &Global, in_foreground: bool) -> CreateOptions {
     CreateOptions {
-        bundle: path_of(matches, "bundle").unwrap_or_else(|| ".".into()),
-        config: path_of(matches, "config"),
+        bundle: given.path("bundle").unwrap_or_else(|| ".".into()),
+        config: given.path("config"),
         args: Vec::new(),
         cgroups: global.cgroups,
         buses: global.buses.clone(),
-        streams: Streams { listening: listening(), ..streams(matches, global, in_foreground) },
-        keeps_keyring: matches.get_flag("no-new-keyring"),
-        no_pivot: matches.get_flag("no-pivot"),
+        streams: Streams { listening: listening(), ..streams(given, global, in_foreground) },
+        keeps_keyring: given.has("no-new-keyring"),
+        no_pivot: given.has("no-pivot"),
         notifies: service_manager().is_some(),
-        handover: handover(matches, global),
+        handover: handover(given, global),
         stays: false,
         alone: global.alone,
     }

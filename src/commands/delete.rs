@@ -1,10 +1,9 @@
 //! `delete`: what `create` made, and the ID.
 
 use anyhow::Result;
-use clap::ArgMatches;
 
 use super::Global;
-use crate::cli::id_of;
+use crate::cli::Given;
 use crate::destroy;
 
 /// The switch for the rule of the spec that no caller can live with: `delete` of a
@@ -12,9 +11,9 @@ use crate::destroy;
 const STRICT: &str = "FERRUN_STRICT_SPEC";
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let id = id_of(matches);
-    let force = matches.get_flag("force");
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let id = given.id();
+    let force = given.has("force");
     let is_strict = std::env::var_os(STRICT).is_some_and(|value| value == "1");
     destroy::delete(&global.store, id, force, is_strict, (global.cgroups, &global.buses))
 }

@@ -4,14 +4,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use clap::ArgMatches;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
 use super::{Global, print, while_allowed};
 use crate::cgroups::OomWatch;
-use crate::cli::{id_of, text_of};
+use crate::cli::Given;
 use crate::error::Kind;
 use crate::store::{Container, Operation};
 
@@ -25,12 +24,12 @@ struct Event<'a, T: Serialize> {
 }
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let interval = text_of(matches, "interval").unwrap_or_else(|| "5s".into());
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let interval = given.text("interval").unwrap_or("5s");
     let interval =
-        duration(&interval).with_context(|| format!("--interval: {interval:?}: not a duration"))?;
-    let container = global.store.load(id_of(matches))?;
-    while_allowed(global, &container, Operation::Events, || match matches.get_flag("stats") {
+        duration(interval).with_context(|| format!("--interval: {interval:?}: not a duration"))?;
+    let container = global.store.load(given.id())?;
+    while_allowed(global, &container, Operation::Events, || match given.has("stats") {
         true => print_stats(&container),
         false => watch(&container, interval),
     })

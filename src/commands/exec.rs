@@ -1,32 +1,32 @@
 //! `exec`: another process in a container.
 
 use anyhow::{Context as _, Result, bail};
-use clap::ArgMatches;
 
 use super::{Global, hand_over_terminal, handover, streams, unless_forbidden_now};
 use crate::cgroups;
-use crate::cli::{id_of, path_of, text_of, texts_of};
+use crate::cli::Given;
 use crate::exec::{self, ExecOptions};
 use crate::foreground::Watch;
 use crate::plan::exec::Typed;
+use crate::plan::numbers::parse_id;
 use crate::store::{Operation, Status};
 
 /// Runs the verb. The exit code is the program's, unless detached.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
-    let in_foreground = !matches.get_flag("detach");
+pub fn run(given: &Given, global: &Global) -> Result<i32> {
+    let in_foreground = !given.has("detach");
     let options = ExecOptions {
-        process: path_of(matches, "process"),
-        typed: typed(matches),
-        cgroups: texts_of(matches, "cgroup"),
-        streams: streams(matches, global, in_foreground),
-        handover: handover(matches, global),
+        process: given.path("process"),
+        typed: typed(given),
+        cgroups: given.texts("cgroup"),
+        streams: streams(given, global, in_foreground),
+        handover: handover(given, global),
         alone: global.alone,
     };
     if options.process.is_none() && options.typed.args.is_empty() {
         bail!("exec: neither a program nor --process is given");
     }
-    let container = global.store.load(id_of(matches))?;
-    if matches.get_flag("ignore-paused") && container.status()? == Status::Paused {
+    let container = global.store.load(given.id())?;
+    if given.has("ignore-paused") && container.status()? == Status::Paused {
         // A process that joined now would stand still before it had said anything.
         cgroups::wait_until_thawed(&container.record.group)
             .context("--ignore-paused: the process runs when the container is resumed")?;
@@ -42,18 +42,19 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
 }
 
 /// The process by the command line.
-fn typed(matches: &ArgMatches) -> Typed {
-    let additional_gids = matches.get_many("additional-gids").into_iter().flatten().copied();
+fn typed(given: &Given) -> Typed {
+    let text = |name| given.text(name).map(str::to_owned);
+    let gids = given.texts("additional-gids");
     Typed {
-        args: texts_of(matches, "args"),
-        cwd: text_of(matches, "cwd"),
-        env: texts_of(matches, "env"),
-        tty: matches.get_flag("tty"),
-        user: text_of(matches, "user"),
-        additional_gids: additional_gids.collect(),
-        capabilities: texts_of(matches, "cap"),
-        no_new_privileges: matches.get_flag("no-new-privs"),
-        apparmor: text_of(matches, "apparmor"),
-        label: text_of(matches, "process-label"),
+        args: given.texts("args"),
+        cwd: text("cwd"),
+        env: given.texts("env"),
+        tty: given.has("tty"),
+        user: text("user"),
+        additional_gids: gids.iter().filter_map(|gid| parse_id(gid).ok()).collect(),
+        capabilities: given.texts("cap"),
+        no_new_privileges: given.has("no-new-privs"),
+        apparmor: text("apparmor"),
+        label: text("process-label"),
     }
 }

@@ -3,18 +3,17 @@
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ArgMatches;
 use nix::sys::signal::Signal;
 
 use super::Global;
-use crate::cli::{id_of, text_of};
+use crate::cli::Given;
 use crate::signal;
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let number = signal_number(&text_of(matches, "signal").unwrap_or_else(|| "SIGTERM".into()))?;
-    let container = global.store.load(id_of(matches))?;
-    match matches.get_flag("all") {
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let number = signal_number(given.text("signal").unwrap_or("SIGTERM"))?;
+    let container = global.store.load(given.id())?;
+    match given.has("all") {
         true => signal::send_to_all(&container, number),
         false => signal::send(&container, number),
     }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use clap::ArgMatches;
 
 use super::{Global, print, user_name};
+use crate::cli::Given;
 use crate::error::{errno, message};
 use crate::log;
 use crate::store::StateJson;
 use crate::text::printable;
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
+pub fn run(given: &Given, global: &Global) -> Result<()> {
     let containers = match global.store.list() {
         // The default place comes into being with the first container.
         Err(error)
@@ -24,7 +24,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
         }
         containers => containers?,
     };
-    if matches.get_flag("quiet") {
+    if given.has("quiet") {
         let ids: String = containers.iter().map(|c| format!("{}\n", c.record.id)).collect();
         return print(ids.as_bytes());
     }
@@ -43,7 +43,7 @@ pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
                 .ok()
         })
         .collect::<Vec<_>>();
-    if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
+    if given.text("format") == Some("json") {
         // runc prints null for an empty list, and callers know it.
         let mut text = match states.is_empty() {
             true => b"null".to_vec(),

@@ -26,14 +26,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ArgMatches;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use crate::cgroups::systemd::Buses;
-use crate::cli::path_of;
+use crate::cli::Given;
 use crate::error::errno;
 use crate::handover::Handover;
 use crate::handover::report::Reporter;
@@ -62,26 +61,22 @@ pub struct Global {
 
 impl Global {
     /// The settings of a command line.
-    pub fn new(
-        matches: &ArgMatches,
-        reporter: Option<Arc<Reporter>>,
-        alone: OneThread,
-    ) -> Result<Self> {
-        let manager = matches.get_one::<String>("cgroup-manager").map(String::as_str);
+    pub fn new(given: &Given, reporter: Option<Arc<Reporter>>, alone: OneThread) -> Result<Self> {
+        let manager = given.text("cgroup-manager");
         let maker = match manager {
             Some("disabled") => CgroupMaker::Nobody,
             Some("systemd") => CgroupMaker::Systemd,
-            None if matches.get_flag("systemd-cgroup") => CgroupMaker::Systemd,
+            None if given.has("systemd-cgroup") => CgroupMaker::Systemd,
             _ => CgroupMaker::Runtime,
         };
-        let given = path_of(matches, "root");
-        let rootless = match matches.get_one::<String>("global-rootless").map(String::as_str) {
+        let root = given.path("root");
+        let rootless = match given.text("global-rootless") {
             Some("true") => Some(true),
             Some("false") => Some(false),
             _ => None,
         };
-        let root_given = given.is_some();
-        let store = match given {
+        let root_given = root.is_some();
+        let store = match root {
             Some(root) => Store::below(&root)?,
             None => Store::new(default_root()),
         };
@@ -124,15 +119,15 @@ fn service_manager() -> Option<OsString> {
 }
 
 /// What is said of the descriptors of a program. `in_foreground`: the caller stays until it ends.
-fn streams(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Streams {
-    let console = console(matches, global, in_foreground);
-    let preserved = matches.get_one("preserve-fds").copied().unwrap_or(0);
+fn streams(given: &Given, global: &Global, in_foreground: bool) -> Streams {
+    let console = console(given, global, in_foreground);
+    let preserved = given.number("preserve-fds").unwrap_or(0);
     Streams { console, preserved, ..Streams::default() }
 }
 
 /// Who serves the terminal of a program.
-fn console(matches: &ArgMatches, global: &Global, in_foreground: bool) -> Console {
-    match path_of(matches, "console-socket") {
+fn console(given: &Given, global: &Global, in_foreground: bool) -> Console {
+    match given.path("console-socket") {
         Some(path) => Console::Socket(path),
         None if in_foreground => Console::Caller,
         None if global.reporter.is_some() => Console::Embedder,
@@ -149,11 +144,11 @@ fn hand_over_terminal(global: &Global, master: Option<OwnedFd>) -> Result<()> {
 }
 
 /// Who is told of the process that was made.
-fn handover(matches: &ArgMatches, global: &Global) -> Handover {
+fn handover(given: &Given, global: &Global) -> Handover {
     Handover {
         reporter: global.reporter.clone(),
-        pidfd_socket: path_of(matches, "pidfd-socket"),
-        pid_file: path_of(matches, "pid-file"),
+        pidfd_socket: given.path("pidfd-socket"),
+        pid_file: given.path("pid-file"),
     }
 }
 
@@ -172,8 +167,8 @@ fn default_root() -> PathBuf {
 }
 
 /// Runs a verb. Returns the exit code.
-pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
-    let ran = run_verb(verb, matches, global).map_err(|error| match errno(&error) {
+pub fn dispatch(verb: &str, given: &Given, global: &Global) -> Result<i32> {
+    let ran = run_verb(verb, given, global).map_err(|error| match errno(&error) {
         Some(libc::EACCES | libc::ENOENT) if global.has_no_place() => {
             error.context("neither --root nor XDG_RUNTIME_DIR says where containers are remembered")
         }
@@ -185,25 +180,25 @@ pub fn dispatch(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32
     ran
 }
 
-fn run_verb(verb: &str, matches: &ArgMatches, global: &Global) -> Result<i32> {
+fn run_verb(verb: &str, given: &Given, global: &Global) -> Result<i32> {
     match verb {
-        "checkpoint" => checkpoint::run(matches, global).map(|()| 0),
-        "create" => create::run(matches, global).map(|()| 0),
-        "delete" => delete::run(matches, global).map(|()| 0),
-        "events" => events::run(matches, global).map(|()| 0),
-        "exec" => exec::run(matches, global),
+        "checkpoint" => checkpoint::run(given, global).map(|()| 0),
+        "create" => create::run(given, global).map(|()| 0),
+        "delete" => delete::run(given, global).map(|()| 0),
+        "events" => events::run(given, global).map(|()| 0),
+        "exec" => exec::run(given, global),
         "features" => features::run().map(|()| 0),
-        "kill" => kill::run(matches, global).map(|()| 0),
-        "list" => list::run(matches, global).map(|()| 0),
-        "pause" => pause::run(matches, global).map(|()| 0),
-        "ps" => ps::run(matches, global).map(|()| 0),
-        "restore" => restore::run(matches, global),
-        "resume" => resume::run(matches, global).map(|()| 0),
-        "run" => run::run(matches, global),
-        "spec" => spec::run(matches).map(|()| 0),
-        "start" => start::run(matches, global).map(|()| 0),
-        "state" => state::run(matches, global).map(|()| 0),
-        "update" => update::run(matches, global).map(|()| 0),
+        "kill" => kill::run(given, global).map(|()| 0),
+        "list" => list::run(given, global).map(|()| 0),
+        "pause" => pause::run(given, global).map(|()| 0),
+        "ps" => ps::run(given, global).map(|()| 0),
+        "restore" => restore::run(given, global),
+        "resume" => resume::run(given, global).map(|()| 0),
+        "run" => run::run(given, global),
+        "spec" => spec::run(given).map(|()| 0),
+        "start" => start::run(given, global).map(|()| 0),
+        "state" => state::run(given, global).map(|()| 0),
+        "update" => update::run(given, global).map(|()| 0),
         other => bail!("{other:?}: unknown command"),
     }
 }

@@ -1,15 +1,14 @@
 //! `pause`: freeze every process of a container.
 
 use anyhow::Result;
-use clap::ArgMatches;
 
 use super::{Global, while_allowed};
 use crate::cgroups;
-use crate::cli::id_of;
+use crate::cli::Given;
 use crate::store::Operation;
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let container = global.store.load(id_of(matches))?;
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let container = global.store.load(given.id())?;
     while_allowed(global, &container, Operation::Pause, || cgroups::freeze(&container.record.group))
 }

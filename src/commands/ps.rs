@@ -4,24 +4,23 @@ use std::io::ErrorKind;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ArgMatches;
 use procfs::process::Process;
 
 use super::{Global, print, user_name, while_allowed};
-use crate::cli::id_of;
+use crate::cli::Given;
 use crate::store::Operation;
 use crate::text::printable;
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let container = global.store.load(id_of(matches))?;
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let container = global.store.load(given.id())?;
     let pids = while_allowed(global, &container, Operation::Ps, || container.processes())?;
-    if matches.get_one::<String>("format").is_some_and(|format| format == "json") {
+    if given.text("format") == Some("json") {
         let mut text = serde_json::to_vec(&pids)?;
         text.push(b'\n');
         return print(&text);
     }
-    let options: Vec<&String> = matches.get_many("args").into_iter().flatten().collect();
+    let options = given.texts("args");
     let mut command = Command::new("ps");
     if options.is_empty() {
         command.arg("-ef");

@@ -1,23 +1,22 @@
 //! `run`: create and start, and unless detached wait for the end and delete.
 
 use anyhow::{Context as _, Result};
-use clap::ArgMatches;
 
 use super::{Global, create::options, service_manager};
-use crate::cli::{id_of, texts_of};
+use crate::cli::Given;
 use crate::create::{self, CreateOptions};
 use crate::foreground::Watch;
 use crate::handover::sd_notify::Relay;
 use crate::{destroy, start};
 
 /// Runs the verb. The exit code is the program's, unless detached.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<i32> {
-    let detach = matches.get_flag("detach");
-    let keep = matches.get_flag("keep");
-    let args = texts_of(matches, "args");
-    let options = CreateOptions { args, stays: true, ..options(matches, global, !detach) };
-    let watch = if detach { None } else { Some(Watch::new(!matches.get_flag("no-subreaper"))?) };
-    let mut created = create::create(&global.store, id_of(matches), &options)?;
+pub fn run(given: &Given, global: &Global) -> Result<i32> {
+    let detach = given.has("detach");
+    let keep = given.has("keep");
+    let args = given.texts("args");
+    let options = CreateOptions { args, stays: true, ..options(given, global, !detach) };
+    let watch = if detach { None } else { Some(Watch::new(!given.has("no-subreaper"))?) };
+    let mut created = create::create(&global.store, given.id(), &options)?;
     let relay = match Relay::listen(&created.container, service_manager().as_deref()) {
         Ok(relay) => relay,
         Err(error) => {

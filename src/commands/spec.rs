@@ -5,19 +5,18 @@ use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ArgMatches;
 use serde_json::{Value, json};
 
 use crate::bundle::OCI_VERSION;
-use crate::cli::path_of;
+use crate::cli::Given;
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches) -> Result<()> {
-    let directory = path_of(matches, "bundle").unwrap_or_else(|| ".".into());
+pub fn run(given: &Given) -> Result<()> {
+    let directory = given.path("bundle").unwrap_or_else(|| ".".into());
     let path = directory.join("config.json");
     let cgroup2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let rootless = matches.get_flag("rootless").then_some(ids);
+    let rootless = given.has("rootless").then_some(ids);
     let mut text = serde_json::to_string_pretty(&config(rootless, cgroup2))?;
     text = text.lines().map(tabs).collect::<Vec<_>>().join("\n") + "\n";
     // What is there, a link too, is left alone.

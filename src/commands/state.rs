@@ -1,13 +1,12 @@
 //! `state`: what is known of a container, as JSON.
 
 use anyhow::Result;
-use clap::ArgMatches;
 
 use super::{Global, print_json};
-use crate::cli::id_of;
+use crate::cli::Given;
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let container = global.store.load(id_of(matches))?;
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let container = global.store.load(given.id())?;
     print_json(&container.state(String::new())?, "  ")
 }

@@ -4,13 +4,12 @@
 //! alone: engines send it along and mean nothing by it.
 
 use anyhow::{Context as _, Result, bail};
-use clap::ArgMatches;
 use serde_json::{Map, Value, json};
 
 use super::{Global, while_allowed};
 use crate::bundle;
-use crate::cli::update::{CLASS, NUMBERS, TEXTS, options};
-use crate::cli::{id_of, text_of};
+use crate::cli::Given;
+use crate::cli::update::{CLASS, NUMBERS, OPTIONS, TEXTS};
 use crate::plan::intel_rdt::Lines;
 use crate::store::Operation;
 use crate::update;
@@ -19,17 +18,15 @@ use crate::update;
 const ZEROS: [&[&str]; 2] = [&["cpu", "burst"], &["cpu", "idle"]];
 
 /// Runs the verb.
-pub fn run(matches: &ArgMatches, global: &Global) -> Result<()> {
-    let container = global.store.load(id_of(matches))?;
-    let [cache, bandwidth] =
-        CLASS.map(|name| text_of(matches, name).filter(|text| !text.is_empty()));
-    let class = Lines::of_update(cache.as_deref(), bandwidth.as_deref())?;
-    let request = match text_of(matches, "resources") {
-        Some(path) => read_resources(&path)?,
-        None => from_options(matches)?,
+pub fn run(given: &Given, global: &Global) -> Result<()> {
+    let container = global.store.load(given.id())?;
+    let [cache, bandwidth] = CLASS.map(|name| given.text(name).filter(|text| !text.is_empty()));
+    let class = Lines::of_update(cache, bandwidth)?;
+    let request = match given.text("resources") {
+        Some(path) => read_resources(path)?,
+        None => from_options(given)?,
     };
-    let is_given = |(name, _): (&str, _)| matches.contains_id(name);
-    if !matches.contains_id("resources") && !options().any(is_given) {
+    if !given.has("resources") && !OPTIONS.iter().any(|limit| given.has(limit.name)) {
         bail!("update: no resource is given");
     }
     while_allowed(global, &container, Operation::Update, || {
@@ -98,13 +95,13 @@ fn drop_empty(value: &mut Value) {
     }
 }
 
-fn from_options(matches: &ArgMatches) -> Result<Value> {
+fn from_options(given: &Given) -> Result<Value> {
     let mut request = json!({});
-    let given = |name| text_of(matches, name).filter(|text| !text.is_empty());
+    let given = |name| given.text(name).filter(|text| !text.is_empty());
     for (name, place, _) in NUMBERS {
         if let Some(text) = given(name) {
             let number =
-                bytes(&text).with_context(|| format!("--{name}: {text:?}: not a number"))?;
+                bytes(text).with_context(|| format!("--{name}: {text:?}: not a number"))?;
             update::put(&mut request, place, number.into());
         }
     }

@@ -67,7 +67,7 @@ impl Arguments {
     }
 
     /// Each of them, the program's name first.
-    pub fn iter(self) -> impl Iterator<Item = &'static OsStr> {
+    pub fn iter(self) -> impl Iterator<Item = &'static OsStr> + Clone {
         let mut next = self.0;
         std::iter::from_fn(move || {
             // SAFETY: `next` does not go beyond the null that ends the pointers, which are
