@@ -56,7 +56,9 @@ const NEWER: [(&str, u16); 13] = [
 ];
 
 /// Newer calls of some architectures only.
-const NEWER_ON_SOME: [(&str, &str, u16); 5] = [
+const NEWER_ON_SOME: [(&str, &str, u16); 6] = [
+    // libseccomp 2.5.4 has it for the others.
+    ("map_shadow_stack", "x32", 453),
     ("uretprobe", "x86_64", 335),
     ("uretprobe", "x32", 335),
     ("uprobe", "x86_64", 336),

@@ -363,6 +363,7 @@ mod tests {
             (Arch::X32, "uretprobe", Some(X32_BIT + 335)),
             (Arch::X86, "uretprobe", None),
             (Arch::X32, "uprobe", Some(X32_BIT + 336)),
+            (Arch::X32, "map_shadow_stack", Some(X32_BIT + 453)),
             (Arch::Aarch64, "open", None),
             (Arch::X86_64, "no_such_call", None),
         ] {

@@ -237,12 +237,24 @@ fn compare(
     Some(tried)
 }
 
-/// `profile` without the names that libseccomp does not know.
+/// Those that the engines' profiles are compared on.
+const COMPARED: [Arch; 4] = [Arch::X86_64, Arch::X86, Arch::X32, Arch::Arm];
+
+/// `profile` without the names that libseccomp does not know, on some architecture or on all.
 fn known_to_libseccomp(json: &str) -> LinuxSeccomp {
     let mut profile: serde_json::Value = serde_json::from_str(json).unwrap();
     for rule in profile["syscalls"].as_array_mut().unwrap() {
         let names = rule["names"].as_array_mut().unwrap();
-        names.retain(|name| ScmpSyscall::from_name(name.as_str().unwrap()).is_ok());
+        names.retain(|name| {
+            let name = name.as_str().unwrap();
+            let lacks = |arch: &Arch| {
+                let number = ScmpSyscall::from_name_by_arch(name, scmp_arch(*arch));
+                // What it makes up for a call that is not there; those of -101 to -224 are there,
+                // behind socketcall and ipc.
+                arch.syscall(name).is_some() && number.is_ok_and(|number| i32::from(number) < -1000)
+            };
+            ScmpSyscall::from_name(name).is_ok() && !COMPARED.iter().any(lacks)
+        });
     }
     serde_json::from_value(profile).unwrap()
 }
@@ -270,12 +282,7 @@ fn the_profiles_of_the_engines_mean_what_they_mean_to_libseccomp() {
         include_str!("data/podman-4.3.json"),
     ] {
         let profile = known_to_libseccomp(json);
-        let tried = compare(
-            &profile,
-            Arch::X86_64,
-            &[Arch::X86_64, Arch::X86, Arch::X32, Arch::Arm],
-            &mut random,
-        );
+        let tried = compare(&profile, Arch::X86_64, &COMPARED, &mut random);
         assert!(tried.expect("libseccomp takes it") > 2000);
     }
 }
