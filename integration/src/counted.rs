@@ -22,6 +22,9 @@ pub fn is_as_when_counted(bed: &Bed) -> Result<(), &'static str> {
     let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     match () {
         () if bed.view == View::Hybrid => Err("the same as with version 1 alone"),
+        () if bed.view == View::V2 && !bed.has_controller("hugetlb") => {
+            Err("it was counted where groups of version 2 can have a controller")
+        }
         () if cfg!(not(target_arch = "x86_64")) => Err("it was counted on x86_64"),
         () if release < (6, 15) => Err("it was counted on Linux 6.18; older ones take other calls"),
         () if modules.contains("apparmor") || modules.contains("selinux") => Err(
