@@ -2,10 +2,11 @@
 """Types README's two commands on fresh machines: roots of Debian 12 and 13 with git, make and
 certificates in them, and nothing else.
 
-    fresh.py [12 | 13] [STEP ...]
+    fresh.py [--keep] [12 | 13] [STEP ...]
 
 Without a STEP all of STEPS below are made, in their order: what an earlier one has installed
-is there for the next. Each root is that of mmdebstrap with a layer above, in mount, pid, uts
+is there for the next. With --keep a machine on which a step failed stays until it is killed as
+is said then, and a command can be typed there again. Each root is that of mmdebstrap with a layer above, in mount, pid, uts
 and cgroup namespaces of its own, as a container has it: the group of the root has no other
 group below it that it could share its controllers with. The clone lies below /root, which is
 closed to others. Of this machine it has the kernel, the network, the way to its mirrors and
@@ -84,23 +85,27 @@ while :; do wait; done
 
 
 def main():
-    arguments = sys.argv[1:]
+    keep = "--keep" in sys.argv[1:]
+    arguments = [word for word in sys.argv[1:] if word != "--keep"]
     debians = [word for word in arguments if word in SUITES] or list(SUITES)
     steps = [word for word in arguments if word not in SUITES] or list(STEPS)
     if unknown := set(steps) - set(STEPS):
         sys.exit(f"fresh: no such step: {', '.join(sorted(unknown))}\n{__doc__}")
     LOGS.mkdir(parents=True, exist_ok=True)
-    failed = [f"{debian} {step}" for debian in debians for step in live(debian, steps)]
+    failed = [f"{debian} {step}" for debian in debians for step in live(debian, steps, keep)]
     sys.exit(f"fresh: failed: {', '.join(failed)}" if failed else None)
 
 
-def live(debian, steps):
+def live(debian, steps, keep):
     """Makes the steps; those that failed."""
     with tempfile.TemporaryDirectory(prefix="fresh-", dir="/var/tmp") as work:
         machine = Machine(debian)
         try:
             machine.boot(pathlib.Path(work))
-            return [step for step in steps if not machine.step(step)]
+            failed = [step for step in steps if not machine.step(step)]
+            if failed and keep:
+                machine.stay()
+            return failed
         finally:
             machine.end()
 
@@ -121,9 +126,8 @@ class Machine:
         groups.write_text("".join(f"{kind} {place} {options}\n" for kind, place, options in hierarchies()))
         mount = work / "mount"
         mount.mkdir()
-        enter = "".join(f"echo $$ >{directory}/cgroup.procs; " for directory in own_groups())
         self.first = subprocess.Popen(
-            ["sh", "-euc", enter + 'exec unshare --cgroup --mount --pid --fork --kill-child --uts sh -euc "$@"', "sh", BOOT,
+            ["sh", "-euc", self.entering() + 'exec unshare --cgroup --mount --pid --fork --kill-child --uts sh -euc "$@"', "sh", BOOT,
              "sh", mount, made(self.debian), groups, work / "source", rust], stdin=subprocess.DEVNULL)
         self.init = self.wait_for_init()
         for path in map(pathlib.Path, HANDED_IN):
@@ -145,6 +149,11 @@ class Machine:
         sys.exit("fresh: the machine does not come up")
 
     @staticmethod
+    def entering():
+        """For a shell: whom this machine starts enters the groups of the other."""
+        return "".join(f"echo $$ >{directory}/cgroup.procs; " for directory in own_groups())
+
+    @staticmethod
     def children(pid):
         return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -153,9 +162,7 @@ class Machine:
         become = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
         command = ["nsenter", f"--target={self.init}", "--mount", "--pid", "--uts", "--cgroup", "--root", "--wdns=/",
                    *become, "sh", "-c", script]
-        # By whom it is started it has the groups of this machine: it enters those of the other first.
-        enter = "".join(f"echo $$ >{directory}/cgroup.procs; " for directory in own_groups())
-        return subprocess.run(["sh", "-euc", enter + 'exec "$@"', "sh", *command], stdin=subprocess.DEVNULL,
+        return subprocess.run(["sh", "-euc", self.entering() + 'exec "$@"', "sh", *command], stdin=subprocess.DEVNULL,
                               env=self.environment | {"HOME": home, "USER": user, "LOGNAME": user}, **options)
 
     def step(self, name):
@@ -174,6 +181,12 @@ class Machine:
         print(f"fresh: Debian {self.debian}: {user}: {command}: {'as it must be' if is_well else 'NOT as it must be'}, "
               f"{time.monotonic() - started:.0f} s: {found[0] if found else log}", flush=True)
         return is_well
+
+    def stay(self):
+        print(f"fresh: Debian {self.debian} stays until `kill {self.init}`. To type there:\n"
+              f"fresh: {self.entering()}nsenter --target={self.init} --mount --pid --uts --cgroup --root --wdns=/root/ferrun "
+              f"env -i HOME=/root PATH={self.environment['PATH']} sh", flush=True)
+        self.first.wait()
 
     def end(self):
         if self.first:
