@@ -336,20 +336,23 @@ mod tests {
 
     #[test]
     fn the_environment_is_verbatim_and_gets_only_what_it_lacks() {
-        for (env, terminal, expected) in [
-            (json!(null), false, json!([PATH])),
+        let left_out =
+            |entry: &str| format!("the image's environment: {entry:?}: left out: not NAME=VALUE");
+        for (env, terminal, expected, warnings) in [
+            (json!(null), false, json!([PATH]), vec![]),
             (
                 json!(["A=1", "PATH=/x", "A=2", "odd", "=x"]),
                 false,
                 json!(["A=1", "PATH=/x", "A=2"]),
+                vec![left_out("odd"), left_out("=x")],
             ),
-            (json!(["PATHS=/x"]), true, json!([PATH, "PATHS=/x", "TERM=xterm"])),
-            (json!(["PATH=", "TERM=vt100"]), true, json!(["PATH=", "TERM=vt100"])),
+            (json!(["PATHS=/x"]), true, json!([PATH, "PATHS=/x", "TERM=xterm"]), vec![]),
+            (json!(["PATH=", "TERM=vt100"]), true, json!(["PATH=", "TERM=vt100"]), vec![]),
         ] {
             let facts = Facts { terminal, ..FACTS };
-            let config =
-                converted(&execution(&json!({"Env": env, "Cmd": ["x"]})), &User::default(), facts)
-                    .config;
+            let image = execution(&json!({"Env": env, "Cmd": ["x"]}));
+            let Converted { config, warnings: said } = converted(&image, &User::default(), facts);
+            assert_eq!(said, warnings);
             assert_eq!(config["process"]["env"], expected);
             assert_eq!(config["process"]["terminal"], json!(terminal));
         }

@@ -225,6 +225,7 @@ mod tests {
             ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1", "ghcr.io"),
             ("localhost/x", "localhost/x:latest", "localhost"),
             ("localhost:5000/x:y", "localhost:5000/x:y", "localhost:5000"),
+            ("a-b.c/x", "a-b.c/x:latest", "a-b.c"),
             ("127.0.0.1:5000/x", "127.0.0.1:5000/x:latest", "127.0.0.1:5000"),
             ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000"),
             ("Host/x", "Host/x:latest", "Host"),
