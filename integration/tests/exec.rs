@@ -42,6 +42,57 @@ fn its_working_directory_may_be_one_of_its_own_process() {
     });
 }
 
+#[test]
+fn its_program_may_be_found_by_its_own_process() {
+    as_both(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        let exec = |path: &str, name: &str| {
+            container.exec_call(&["--env", &format!("PATH={path}")], &[name, "found"]).output()
+        };
+        assert_eq!(exec("/bin", "/proc/self/root/bin/echo").success(), "found");
+        assert_eq!(exec("/proc/self/root/bin", "echo").success(), "found");
+        let output = exec("/proc/self/root/bin", "nowhere");
+        assert!(output.code != 0 && output.stderr.contains("nowhere"), "{output}");
+    });
+}
+
+/// Also where it may lead through /proc, so that it may have to be looked for again.
+#[test]
+fn its_working_directory_may_be_roots_alone() {
+    as_root(|bed| {
+        let container = bed.start(&bed.bundle().sh(WAIT));
+        for directory in ["/closed", "/dev/closed"] {
+            container.sh(&format!("mkdir -m 700 {directory}")).success();
+            let options = ["--cwd", directory, "--user", "1000:1000"];
+            let output = container.exec_call(&options, &["/bin/pwd"]).output();
+            assert_eq!(output.success(), directory);
+        }
+    });
+}
+
+#[test]
+fn its_scheduler_is_that_of_the_container_or_its_own() {
+    as_root(|bed| {
+        if bed.is_peer("runc 1.1 is older than the field, crun 1.8 leaves what exec adds as it is")
+        {
+            return;
+        }
+        // proc_pid_stat(5): the policy is field 41, nice 19.
+        let show = ["/bin/sh", "-c", "cut -d' ' -f19,41 /proc/$$/stat"];
+        let batch = |nice: i32, flags: &[&str]| json!({"policy": "SCHED_BATCH", "nice": nice, "flags": flags});
+        for flags in [&[][..], &["SCHED_FLAG_RESET_ON_FORK"]] {
+            let bundle = bed.bundle().sh(WAIT).with("/process/scheduler", batch(5, flags));
+            let container = bed.start(&bundle);
+            assert_eq!(container.exec(&show).success(), "5 3", "{flags:?}");
+            let process = json!({"args": show, "cwd": "/", "env": ["PATH=/bin"],
+                "user": {"uid": 0, "gid": 0}, "scheduler": batch(6, flags)});
+            let file = bed.write("process.json", &process.to_string());
+            let output = container.exec_call(&["--process", file.to_str().unwrap()], &[]).output();
+            assert_eq!(output.success(), "6 3", "{flags:?}");
+        }
+    });
+}
+
 /// Its parent takes it on for the clone, and no longer.
 #[test]
 fn the_oom_score_is_that_of_the_container_and_not_of_who_waits() {

@@ -106,6 +106,27 @@ fn the_working_directory_is_entered_and_made_if_it_is_missing() {
     });
 }
 
+/// `start` comes when nobody waits for an error any more. What is in /proc may be there for the
+/// program alone, and is told as early all the same where it cannot be.
+#[test]
+fn a_program_or_a_directory_that_is_not_there_is_told_by_create() {
+    as_both(|bed| {
+        let program = |path: &str| bed.bundle().args([path]);
+        for (bundle, words) in [
+            (program("nowhere"), "executable file not found in $PATH"),
+            (program("/nowhere"), "no such file or directory"),
+            (program("/proc/self/nowhere"), "no such file or directory"),
+            (bed.bundle().with("/process/cwd", "/proc/self/nowhere"), "o such file or directory"),
+        ] {
+            let output = bed.create_call(&bundle, &bed.id()).output();
+            assert!(output.code != 0, "{words}: {output}");
+            if !bed.is_peer("crun 1.8 has other words") {
+                assert!(output.stderr.contains(words), "{words}: {output}");
+            }
+        }
+    });
+}
+
 #[test]
 fn rlimits_are_set() {
     as_both(|bed| {
@@ -296,6 +317,7 @@ fn the_scheduler_is_set() {
         for (scheduler, nice, rest) in [
             (json!({"policy": "SCHED_OTHER", "nice": 11}), 11, "0 0"),
             (json!({"policy": "SCHED_BATCH", "nice": 3}), 3, "0 3"),
+            (json!({"policy": "SCHED_BATCH", "nice": 4, "flags": reset}), 4, "0 3"),
             (json!({"policy": "SCHED_IDLE"}), own, "0 5"),
             (json!({"policy": "SCHED_FIFO", "priority": 7}), own, "7 1"),
             (json!({"policy": "SCHED_RR", "priority": 2, "flags": reset}), own, "2 2"),

@@ -149,6 +149,22 @@ fn no_privilege_that_loading_a_filter_needs_is_left() {
 }
 
 #[test]
+fn a_created_container_waits_under_its_filter() {
+    as_both(|bed| {
+        if bed.is_peer("crun 1.8 loads it when the container starts") {
+            return;
+        }
+        let bundle =
+            bed.bundle().with("/linux/seccomp", filter(&["mkdir"], "SCMP_ACT_ERRNO", None));
+        for bundle in both_ways(&bundle.sh("sleep 100")) {
+            let container = bed.create(&bundle);
+            let status = std::fs::read_to_string(format!("/proc/{}/status", container.pid()));
+            assert!(status.unwrap().contains("Seccomp:\t2\n"), "it has no filter");
+        }
+    });
+}
+
+#[test]
 fn a_filter_that_refuses_execve_is_told_by_start() {
     as_root(|bed| {
         if bed.is_peer("they take the end of the channel for success") {
