@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Changes each expression of the parts that decide, one at a time, and sees a unit test fail.
+"""Changes each expression of the parts that decide, one at a time, and sees a test fail.
 
     mutants.py [--in-diff BASE] [PART ...]
 
@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import pathlib
+import platform
 import re
 import resource
 import shlex
@@ -31,7 +32,9 @@ TREE = WORK / "tree"
 SURVIVORS = ROOT / "integration" / "survivors.md"
 CARGO = shlex.split(os.environ.get("CARGO", "cargo"))
 ENVIRONMENT = os.environ | {"CARGO_TARGET_DIR": str(WORK / "target"), "CARGO_PROFILE_DEV_DEBUG": "0",
-                            "CARGO_INCREMENTAL": "1", "RUSTFLAGS": "--cap-lints=allow"}
+                            "CARGO_INCREMENTAL": "1"}
+# Beside the flags of .cargo/config.toml, which a static program needs. By warnings cargo hears what a target has not.
+FLAGS = ["--config", "target.'cfg(all())'.rustflags=['--cap-lints=warn']"]
 
 # A change may make a test do what its author never thought of: as root it finds all read-only but a
 # directory of its own.
@@ -39,11 +42,14 @@ CONFINED = """mount -t tmpfs mutants "$TMPDIR" && mount -o remount,bind,ro / && 
 
 MOST_MEMORY = 4 << 30
 
-Part = collections.namedtuple("Part", "package root files tests share")
+Part = collections.namedtuple("Part", "package root files tests share black_box", defaults=[False])
 PLAN = ["--lib", "--test", "numbers", "--test", "absent", "--test", "sizes", "--test", "engine_configs"]
 IMAGE_TOOL = [f"image-tool/src/{name}.rs" for name in ("archive", "convert", "manifest", "reference", "users")]
+# What a process is when it has become the program: cheap ones first, since most of them notice most.
+BLACK_BOX = ["process", "seccomp", "terminal", "notify", "attacks", "exec"]
 
-# The package, its first file, what is changed, its tests, how many of a hundred may be missed.
+# The package, its first file, what is changed, its tests, how many of a hundred may be missed, and whether the tests
+# are black-box ones.
 PARTS = {
     "seccomp": Part("ferrun-seccomp", "seccomp/src/lib.rs", ["seccomp/src/**"],
                     ["--lib", "--test", "profile", "--test", "direct"], 3),
@@ -51,6 +57,7 @@ PARTS = {
     "bundle": Part("ferrun", "src/lib.rs", ["src/bundle/**"], PLAN, 3),
     "store": Part("ferrun", "src/lib.rs", ["src/store/**"], ["--lib"], 3),
     "look-ups": Part("ferrun", "src/lib.rs", ["src/resolve.rs", "src/cgroups/stats.rs"], ["--lib"], 10),
+    "process": Part("ferrun", "src/lib.rs", ["src/apply/process.rs"], BLACK_BOX, 10, True),
     "image-tool": Part("image-tool", "image-tool/src/main.rs", IMAGE_TOOL, ["--bins"], 10),
 }
 
@@ -72,7 +79,8 @@ def run(name, base, known):
     part = PARTS[name]
     changes = listed(part, base)
     results, strange = collections.defaultdict(list), 0
-    for number, result in Trial(part, changes).results() if changes else ():
+    trial = BlackBoxTrial if part.black_box else Trial
+    for number, result in trial(part, changes).results() if changes else ():
         change = changes[number]["name"]
         results[result].append(change)
         if result == "missed" and plain(change) not in known:
@@ -159,21 +167,9 @@ class Trial:
         """Whether all tests of a binary pass, and how many seconds that took."""
         if os.geteuid() == 0:
             command = ["unshare", "--mount", "--propagation=private", "sh", "-c", CONFINED, "sh", *command]
-        started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=WORK) as directory:
-            environment = ENVIRONMENT | {"SWITCHED": str(number), "TMPDIR": directory}
-            run = subprocess.Popen(command, cwd=(TREE / self.part.root).parent.parent, env=environment,
-                                   start_new_session=True, preexec_fn=limit_memory, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                passed = run.wait(timeout=limit) == 0
-            except subprocess.TimeoutExpired:
-                passed = False
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(run.pid, signal.SIGKILL)
-                run.wait()
-        return passed, time.monotonic() - started
+            words = {"SWITCHED": str(number), "TMPDIR": directory}
+            return ended(command, limit, (TREE / self.part.root).parent.parent, words, preexec_fn=limit_memory)
 
     def write(self):
         write(TREE / self.part.root, self.root + switched.SWITCH)
@@ -181,9 +177,10 @@ class Trial:
             text = file.switched(self.unviable | self.alone)
             write(TREE / path, text + (switched.SWITCH if path == self.part.root else ""))
 
-    def cargo(self, *arguments):
+    def cargo(self, *arguments, package=None):
         """The messages of cargo, and whether all went well."""
-        command = [*CARGO, *arguments, "--locked", "--message-format=json", "--package", self.part.package]
+        command = [*CARGO, *arguments, *FLAGS, "--locked", "--message-format=json", "--package",
+                   package or self.part.package]
         run = subprocess.run(command, cwd=TREE, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         messages = [json.loads(line) for line in run.stdout.decode().splitlines() if line.startswith("{")]
         return messages, run.returncode == 0, run.stderr.decode()
@@ -220,6 +217,56 @@ class Trial:
         # The unit tests first: they notice most.
         binaries.sort(key=lambda path: path.name.rsplit("-", 1)[0] in self.part.tests)
         return binaries if fine else []
+
+
+class BlackBoxTrial(Trial):
+    """What a process does to itself before it is the program, which a test has to see from outside.
+
+    The tests are as they are, of what they change themselves, and call a program with the change in it."""
+
+    PROGRAM = WORK / "target" / f"{platform.machine()}-unknown-linux-musl" / "debug" / "ferrun"
+    STAMPED = WORK / "ferrun"
+
+    def build(self, tests):
+        _, fine, _ = self.cargo("build", "--bin", "ferrun", "--target", self.PROGRAM.parts[-3])
+        if not fine:
+            return []
+        targets = [word for test in tests for word in ("--test", test)]
+        messages, fine, _ = self.cargo("test", "--no-run", *targets, package="integration")
+        built = {message["target"]["name"]: message["executable"] for message in messages
+                 if message["reason"] == "compiler-artifact" and message["profile"]["test"]}
+        return [built[test] for test in tests] if fine else []
+
+    def tried_alone(self, number, limit):
+        binaries = self.build(self.part.tests)
+        if not binaries:
+            return "unviable"
+        return "caught" if self.is_noticed(binaries, 0, 0, limit) else "missed"
+
+    def is_noticed(self, binaries, number, switch, limit):
+        return any(not self.run([path], switch, limit)[0] for path in binaries)
+
+    def run(self, command, number, limit):
+        self.STAMPED.unlink(missing_ok=True)
+        self.STAMPED.write_bytes(switched.stamped(self.PROGRAM.read_bytes(), number))
+        self.STAMPED.chmod(0o755)
+        return ended(command, limit, ROOT / "integration", {"RUNTIME": str(self.STAMPED)})
+
+
+def ended(command, limit, directory, words, **more):
+    """Whether a command ends well within so many seconds, and how many it took."""
+    started = time.monotonic()
+    run = subprocess.Popen(command, cwd=directory, env=ENVIRONMENT | words, start_new_session=True,
+                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
+    try:
+        passed = run.wait(timeout=limit) == 0
+    except subprocess.TimeoutExpired:
+        passed = False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    return passed, time.monotonic() - started
 
 
 def copy_source():

@@ -121,6 +121,12 @@ class Switched(unittest.TestCase):
         self.assertIn("4 => Box::new({  [].iter()  }) as Box<dyn Iterator<Item = &'a u8> + 'a>,\n", text)
         self.assertEqual(self.file.switched({1, 2, 3, 4}), self.TEXT)
 
+    def test_a_program_is_stamped_with_a_change_in_its_own_room(self):
+        program = b"a switched:       z"
+        self.assertIn("switched:       ", switched.SWITCH)
+        self.assertEqual(switched.stamped(program, 12), b"a switched:12     z")
+        self.assertEqual(switched.stamped(program, 0), b"a switched:0      z")
+
     def test_a_line_of_the_result_belongs_to_a_change_or_to_all_of_a_function(self):
         lines = self.file.switched({1}).splitlines()
         whose = {line[:4]: self.file.whose(at) for at, line in enumerate(lines, 1)}

@@ -131,7 +131,9 @@ fn hooks_run_in_the_namespaces_of_the_spec() {
         container.kill("KILL");
         container.ended();
         container.call("delete").success();
-        for line in lines(&log) {
+        let lines = lines(&log);
+        assert_eq!(lines.len(), KINDS.len(), "{lines:?}");
+        for line in lines {
             let (kind, found) = line.split_once(' ').unwrap();
             let found: Vec<_> = found.split(' ').map(str::to_owned).collect();
             let expected = if ["createContainer", "startContainer"].contains(&kind) {

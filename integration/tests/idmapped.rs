@@ -196,7 +196,14 @@ fn a_joined_user_namespace_gives_its_mappings_too() {
             source.to_str().unwrap(),
             &["bind", "idmap"],
         );
-        assert_owners(bed, &bundle, "/tmp", ["0:0", "5:7", "999:999"]);
+        let expected = ["0:0", "5:7", "999:999"];
+        assert_owners(bed, &bundle, "/tmp", expected);
+        // What the configuration says beside it changes nothing of that.
+        for host in [100_000, 300_000] {
+            let ids = json!([{"containerID": 0, "hostID": host, "size": 1000}]);
+            let bundle = bundle.clone().with("/linux/uidMappings", ids.clone());
+            assert_owners(bed, &bundle.with("/linux/gidMappings", ids), "/tmp", expected);
+        }
     });
 }
 

@@ -559,7 +559,6 @@ fn groups() {
             },
             Prints(""),
         ),
-        ("CG13", |bed| bed.bundle().sh("echo $(grep -c ^0::/ /proc/self/cgroup)"), Prints("1")),
         (
             "CG15",
             |bed| {
