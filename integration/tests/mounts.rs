@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use integration::on_every_ground::{as_both, as_root, in_views};
 use integration::{Bed, Bundle, eventually, shared_too};
@@ -292,6 +293,17 @@ fn a_slave_mount_follows_its_shared_source() {
             let bundle = bed.bundle().mount("/data", "bind", path, &["rbind", word]);
             let line = shown(bed, bundle, "/data");
             assert!(line.iter().any(|field| field.starts_with("master:")), "{word}: {line:?}");
+        }
+        let inner = Path::new(path).join("inner");
+        fs::create_dir(&inner).unwrap();
+        for word in ["slave", "rslave", "shared", "rshared"] {
+            let bundle = bed.bundle().mount("/data", "bind", path, &["rbind", word]);
+            let container = bed.start(&bundle.sh("sleep 100"));
+            mount(Some("/bin"), &inner, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            assert_eq!(container.sh("ls -d /data/inner/busybox").code, 0, "{word}");
+            nix::mount::umount2(&inner, nix::mount::MntFlags::MNT_DETACH).unwrap();
+            assert_ne!(container.sh("ls -d /data/inner/busybox").code, 0, "{word}");
+            container.delete();
         }
         nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).unwrap();
     });

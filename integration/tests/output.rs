@@ -21,6 +21,17 @@ fn state_has_the_keys_of_the_spec_and_of_runc() {
         assert!(PathBuf::from(format!("/proc/{pid}")).exists());
         let created = state["created"].as_str().unwrap();
         assert!(created.ends_with('Z') && created.as_bytes()[10] == b'T', "{created}");
+        // However it is given.
+        for in_it in [true, false] {
+            let bundle = bed.bundle();
+            let path = &bundle.save().path;
+            let (name, above) = (path.file_name().unwrap(), path.parent().unwrap());
+            let (given, from) = if in_it { (".".as_ref(), path.as_path()) } else { (name, above) };
+            let id = bed.id();
+            let call = bed.call().args(["create", "--bundle"]).arg(given).arg(&id);
+            let container = Container::create(bed, &id, call.current_dir(from));
+            assert_eq!(container.state()["bundle"], json!(path), "{given:?}");
+        }
         if bed.is_peer("the version is that of runc 1.1, crun's rootfs and owner are its own") {
             return;
         }
@@ -139,7 +150,13 @@ fn features_tell_what_engines_look_for() {
         assert_eq!(features["linux"]["seccomp"]["enabled"], true);
         assert_eq!(features["linux"]["cgroup"]["v1"], true);
         assert_eq!(features["linux"]["cgroup"]["v2"], true);
-        assert!(features["linux"]["mountExtensions"]["idmap"]["enabled"].is_boolean());
+        for part in ["mountExtensions/idmap", "apparmor", "selinux", "intelRdt", "netDevices"] {
+            assert_eq!(
+                features.pointer(&format!("/linux/{part}/enabled")),
+                Some(&json!(true)),
+                "{part}"
+            );
+        }
     });
 }
 

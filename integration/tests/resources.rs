@@ -117,6 +117,26 @@ fn cpu_limits_are_written() {
 }
 
 #[test]
+fn a_cpuset_of_the_group_above_stays_and_is_taken() {
+    with_controllers(&["cpuset"], |bed| {
+        if bed.view == View::V2 {
+            return bed
+                .skip("a group of version 2 has no processors of its own unless it is given them");
+        }
+        let bundle = bed.bundle().with("/linux/cgroupsPath", format!("/{}", bed.name));
+        let above = bed.cgroup_file(&bundle, "cpuset.cpus");
+        fs::create_dir(above.parent().unwrap()).unwrap();
+        fs::write(&above, "1").unwrap();
+        fs::write(above.with_file_name("cpuset.mems"), "0").unwrap();
+        let bundle = bundle.with("/linux/cgroupsPath", format!("/{}/inner", bed.name));
+        let script = "grep Cpus_allowed_list /proc/self/status | cut -f2";
+        assert_eq!(bed.run(&bundle.sh(script)).success(), "1");
+        assert_eq!(fs::read_to_string(&above).unwrap().trim(), "1");
+        fs::remove_dir(above.parent().unwrap()).unwrap();
+    });
+}
+
+#[test]
 fn cpusets_are_written_and_filled_otherwise() {
     with_controllers(&["cpuset"], |bed| {
         let bundle = bed.bundle().with("/linux/resources/cpu", json!({"cpus": "1", "mems": "0"}));
