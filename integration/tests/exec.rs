@@ -559,6 +559,8 @@ fn a_paused_container_is_waited_for_if_asked_to() {
         }
         let container = bed.start(&bed.bundle().sh(WAIT));
         container.call("pause").success();
+        let refused = container.exec(&["/bin/echo", "at once"]);
+        assert!(refused.failure(255).contains("paused"), "{refused}");
         let call =
             container.exec_call(&["--ignore-paused"], &["/bin/echo", "after the pause"]).spawn();
         std::thread::sleep(std::time::Duration::from_millis(300));

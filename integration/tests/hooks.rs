@@ -155,13 +155,39 @@ fn a_hook_has_its_own_arguments_and_environment_or_the_callers() {
             "args": ["the name", "-c", format!("echo $0 $A $B >> {}", log.display())],
             "env": ["A=1", "B=x y=z"],
         });
-        let callers = json!({"path": "/bin/sh", "args": ["sh", "-c", format!("echo $FROM >> {}", log.display())]});
+        let show = |from: &str| {
+            let script = format!("echo {from} ${{FROM-nobody}} >> {}", log.display());
+            json!({"path": "/bin/sh", "args": ["sh", "-c", script]})
+        };
+        let mut bare = show("bare");
+        bare["env"] = json!([]);
         let bundle = bed
             .bundle()
-            .with("/hooks/createRuntime", json!([own]))
-            .with("/hooks/prestart", json!([callers]));
+            .with("/hooks/createRuntime", json!([own, bare]))
+            .with("/hooks/prestart", json!([show("prestart")]));
         bed.run_call(&bundle).env("FROM", "caller").output().success();
-        assert_eq!(lines(&log), ["caller", "the name 1 x y=z"]);
+        assert_eq!(lines(&log), ["prestart caller", "the name 1 x y=z", "bare nobody"]);
+    });
+}
+
+/// It runs in the container, which knows nothing of the caller.
+#[test]
+fn a_start_container_hook_has_the_environment_of_the_program() {
+    as_both(|bed| {
+        let hook = |name: &str| {
+            let script = format!("echo ${{FROM-nobody}} > /tmp/{name}");
+            json!({"path": "/bin/sh", "args": ["sh", "-c", script]})
+        };
+        let (inherits, mut bare, mut own) = (hook("inherits"), hook("bare"), hook("own"));
+        bare["env"] = json!([]);
+        own["env"] = json!(["FROM=itself"]);
+        let bundle = bed
+            .bundle()
+            .with("/process/env", json!(["PATH=/bin", "FROM=program"]))
+            .with("/hooks/startContainer", json!([inherits, bare, own]))
+            .sh("cd /tmp; cat inherits bare own");
+        let output = bed.run_call(&bundle).env("FROM", "caller").output();
+        assert_eq!(output.success(), "program\nnobody\nitself");
     });
 }
 
