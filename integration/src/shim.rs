@@ -30,6 +30,16 @@ use crate::{Bed, Bundle, eventually, runtime};
 /// Why other runtimes are not asked.
 pub const OTHERS: &str = "a part of ferrun's";
 
+/// Runs a test as root where the runtime has a shim.
+#[track_caller]
+pub fn as_root<F: Fn(&Bed) + Sync>(test: F) {
+    crate::as_root(|bed| {
+        if !bed.is_peer(OTHERS) {
+            test(bed);
+        }
+    });
+}
+
 /// A bundle that runs a script, on disk.
 pub fn bundle(bed: &Bed, script: &str) -> Bundle {
     let bundle = bed.bundle().sh(script);

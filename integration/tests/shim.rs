@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use integration::shim::{
-    Client, Engine, Io, NAMESPACE, OTHERS, bundle, is_gone, reader, reads, writer,
+    Client, Engine, Io, NAMESPACE, OTHERS, as_root, bundle, is_gone, reader, reads, writer,
 };
-use integration::{Bundle, as_root, eventually, in_views, with_controllers};
+use integration::{Bundle, eventually, in_views, with_controllers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
@@ -55,9 +55,6 @@ fn a_life_is_told_in_its_order_and_leaves_nothing() {
 #[test]
 fn processes_are_added_and_their_ends_told_before_that_of_init() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -101,9 +98,6 @@ fn processes_are_added_and_their_ends_told_before_that_of_init() {
 #[test]
 fn what_was_said_waits_for_who_comes_late_to_read_it() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -128,9 +122,6 @@ fn what_was_said_waits_for_who_comes_late_to_read_it() {
 #[test]
 fn a_pod_has_one_program() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let engine = Engine::new(bed);
         let pod = bed.id();
         let bundles: Vec<(String, Bundle)> = (0..3)
@@ -165,9 +156,6 @@ fn a_pod_has_one_program() {
 #[test]
 fn who_breaks_the_protocol_loses_his_connection_and_nothing_else() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -198,9 +186,6 @@ fn who_breaks_the_protocol_loses_his_connection_and_nothing_else() {
 #[test]
 fn who_never_reads_makes_nobody_wait() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -224,9 +209,6 @@ fn who_never_reads_makes_nobody_wait() {
 #[test]
 fn a_pipe_that_nobody_reads_stops_its_container_alone() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let engine = Engine::new(bed);
         let full = bundle(bed, "while :; do echo 0123456789012345678901234567890123456789; done");
         let (id, output) = (bed.id(), engine.pipe());
@@ -251,9 +233,6 @@ fn a_pipe_that_nobody_reads_stops_its_container_alone() {
 #[test]
 fn a_terminal_has_a_size_and_ends_with_its_process() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let script =
             "trap 'stty size; exit 5' WINCH; echo ready; while :; do read x; echo got $x; done";
         let bundle = bed.bundle().sh(script).with("/process/terminal", true);
@@ -288,9 +267,6 @@ fn a_terminal_has_a_size_and_ends_with_its_process() {
 #[test]
 fn stdin_ends_when_it_is_closed_and_not_with_who_wrote() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "cat; echo ended"), bed.id());
         let mut client = engine.start(&bundle, &id);
         let (input, output) = (engine.pipe(), engine.pipe());
@@ -314,9 +290,6 @@ fn stdin_ends_when_it_is_closed_and_not_with_who_wrote() {
 #[test]
 fn output_goes_to_files_and_programs_too() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, id) = (Engine::new(bed), bed.id());
         let bundle = bundle(bed, "echo out; echo err >&2");
         let mut client = engine.start(&bundle, &id);
@@ -387,9 +360,6 @@ fn what_a_killed_program_leaves_is_ended_by_delete() {
 #[test]
 fn what_had_ended_before_the_program_was_killed_keeps_its_exit_code() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "exit 3"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -404,9 +374,6 @@ fn what_had_ended_before_the_program_was_killed_keeps_its_exit_code() {
 #[test]
 fn a_socket_that_a_killed_program_has_left_is_taken_by_the_next() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "true"), bed.id());
         let mut client = engine.start(&bundle, &id);
         let shim = client.pid();
@@ -421,9 +388,6 @@ fn a_socket_that_a_killed_program_has_left_is_taken_by_the_next() {
 #[test]
 fn only_its_own_user_may_connect() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "true"), bed.id());
         let client = engine.start(&bundle, &id);
         let directory = engine.directory_of_sockets();
@@ -451,9 +415,6 @@ fn only_its_own_user_may_connect() {
 #[test]
 fn events_wait_for_a_containerd_that_is_away() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::deaf(bed), bundle(bed, "true"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -468,9 +429,6 @@ fn events_wait_for_a_containerd_that_is_away() {
 #[test]
 fn a_root_of_each_kind_is_mounted_and_goes() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle) = (Engine::new(bed), bundle(bed, "cat /proc/mounts; test -e /bin/sh"));
         let (layer, image) = (bed.directory.join("layer"), bed.directory.join("image"));
         fs::rename(bundle.rootfs(), &layer).unwrap();
@@ -520,9 +478,6 @@ fn a_root_of_each_kind_is_mounted_and_goes() {
 #[test]
 fn what_fails_says_why_and_leaves_nothing() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let engine = Engine::new(bed);
         let nowhere = bed.bundle().args(["/bin/nowhere"]);
         nowhere.save();
@@ -547,9 +502,6 @@ fn what_fails_says_why_and_leaves_nothing() {
 #[test]
 fn limits_stillness_and_motion() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -600,9 +552,6 @@ fn a_kill_for_want_of_memory_is_told_before_the_end() {
 #[test]
 fn what_waits_costs_nothing() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -625,9 +574,6 @@ fn what_waits_costs_nothing() {
 #[test]
 fn nothing_grows_with_what_was_added() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -666,9 +612,6 @@ fn nothing_grows_with_what_was_added() {
 #[test]
 fn both_ways_of_asking_for_it_are_answered_as_they_want() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         // Where nothing else is said the sockets are the machine's; so they are hidden.
         let hidden = std::path::Path::new("/run/containerd");
         let is_there = hidden.exists();

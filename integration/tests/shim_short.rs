@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use integration::shim::{Client, Engine, Io, OTHERS, bundle, is_gone};
-use integration::{Bundle, as_root, eventually, with_controllers};
+use integration::shim::{Client, Engine, Io, OTHERS, as_root, bundle, is_gone};
+use integration::{Bundle, eventually, with_controllers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
@@ -37,9 +37,6 @@ fn processor_time(pid: i32) -> u64 {
 #[test]
 fn where_descriptors_are_short_a_call_fails_and_nothing_else() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -101,9 +98,6 @@ fn where_descriptors_are_short_a_call_fails_and_nothing_else() {
 #[test]
 fn where_memory_is_short_it_ends_at_worst_and_nothing_is_lost() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle) = (Engine::new(bed), bundle(bed, "exit 3"));
         let mut ends = 0;
         for spare in [0, 16, 64, 256] {
@@ -185,9 +179,6 @@ fn container(engine: &Engine<'_>, client: &mut Client, bundle: &Bundle) {
 #[track_caller]
 fn nothing_grows(execs: usize, containers: usize) {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, pod, id) = (Engine::new(bed), bundle(bed, "sleep 1000000"), bed.id());
         let short = bundle(bed, "echo said");
         let mut client = engine.start(&pod, &id);

@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use integration::shim::{Client, Engine, Io, NAMESPACE, OTHERS, bundle, reader, reads};
-use integration::{as_root, eventually};
+use integration::eventually;
+use integration::shim::{Client, Engine, Io, NAMESPACE, as_root, bundle, reader, reads};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
@@ -19,9 +19,6 @@ use shim::messages::{
 #[test]
 fn who_keeps_an_output_open_holds_up_neither_the_end_of_a_container_nor_others() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, other, id) = (Engine::new(bed), bed.id(), bed.id());
         let (stays, ends) = (bundle(bed, "sleep 100"), bundle(bed, "sleep 100"));
         let mut client = engine.start(&stays, &other);
@@ -65,9 +62,6 @@ fn who_keeps_an_output_open_holds_up_neither_the_end_of_a_container_nor_others()
 #[test]
 fn what_is_added_while_init_ends_is_told_before_its_end_or_refused() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, stays, first) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&stays, &first);
         client.run(&engine.create(&stays, &first, &Io::default()));
@@ -116,9 +110,6 @@ fn what_is_added_while_init_ends_is_told_before_its_end_or_refused() {
 #[test]
 fn many_processes_are_added_at_once_and_an_error_is_as_long_as_it_likes() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -156,9 +147,6 @@ fn many_processes_are_added_at_once_and_an_error_is_as_long_as_it_likes() {
 #[test]
 fn pods_that_come_and_go_leave_no_program() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let engine = Engine::new(bed);
         for _ in 0..12 {
             let pod = bed.id();
@@ -191,9 +179,6 @@ fn pods_that_come_and_go_leave_no_program() {
 #[test]
 fn calls_leave_nothing_behind() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&bundle, &id);
         client.run(&engine.create(&bundle, &id, &Io::default()));
@@ -238,9 +223,6 @@ fn request(asked: &WaitRequest) -> Vec<u8> {
 #[test]
 fn delete_waits_for_the_program_that_reads_the_output() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, bundle, id) = (Engine::new(bed), bundle(bed, "echo said"), bed.id());
         let mut client = engine.start(&bundle, &id);
         let written = bed.directory.join("written");
@@ -266,9 +248,6 @@ fn delete_waits_for_the_program_that_reads_the_output() {
 #[test]
 fn who_is_stopped_on_the_way_to_its_program_holds_up_nobody_else() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, first, other) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&first, &other);
         let pid = client.run(&engine.create(&first, &other, &Io::default()));
@@ -299,9 +278,6 @@ fn who_is_stopped_on_the_way_to_its_program_holds_up_nobody_else() {
 #[test]
 fn what_was_added_and_not_deleted_goes_with_its_container() {
     as_root(|bed| {
-        if bed.is_peer(OTHERS) {
-            return;
-        }
         let (engine, stays, first) = (Engine::new(bed), bundle(bed, "sleep 100"), bed.id());
         let mut client = engine.start(&stays, &first);
         client.run(&engine.create(&stays, &first, &Io::default()));
