@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes text-order.ld: the functions of ferrun in the order of their first use.
+"""Writes text-order.ld: the functions of ferrun, those that most commands use before the others.
 
     text_order.py FERRUN
 
 The linker lays the functions that the everyday commands use side by side, so that a start
-touches few pages. FERRUN is built with its symbols (`make text-order` does that); it is
-traced through the life of a container, as root. A name that
-no function has any more is passed over by the linker: an old order costs speed only.
+touches few pages: first what all of them use, last what one of them does, and what is alike
+in the order of its first use. FERRUN is built with its symbols (`make text-order` does that);
+it is traced through the life of a container, as root. A name that no function has any more
+is passed over by the linker: an old order costs speed only.
 """
 
 import ctypes
@@ -24,13 +25,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = ROOT / "text-order.ld"
 PROFILE = ROOT / "seccomp" / "tests" / "data" / "docker-29.json"
 SCRIPT = """\
-/* The functions that everyday commands use, in the order of their first use, so that a start
+/* The functions that everyday commands use, those of most commands first, so that a start
    touches few pages. Written by `make text-order` (testbed/text_order.py); a name that no
    function has any more is passed over. */
 SECTIONS
 {{
   .text.ordered :
   {{
+    /* Assembler, which has no section for each function. */
+    *crt1.o(.text)
+    *:memcpy.*(.text)
+    *:memset.*(.text)
+    *:memmove.*(.text)
 {}
   }}
 }}
@@ -55,9 +61,11 @@ def main():
     functions = functions_of(binary)
     tracer = Tracer(functions)
     with tempfile.TemporaryDirectory() as directory:
-        for command in lives(pathlib.Path(directory), binary):
-            tracer.run(command)
-    names = (name for address in tracer.order for name in functions[address])
+        for verb, *arguments in lives(pathlib.Path(directory), binary):
+            tracer.run([str(binary), "--root", f"{directory}/state", verb, *arguments], verb)
+    # Sorting keeps what is alike in its order, which is that of the first use.
+    order = sorted(tracer.users, key=lambda address: (-len(tracer.users[address]), list(tracer.users[address])))
+    names = (name for address in order for name in functions[address])
     lines = dict.fromkeys(f"    *(.text.{pattern(name)})" for name in names)
     ORDER.write_text(SCRIPT.format("\n".join(lines)))
     print(f"{ORDER.relative_to(ROOT)}: {len(lines)} functions")
@@ -81,7 +89,7 @@ def pattern(name):
 
 
 def lives(directory, binary):
-    """The commands of a container's life, the most frequent first."""
+    """The verbs of a container's life, with their arguments."""
     bundle = directory / "bundle"
     (bundle / "rootfs" / "bin").mkdir(parents=True)
     shutil.copy("/bin/busybox", bundle / "rootfs" / "bin" / "busybox")
@@ -97,31 +105,31 @@ def lives(directory, binary):
 
     for linux in ({}, {"seccomp": json.loads(PROFILE.read_text())}):
         configure(["/bin/busybox", "true"], **linux)
-        yield [*ferrun, "run", "--bundle", str(bundle), "order"]
+        yield ["run", "--bundle", str(bundle), "order"]
         configure(["/bin/busybox", "sleep", "100"], **linux)
-        yield [*ferrun, "create", "--bundle", str(bundle), "order"]
-        yield [*ferrun, "start", "order"]
-        yield [*ferrun, "exec", "order", "/bin/busybox", "true"]
-        yield [*ferrun, "state", "order"]
-        yield [*ferrun, "list"]
-        yield [*ferrun, "kill", "order", "KILL"]
+        yield ["create", "--bundle", str(bundle), "order"]
+        yield ["start", "order"]
+        yield ["exec", "order", "/bin/busybox", "true"]
+        yield ["state", "order"]
+        yield ["list"]
+        yield ["kill", "order", "KILL"]
         # Not before it is a zombie, or gone.
         while json.loads(subprocess.check_output([*ferrun, "state", "order"]))["status"] != "stopped":
             pass
-        yield [*ferrun, "delete", "order"]
+        yield ["delete", "order"]
 
 
 class Tracer:
-    """Runs commands with a breakpoint on each function that none has entered yet, in them and in
-    the processes that they leave behind."""
+    """Runs commands with a breakpoint on each function, until it is entered, in them and in the
+    processes that they leave behind."""
 
     def __init__(self, functions):
         self.functions = functions
-        self.order = {}  # the addresses of those that were entered
-        self.seen = set()  # processes
+        self.users = {}  # by the addresses of those that were entered, the verbs that did, as a dict
+        self.verbs = {}  # by process: an init is that of the verb that made it
         self.bytes = {}  # what the breakpoints lie upon
 
-    def run(self, command):
+    def run(self, command, verb):
         """Runs a command to its end."""
         child = os.fork()
         if child == 0:
@@ -133,17 +141,17 @@ class Tracer:
         while True:
             pid, status = os.waitpid(-1, WALL)
             if os.WIFSTOPPED(status):
-                self.handle(pid, os.WSTOPSIG(status), status >> 16, command[0])
+                self.handle(pid, os.WSTOPSIG(status), status >> 16, command[0], verb)
             elif pid == child:
                 break
         if status:
             sys.exit(f"{' '.join(command)}: wait status {status:#x}")
 
-    def handle(self, pid, number, event, binary):
+    def handle(self, pid, number, event, binary, verb):
         """Lets a process go on that has stopped."""
         is_executed = event == EXEC
-        if pid not in self.seen:
-            self.seen.add(pid)
+        if pid not in self.verbs:
+            self.verbs[pid] = verb
             libc.ptrace(SETOPTIONS, pid, None, OPTIONS)
             is_executed |= number == signal.SIGTRAP
         if is_executed and not os.path.samefile(f"/proc/{pid}/exe", binary):
@@ -154,7 +162,7 @@ class Tracer:
             self.plant(pid)
         elif number == signal.SIGTRAP and not event:
             address = libc.ptrace(PEEKUSER, pid, RIP, None) - 1
-            self.order.setdefault(address)
+            self.users.setdefault(address, {})[self.verbs[pid]] = True
             with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
                 os.pwrite(memory.fileno(), self.bytes[address], address)
             libc.ptrace(POKEUSER, pid, RIP, address)
@@ -164,8 +172,8 @@ class Tracer:
     def plant(self, pid):
         """Sets the breakpoints in a program that begins."""
         with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
-            for address in self.functions.keys() - self.order.keys():
-                self.bytes[address] = os.pread(memory.fileno(), 1, address)
+            for address in self.functions:
+                self.bytes.setdefault(address, os.pread(memory.fileno(), 1, address))
                 os.pwrite(memory.fileno(), BREAKPOINT, address)
 
 
