@@ -151,9 +151,8 @@ impl Failure {
         }
         let mut sentences = chain.into_iter().rev();
         let cause = sentences.next().unwrap_or_default();
-        let errno = errno.map(std::io::Error::from_raw_os_error);
-        let cause = match errno.filter(|errno| one_line(&errno.to_string()) == cause) {
-            Some(errno) => Error::new(errno),
+        let cause = match errno.filter(|errno| errno_words(*errno) == cause) {
+            Some(errno) => Error::new(std::io::Error::from_raw_os_error(errno)),
             None => Error::msg(cause),
         };
         let error = sentences.fold(cause, |error, sentence| match field.as_ref() {
@@ -169,21 +168,49 @@ impl Failure {
 
 /// The errno at the root of `error`, if a kernel call is.
 pub fn errno(error: &Error) -> Option<i32> {
-    error.chain().find_map(|cause| {
-        cause
-            .downcast_ref::<nix::errno::Errno>()
-            .map(|errno| *errno as i32)
-            .or_else(|| cause.downcast_ref::<rustix::io::Errno>().map(|e| e.raw_os_error()))
-            .or_else(|| cause.downcast_ref::<std::io::Error>().and_then(|e| e.raw_os_error()))
-    })
+    error.chain().find_map(errno_of)
+}
+
+fn errno_of(cause: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    cause
+        .downcast_ref::<nix::errno::Errno>()
+        .map(|errno| *errno as i32)
+        .or_else(|| cause.downcast_ref::<rustix::io::Errno>().map(|e| e.raw_os_error()))
+        .or_else(|| cause.downcast_ref::<std::io::Error>().and_then(|e| e.raw_os_error()))
+}
+
+/// An errno in glibc's words, which are those of runc and crun, and which people search for.
+/// For some the standard library has musl's in a static program ("Resource busy"), and nix
+/// others again ("Not a typewriter").
+pub fn errno_words(errno: i32) -> &'static str {
+    match errno {
+        libc::EIO => "Input/output error",
+        libc::EBADF => "Bad file descriptor",
+        libc::EAGAIN => "Resource temporarily unavailable",
+        libc::ENOMEM => "Cannot allocate memory",
+        libc::EXDEV => "Invalid cross-device link",
+        libc::ENFILE => "Too many open files in system",
+        libc::ENOTTY => "Inappropriate ioctl for device",
+        libc::EDOM => "Numerical argument out of domain",
+        libc::ERANGE => "Numerical result out of range",
+        libc::EDEADLK => "Resource deadlock avoided",
+        libc::ENOLCK => "No locks available",
+        libc::ELOOP => "Too many levels of symbolic links",
+        libc::EBADMSG => "Bad message",
+        libc::EOPNOTSUPP => "Operation not supported",
+        libc::EILSEQ => "Invalid or incomplete multibyte or wide character",
+        libc::ENETRESET => "Network dropped connection on reset",
+        libc::EDQUOT => "Disk quota exceeded",
+        _ => nix::errno::Errno::from_raw(errno).desc(),
+    }
 }
 
 /// The sentences of an error, the outermost first, an errno in words alone.
 pub fn sentences(error: &Error) -> Vec<String> {
     let mut sentences: Vec<_> = error
         .chain()
-        .map(|cause| match cause.downcast_ref::<nix::errno::Errno>() {
-            Some(errno) => errno.desc().to_owned(),
+        .map(|cause| match errno_of(cause) {
+            Some(errno) => errno_words(errno).to_owned(),
             None => without_marks(&cause.to_string()),
         })
         .filter(|sentence| !sentence.is_empty())
@@ -289,6 +316,16 @@ mod tests {
             assert_eq!(errno(&error), Some(2));
             let error = error.context("\"/x\"").context("mounts[0].source");
             assert_eq!(message(&error), "mounts[0].source: \"/x\": No such file or directory");
+        }
+    }
+
+    /// These tests are linked with glibc.
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn an_errno_has_the_words_of_glibc() {
+        for errno in (1..=libc::EHWPOISON).filter(|errno| ![41, 58].contains(errno)) {
+            let theirs = without_marks(&std::io::Error::from_raw_os_error(errno).to_string());
+            assert_eq!(errno_words(errno), theirs, "{errno}");
         }
     }
 

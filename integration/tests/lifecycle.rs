@@ -201,6 +201,11 @@ fn each_operation_is_allowed_in_its_states_alone() {
         refused(&["start", id], 1, "");
         refused(&["delete", id], 1, "not stopped");
         container.exec(&["/bin/true"]).success();
+        container.call("pause").success();
+        if !bed.is_peer("runc says no more than that it is not running") {
+            refused(&["pause", id], 1, "container not running: it is paused already");
+        }
+        container.call("resume").success();
         container.kill("TERM");
         eventually("it stops", || container.status() == "stopped");
         refused(&["start", id], 1, "stopped");

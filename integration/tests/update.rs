@@ -412,6 +412,8 @@ fn wrong_values_are_refused_and_change_nothing() {
             (&["--memory", "9999999999g"], ["--memory", "9999999999g"]),
             (&["--pids-limit", "1.5"], ["--pids-limit", "1.5"]),
             (&["--cpuset-cpus", "9999"], ["linux.resources.cpu.cpus", "9999"]),
+            // The kernel's word for it is glibc's, not musl's.
+            (&["--cpuset-cpus", "9999"], ["cpus", "Numerical result out of range"]),
             (&["--cpuset-mems", "77"], ["linux.resources.cpu.mems", "77"]),
             // Version 2 has one line for a quota and its period.
             (&["--cpu-period", "5"], ["linux.resources.cpu.period", "5"]),

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fstat, open, statat};
 
-use crate::error::InField as _;
+use crate::error::{InField as _, errno_words};
 use crate::plan::process::ProcessPlan;
 
 /// Where programs are looked for without a PATH, as execvp(3) does.
@@ -78,7 +78,7 @@ fn check_program(path: &Path) -> std::result::Result<(), Refusal> {
 
 /// An errno in the words that engines look for, all lower case.
 pub fn errno_text(errno: Errno) -> String {
-    let text = errno.desc();
+    let text = errno_words(errno as i32);
     let mut chars = text.chars();
     chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
 }

@@ -76,9 +76,9 @@ impl Status {
             (_, Creating) => "container is still being created",
             (Start, Running | Paused) => "cannot start an already running container",
             (Start, Stopped) => "cannot start a container that has stopped",
-            (Kill | Pause | Update | Events | Checkpoint, Stopped) | (Pause, Paused) => {
-                "container not running"
-            }
+            (Kill | Pause | Update | Events | Checkpoint, Stopped) => "container not running",
+            // runc says no more than the first three words.
+            (Pause, Paused) => "container not running: it is paused already",
             (Exec, Stopped) => "cannot exec in a stopped container",
             (Exec, Paused) => "cannot exec in a paused container (use --ignore-paused to override)",
             (Checkpoint, Created) => "container cannot be checkpointed in created state",

@@ -244,7 +244,10 @@ fn kill_process(pid: i32, signal: i32) -> Answer {
         Err(nix::errno::Errno::ESRCH) => {
             Err(Refusal::new(Code::NotFound, "process already finished"))
         }
-        Err(errno) => Err(Refusal::new(Code::Unknown, format!("kill: {}", errno.desc()))),
+        Err(errno) => {
+            let reason = ferrun::error::errno_words(errno as i32);
+            Err(Refusal::new(Code::Unknown, format!("kill: {reason}")))
+        }
     }
 }
 
