@@ -36,7 +36,8 @@ SUITES = {"12": "bookworm", "13": "trixie"}
 PACKAGES = ["git", "make", "ca-certificates"]
 HANDED_IN = ["/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt",
              "/usr/local/share/ca-certificates"]
-GROUP = "ferrun-fresh"
+# Several machines may be up at once.
+GROUP = f"ferrun-fresh-{os.getpid()}"
 USER = "newcomer"
 
 # name: user, command, exit status, what its output must hold
@@ -169,8 +170,8 @@ class Machine:
         user, command, status, must_say = STEPS[name]
         home = "/root" if user == "root" else f"/home/{user}"
         if name == "user-demo":
-            # What root has fetched and built is handed over, for time.
-            self.run("root", f"for part in ferrun .cargo .rustup; do rm -rf {home}/$part; cp -a /root/$part {home}; done; "
+            # What root has fetched and built is handed over, for time and for ten gigabytes.
+            self.run("root", f"for part in ferrun .cargo .rustup; do rm -rf {home}/$part; mv /root/$part {home}; done; "
                              f"chown -R {user}: {home}", check=True)
         log = LOGS / f"debian{self.debian}-{name}.log"
         started = time.monotonic()
