@@ -9,7 +9,7 @@ is there for the next. With --keep a machine on which a step failed stays until 
 is said then, and a command can be typed there again. Each root is that of mmdebstrap with a layer above, in mount, pid, uts
 and cgroup namespaces of its own, as a container has it: the group of the root has no other
 group below it that it could share its controllers with. The clone lies below /root, which is
-closed to others. Of this machine it has the kernel, the network, the way to its mirrors and
+closed to others. Of this machine it has the kernel, the network, devices, the way to its mirrors and
 certificates, and on Debian 12, whose apt has no rustup, the rustup in PATH.
 
 Needs root and mmdebstrap, and with all steps two hours of two processors. Output goes to
@@ -62,7 +62,17 @@ mkdir "$root/new" "$root/upper" "$root/work"
 mount -t overlay -o "lowerdir=$lower,upperdir=$root/upper,workdir=$root/work" overlay "$root/new"
 cd "$root/new"
 mount -t proc proc proc
-mount --rbind /dev dev
+# Nodes of its own: the owner and mode of this machine's may be another's while tests run there.
+mount -t tmpfs -o mode=755 tmpfs dev
+mkdir dev/net dev/pts dev/shm
+for node in /dev/* /dev/net/*; do
+    case $node in /dev/loop[0-9]*) kind=b ;; *) kind=c ;; esac
+    test -$kind "$node" || continue
+    mknod -m "$(stat -c %a "$node")" ".$node" $kind "$(stat -c %Hr "$node")" "$(stat -c %Lr "$node")"
+done
+mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+for link in fd stdin stdout stderr; do cp -P "/dev/$link" dev; done
 mount -t sysfs sysfs sys
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p source
