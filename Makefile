@@ -74,7 +74,7 @@ workflows: ## the files of .github/workflows
 	@$(TESTBED)/install.sh workflows
 	actionlint
 
-# All but the tests build with the Rust that Cargo.toml names as the lowest; clippy knows of each
+# Everything builds with the Rust that Cargo.toml names as the lowest; clippy knows of nearly each
 # part of the standard library since when it is there, and this asks that Rust itself.
 LOWEST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 .PHONY: lowest-rust
