@@ -1135,8 +1135,14 @@ fn what_stands_beside_an_image_is_held_to_its_form() {
             let refused = criu.refused(&bundle, &image);
             assert!(refused.contains("descriptors.json") && refused.contains(reason), "{refused}");
         }
-        // Names that are no pipe are nobody's descriptors.
-        fs::write(&descriptors, r#"["extRootNetNS","/x/pipe:[1]","pipe:[x]"]"#).unwrap();
+        for link in ["pipe:[x]", "pipe:1", "pipe:[1]x", "extRootNetNS"] {
+            fs::write(&descriptors, json!(["/dev/null", link]).to_string()).unwrap();
+            let refused = criu.refused(&bundle, &image);
+            let reason = format!("descriptors.json: [1]: {link:?}: is no link of a descriptor");
+            assert!(refused.contains(&reason), "{refused}");
+        }
+        // A path that ends like a pipe is none, and runc leaves empty what it cannot read.
+        fs::write(&descriptors, r#"["","/x/pipe:[1]","socket:[1]"]"#).unwrap();
         criu.restore(&bundle, &image).delete();
         for parent in ["/etc", "../..", "../../other"] {
             let link = image.join("parent");

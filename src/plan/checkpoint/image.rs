@@ -21,7 +21,26 @@ pub fn descriptors(text: &[u8]) -> Result<Vec<String>> {
     let descriptors: Vec<String> =
         serde_json::from_slice(text).with_context(|| format!("{DESCRIPTORS}: no list of texts"))?;
     ensure!(descriptors.len() <= 3, "{DESCRIPTORS}: more than three descriptors");
+    for (at, link) in descriptors.iter().enumerate() {
+        ensure!(is_link(link), "{DESCRIPTORS}: [{at}]: {link:?}: is no link of a descriptor");
+    }
     Ok(descriptors)
+}
+
+/// Whether a runtime can have written it: a path, what the kernel calls a thing without one, as in
+/// `socket:[7]`, or nothing, where runc could not read it.
+fn is_link(text: &str) -> bool {
+    let Some((kind, rest)) = text.split_once(':').filter(|_| !text.starts_with('/')) else {
+        return text.is_empty() || text.starts_with('/');
+    };
+    match kind {
+        "anon_inode" => !rest.is_empty(),
+        _ => {
+            !kind.is_empty()
+                && kind.bytes().all(|byte| byte.is_ascii_lowercase())
+                && is_number(rest)
+        }
+    }
 }
 
 /// The pipes among them, by their numbers: those alone are taken from the caller.
@@ -30,7 +49,12 @@ pub fn pipes(descriptors: &[String]) -> impl Iterator<Item = (String, i32)> {
 }
 
 fn is_pipe(link: &str) -> bool {
-    let digits = link.strip_prefix("pipe:[").and_then(|rest| rest.strip_suffix(']'));
+    link.strip_prefix("pipe:").is_some_and(is_number)
+}
+
+/// A number of an inode, as links have it.
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     digits.is_some_and(|digits| {
         !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
     })
@@ -73,6 +97,42 @@ mod tests {
         const { assert!(LONGEST > 3 * libc::PATH_MAX as u64) };
         for wrong in ["", "null", "{}", "[1]", r#"["a","b","c","d"]"#, "[\"a\"", "\u{0}"] {
             assert!(message(&read(wrong).unwrap_err()).starts_with(DESCRIPTORS), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn descriptors_are_as_the_kernel_calls_them() {
+        let read = |link: &str| descriptors(&serde_json::to_vec(&["/dev/null", link]).unwrap());
+        for good in [
+            "",
+            "/",
+            "/dev/pts/0",
+            "/x/pipe:[1]",
+            "/memfd:a (deleted)",
+            "pipe:[1]",
+            "socket:[18446744073709551615]",
+            "net:[4026531840]",
+            "anon_inode:[eventfd]",
+            "anon_inode:kvm-vcpu:0",
+        ] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+        for wrong in [
+            "pipe:[x]",
+            "pipe:[]",
+            "pipe:[-1]",
+            "pipe:1",
+            "pipe:[1]x",
+            "pipe:[1][2]",
+            "x pipe:[1]",
+            "anon_inode:",
+            ":[1]",
+            "extRootNetNS",
+            "dev/null",
+        ] {
+            let error = message(&read(wrong).unwrap_err());
+            let expected = format!("{DESCRIPTORS}: [1]: {wrong:?}: is no link of a descriptor");
+            assert_eq!(error, expected);
         }
     }
 
