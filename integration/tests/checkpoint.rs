@@ -16,6 +16,7 @@
 //! | binds, masked files, links on the way | `what_is_the_hosts_is_found_again` |
 //! | capabilities, ids, a filter, no_new_privs | `confinement_is_what_it_was` |
 //! | limits | `limits_are_those_of_the_configuration` |
+//! | groups: none of its own, or not in each tree | `groups_of_others_are_left_alone_by_who_has_none`, `a_program_goes_on_where_it_was_under_another_id` |
 //! | images of runc and crun, and ours by them | `images_are_those_of_others` |
 //! | labels | `a_profile_is_restored_and_another_only_where_it_is_asked_for` |
 //! | wider images: capabilities, filter, ids, namespaces | `an_image_that_is_wider_than_the_configuration_is_refused` |
@@ -71,9 +72,6 @@ fn counts_on(bundle: &Bundle) -> u64 {
 fn a_program_goes_on_where_it_was_under_another_id() {
     in_views(|bed| {
         let Some(criu) = Checkpoints::on(bed) else { return };
-        if sees_other_trees(bed) {
-            return bed.skip("CRIU sees the other trees all the same");
-        }
         if bed.is_peer("images are compared with theirs elsewhere") {
             return;
         }
@@ -109,6 +107,40 @@ fn a_program_goes_on_where_it_was_under_another_id() {
         counts_on(&bundle);
         third.kill("KILL");
         third.ended();
+    });
+}
+
+/// CRIU takes the group that a process is in for the container's, with all that are in it.
+#[test]
+fn groups_of_others_are_left_alone_by_who_has_none() {
+    as_root(|bed| {
+        let Some(path) = criu::path(bed) else { return };
+        let Some(criu) = Checkpoints::on(bed) else { return };
+        if bed.is_peer("they know no such manager") {
+            return;
+        }
+        let call = || bed.call().env("PATH", &path).args(["--cgroup-manager", "disabled"]);
+        let (bundle, id, image) = (counting(bed), bed.id(), criu.image());
+        let create = call().args(["create", "--bundle"]).arg(&bundle.save().path).arg(&id).silent();
+        let first = Container::create(bed, &id, create);
+        first.start();
+        counts_on(&bundle);
+        let neighbours = bed.bundle().sh("sleep 1000");
+        let neighbour = bed.start(&neighbours);
+        let group = bed.cgroup_file(&neighbours, "cgroup.procs");
+        assert!(group.exists());
+        // By somebody who is elsewhere: CRIU knows its own group to be nobody's.
+        let elsewhere = group.parent().unwrap();
+        criu.dump_call(&id, &image).in_cgroup(elsewhere).output().success();
+        neighbour.delete();
+        assert!(!group.exists());
+        let (stands, id) = (count(&bundle), bed.id());
+        let restore = call().args(["restore", "--detach", "--image-path"]).arg(&image);
+        let restore = restore.arg("--bundle").arg(&bundle.path).arg(&id);
+        let second = Container::create(bed, &id, restore);
+        assert!(counts_on(&bundle) >= stands);
+        assert!(!group.exists(), "it was made again");
+        second.delete();
     });
 }
 

@@ -58,7 +58,7 @@ complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "state" -d 'Print the 
 complete -c ferrun -n "__fish_ferrun_needs_command" -f -a "update" -d 'Change the limits of a container'
 complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l image-path -d 'Directory of the image [default: checkpoint]' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l work-path -d 'Directory of CRIU\'s log [default: that of the image]' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l manage-cgroups-mode -d 'Which files of cgroups are restored [default: soft]' -r -f -a "soft\t''
+complete -c ferrun -n "__fish_ferrun_using_subcommand checkpoint" -l manage-cgroups-mode -d 'Which files of cgroups are restored [default: soft, or ignore without own ones]' -r -f -a "soft\t''
 full\t''
 strict\t''
 ignore\t''"
@@ -122,7 +122,7 @@ json\t''"
 complete -c ferrun -n "__fish_ferrun_using_subcommand ps" -s h -l help -d 'Print help'
 complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l image-path -d 'Directory of the image [default: checkpoint]' -r -F
 complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l work-path -d 'Directory of CRIU\'s log [default: that of the image]' -r -F
-complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l manage-cgroups-mode -d 'Which files of cgroups are restored [default: soft]' -r -f -a "soft\t''
+complete -c ferrun -n "__fish_ferrun_using_subcommand restore" -l manage-cgroups-mode -d 'Which files of cgroups are restored [default: soft, or ignore without own ones]' -r -f -a "soft\t''
 full\t''
 strict\t''
 ignore\t''"

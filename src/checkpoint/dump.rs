@@ -175,6 +175,7 @@ fn facts(
         version: criu::version()?,
         pid,
         group: container.record.group.clone(),
+        places: cgroups::places_of(pid.unsigned_abs())?,
         images: image.number(),
         work: work.map(Directory::number),
         masked: masked.collect(),

@@ -208,6 +208,7 @@ impl Making<'_> {
         facts.bound = bound;
         facts.bound.push((notify::INSIDE.into(), notify));
         facts.root = self.container.directory.join(ROOT);
+        facts.group = self.cgroup_plan().group.clone();
         facts.groups = cgroups::places_of(criu.pid())?;
         let options = options(self.plan, &self.bundle.spec, &self.asked.typed, facts)?;
         log::debug(|| format!("criu: restore: {options:?}"));
@@ -288,6 +289,11 @@ impl Making<'_> {
         Ok(())
     }
 
+    /// Its groups, where they are by now.
+    fn cgroup_plan(&self) -> &CgroupPlan {
+        self.moved.as_ref().unwrap_or(&self.plan.cgroup)
+    }
+
     /// Answers CRIU's steps.
     fn reached(&mut self, step: Step) -> Result<()> {
         match (step.name.as_str(), step.pid) {
@@ -355,7 +361,7 @@ impl Making<'_> {
     fn check_tasks(&mut self) -> Result<()> {
         let Some(init) = &self.init else { bail!("criu has told of no process") };
         let init = init.pid.as_raw();
-        let cgroup = self.moved.as_ref().unwrap_or(&self.plan.cgroup);
+        let cgroup = self.cgroup_plan();
         let check = || -> Result<()> {
             let label = self.asked.typed.lsm_profile.as_deref();
             tasks::check(init, self.plan, &cgroup.group, label)?;

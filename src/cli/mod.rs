@@ -132,8 +132,11 @@ const IMAGING: &[Definition] = &[
     flag("file-locks", "Take locks of files along"),
     flag("lazy-pages", "Bring memory when it is touched"),
     flag("auto-dedup", "Free in images what later ones hold"),
-    text("manage-cgroups-mode", "Which files of cgroups are restored [default: soft]")
-        .takes(Takes::OneOf(&["soft", "full", "strict", "ignore"])),
+    text(
+        "manage-cgroups-mode",
+        "Which files of cgroups are restored [default: soft, or ignore without own ones]",
+    )
+    .takes(Takes::OneOf(&["soft", "full", "strict", "ignore"])),
     text("empty-ns", "Leave out a namespace of this type, network; it always is").repeated(),
 ];
 

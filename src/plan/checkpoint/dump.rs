@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Spec};
 
 use super::{
-    FREEZES_UNIFIED, Flags, Options, TELLS_STATUS, config_file, external_namespaces, network,
-    refuse_mapped, refuse_unsupported,
+    FREEZES_UNIFIED, Flags, Options, TELLS_STATUS, cgroups_mode, config_file, external_namespaces,
+    network, refuse_mapped, refuse_unsupported,
 };
 use crate::plan::cgroup::{Group, Layout};
 use crate::plan::mounts::Surroundings;
@@ -101,6 +101,8 @@ pub struct Facts {
     pub pid: i32,
     /// Its group.
     pub group: Group,
+    /// Where it is in each tree.
+    pub places: Vec<(String, PathBuf)>,
     /// The descriptor of the image's directory.
     pub images: i32,
     /// The descriptor of the directory for the log.
@@ -125,13 +127,14 @@ pub fn options(dumped: &Dumped, typed: &Typed, facts: Facts) -> Result<Options> 
     let masked = facts.masked.iter().map(|place| (place.clone(), PathBuf::from(MASK)));
     let mounts = facts.bound.iter().map(same).chain(masked);
     let unified = || facts.group.unified().filter(|_| facts.version >= FREEZES_UNIFIED);
+    let cgroups_mode = cgroups_mode(&typed.flags, &dumped.namespaces, &facts.group, &facts.places);
     let freezer = facts.group.directory_of("freezer").or_else(unified);
     Ok(Options {
         images: facts.images,
         work: facts.work,
         pid: Some(facts.pid),
         log_file: "dump.log",
-        flags: typed.flags.clone(),
+        flags: Flags { cgroups_mode, ..typed.flags.clone() },
         leave_running: typed.leave_running,
         tcp_skip_in_flight: typed.tcp_skip_in_flight,
         link_remap: typed.link_remap,

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxSeccomp, LinuxSeccompAction, Spec};
 
+use super::cgroup::Group;
 use super::mounts::{MountKind, MountStep};
 use super::namespaces::{Join, Namespaces, clone_flag};
 use super::rootfs::Rootfs;
@@ -80,6 +81,23 @@ impl CgroupsMode {
             _ => bail!("--manage-cgroups-mode: {text:?}: neither soft, full, strict nor ignore"),
         })
     }
+}
+
+/// What CRIU is to do with groups: what was typed, or nothing where the container is in no group of
+/// its own in one of the trees. There CRIU would take those of its neighbours for the container's.
+/// A new cgroup namespace it makes only where it restores groups.
+fn cgroups_mode(
+    typed: &Flags,
+    namespaces: &Namespaces,
+    group: &Group,
+    places: &[(String, PathBuf)],
+) -> Option<CgroupsMode> {
+    let is_own = |(controllers, _): &(String, PathBuf)| match controllers.as_str() {
+        "" => group.unified().is_some(),
+        names => names.split(',').any(|name| group.directory_of(name).is_some()),
+    };
+    let shares = || !namespaces.is_new(Kind::Cgroup) && !places.iter().all(is_own);
+    typed.cgroups_mode.or_else(|| shares().then_some(CgroupsMode::Ignore))
 }
 
 /// `--empty-ns`: the only type that can be left out is the one that always is.
@@ -269,6 +287,7 @@ fn network() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::cgroup::{Directory, Version};
 
     fn spec(json: &str) -> Spec {
         serde_json::from_str(json).unwrap()
@@ -344,6 +363,44 @@ mod tests {
         let error = needs(3_10_00, EXTERNAL_NETWORK, "x").unwrap_err();
         assert_eq!(crate::error::message(&error), "x: needs CRIU 3.11, and this one is 3.10");
         assert!(needs(3_11_00, EXTERNAL_NETWORK, "x").is_ok());
+    }
+
+    #[test]
+    fn groups_are_left_alone_where_the_container_shares_one() {
+        let directory = |version, controllers: &[&str]| Directory {
+            version,
+            controllers: controllers.iter().map(ToString::to_string).collect(),
+            mount: "/m".into(),
+            path: "/m/c".into(),
+        };
+        let one = directory(Version::V2, &["memory", "pids"]);
+        let cpu = directory(Version::V1, &["cpu", "cpuacct"]);
+        let blkio = directory(Version::V1, &["blkio"]);
+        let named = directory(Version::V1, &["name=systemd"]);
+        const TREES: [&str; 4] = ["name=systemd", "cpu,cpuacct", "blkio", ""];
+        let ignore = Some(CgroupsMode::Ignore);
+        for (directories, trees, expected) in [
+            (vec![one.clone()], &[""][..], None),
+            (vec![], &[""], ignore),
+            (vec![], &[], None),
+            (vec![one.clone(), cpu.clone(), blkio.clone(), named.clone()], &TREES, None),
+            (vec![cpu.clone(), blkio.clone(), named.clone()], &TREES, ignore),
+            (vec![one.clone(), cpu, blkio], &TREES, ignore),
+            (vec![one], &TREES, ignore),
+        ] {
+            let group = Group { directories };
+            let places: Vec<_> =
+                trees.iter().map(|tree| (tree.to_string(), PathBuf::from("/c"))).collect();
+            let mode = |typed, new| {
+                let flags = Flags { cgroups_mode: typed, ..Flags::default() };
+                let namespaces = Namespaces { new, ..Namespaces::default() };
+                cgroups_mode(&flags, &namespaces, &group, &places)
+            };
+            assert_eq!(mode(None, vec![Kind::Mount]), expected, "{group:?}");
+            assert_eq!(mode(None, vec![Kind::Cgroup]), None);
+            let full = Some(CgroupsMode::Full);
+            assert_eq!(mode(full, vec![]), full);
+        }
     }
 
     #[test]

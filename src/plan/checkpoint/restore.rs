@@ -7,10 +7,11 @@ use oci_spec::runtime::{LinuxNamespaceType as Kind, Spec};
 
 use super::dump::MASK;
 use super::{
-    Flags, LSM, Options, bound_devices, config_file, external_namespaces, image, needs, network,
-    refuse_mapped, refuse_unsupported, source,
+    Flags, LSM, Options, bound_devices, cgroups_mode, config_file, external_namespaces, image,
+    needs, network, refuse_mapped, refuse_unsupported, source,
 };
 use crate::plan::Plan;
+use crate::plan::cgroup::Group;
 use crate::plan::namespaces::proc_name;
 
 /// What was typed.
@@ -49,6 +50,8 @@ pub struct Facts {
     pub descriptors: Vec<String>,
     /// The number that CRIU has for the first of the joined namespaces.
     pub first_namespace: i32,
+    /// The group of the container.
+    pub group: Group,
     /// Where CRIU's own process is in each tree.
     pub groups: Vec<(String, PathBuf)>,
     /// Whether the settings that CRIU is to have are there.
@@ -96,12 +99,13 @@ pub fn options(plan: &Plan, spec: &Spec, typed: &Typed, facts: Facts) -> Result<
     let devices = bound_devices(&plan.rootfs).map(|path| (path.to_owned(), path.to_owned()));
     let masked = plan.rootfs.masked_paths.iter();
     let masked = masked.map(|(_, path)| (path.clone(), PathBuf::from(MASK)));
+    let cgroups_mode = cgroups_mode(&typed.flags, namespaces, &facts.group, &facts.groups);
     let mask = (!plan.rootfs.masked_paths.is_empty()).then(|| (MASK.into(), MASK.into()));
     Ok(Options {
         images: facts.images,
         work: facts.work,
         log_file: "restore.log",
-        flags: typed.flags.clone(),
+        flags: Flags { cgroups_mode, ..typed.flags.clone() },
         evasive_devices: true,
         root: facts.root,
         // runc's images have the places, ours and crun's may have the names. What is masked has
@@ -135,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::error::message;
-    use crate::plan::checkpoint::opened_namespaces;
+    use crate::plan::checkpoint::{CgroupsMode, opened_namespaces};
     use crate::plan::host::Host;
     use crate::plan::request::Request;
 
@@ -219,7 +223,7 @@ mod tests {
             images: 5,
             work: Some(6),
             log_file: "restore.log",
-            flags: typed.flags.clone(),
+            flags: Flags { cgroups_mode: Some(CgroupsMode::Ignore), ..typed.flags.clone() },
             evasive_devices: true,
             root: "/s/criu-root".into(),
             external_mounts: vec![("/var/run/x".into(), "/b/x".into())],
