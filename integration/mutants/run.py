@@ -13,7 +13,7 @@ sources as they are: one that always fails proves nothing.
     run.py [NAME...]     all patches, or those whose names contain one of the words
 
 Mutants are dangerous: each test runs in mount and pid namespaces of its own, with the
-machine's root file system read-only but for a directory in memory.
+machine's root file system read-only but for a directory in memory, and /tmp with a layer of it above.
 """
 
 import json
@@ -38,10 +38,16 @@ UNIT_TESTS = {"lib": ["--lib"], "bin": ["--bins"]}
 # Some tests kill a call at each of its system calls.
 PATIENCE = 300
 
-# The shell is pid 1 and stays: it adopts whatever a mutant leaves behind.
+# The shell is pid 1 and stays: it adopts whatever a mutant leaves behind. CRIU tries the kernel out
+# in /tmp, in which all this may lie.
 SANDBOX = """
-mount -t tmpfs -o mode=1777 scratch "$TMPDIR" &&
+here=$PWD
+mount -t tmpfs -o mode=1777 scratch "$TMPDIR" && cd "$TMPDIR" &&
+mkdir -m 1777 upper && mkdir work &&
+mount -t overlay -o lowerdir=/tmp,upperdir=upper,workdir=work upper /tmp &&
+mount --bind . "$TMPDIR" &&
 mount -o remount,bind,ro / &&
+cd "$here" &&
 "$@"
 exit $?
 """
@@ -128,7 +134,9 @@ def passes(test, programs):
     """Whether a test passes. Its end by a signal or a time limit is a failure too."""
     package, target, name = test
     program, directory = programs[package, target]
-    environment = os.environ | {"RUNTIME": str(TARGET / "debug/ferrun"), "TMPDIR": str(SCRATCH)}
+    # A criu that was made beside the checkout is not in the tree.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(ROOT / "testbed" / "cache" / "bin")])
+    environment = os.environ | {"RUNTIME": str(TARGET / "debug/ferrun"), "TMPDIR": str(SCRATCH), "PATH": path}
     # What the caller ignores, as nohup does, would reach the programs in containers.
     sandbox = ["env", "--default-signal=HUP,INT,QUIT,PIPE"]
     sandbox += ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
