@@ -149,7 +149,7 @@ fn no_privilege_that_loading_a_filter_needs_is_left() {
 }
 
 #[test]
-fn a_created_container_waits_under_its_filter() {
+fn a_created_container_waits_under_its_filter_with_the_rights_of_the_program() {
     as_both(|bed| {
         if bed.is_peer("crun 1.8 loads it when the container starts") {
             return;
@@ -159,7 +159,12 @@ fn a_created_container_waits_under_its_filter() {
         for bundle in both_ways(&bundle.sh("sleep 100")) {
             let container = bed.create(&bundle);
             let status = std::fs::read_to_string(format!("/proc/{}/status", container.pid()));
-            assert!(status.unwrap().contains("Seccomp:\t2\n"), "it has no filter");
+            let status = status.unwrap();
+            assert!(status.contains("Seccomp:\t2\n"), "{status}");
+            // And without what loading it takes.
+            for set in ["Prm", "Eff"] {
+                assert!(status.contains(&format!("Cap{set}:\t0000000020000420\n")), "{status}");
+            }
         }
     });
 }
