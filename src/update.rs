@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
-use crate::cgroups::resctrl;
-use crate::cgroups::{self, systemd};
-use crate::error::InField as _;
+use crate::cgroups::{self, Held, resctrl, systemd};
+use crate::error::{InField as _, message};
 use crate::log;
-use crate::plan::cgroup::unit;
+use crate::plan::cgroup::unit::{self, Property};
+use crate::plan::cgroup::{DevicePlan, Setting};
 use crate::plan::intel_rdt::Lines;
 use crate::store::{Container, Store};
 
@@ -78,18 +78,49 @@ fn change_limits(container: &Container, request: Value) -> Result<()> {
         Some(rules) => group.devices(rules)?,
         None => None,
     };
+    let properties = properties(container, &mut settings)?;
+    let held = cgroups::held(&settings);
+    let changed = change(container, properties, &settings, devices.as_ref())
+        .and_then(|()| container.keep_resources(&resources));
+    if changed.is_err() {
+        put_back(container, &held);
+    }
+    changed
+}
+
+/// The settings in systemd's words, where the group is one of its units.
+fn properties(container: &Container, settings: &mut [Setting]) -> Result<Vec<Property>> {
+    match &container.record.unit {
+        Some(_) => unit::limits(settings),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn change(
+    container: &Container,
+    mut properties: Vec<Property>,
+    settings: &[Setting],
+    devices: Option<&DevicePlan>,
+) -> Result<()> {
     if let Some(unit) = &container.record.unit {
-        let mut properties = unit::limits(&mut settings)?;
-        if let Some(devices) = &devices {
+        if let Some(devices) = devices {
             properties.extend(unit::device_properties(&devices.list, &systemd::majors()?));
         }
         systemd::change(unit, &properties)?;
     }
-    cgroups::apply_settings(&settings, None)?.iter().for_each(log::warn);
-    if let Some(devices) = &devices {
-        cgroups::apply_devices(devices)?;
+    cgroups::apply_settings(settings, None)?.iter().for_each(log::warn);
+    devices.map_or(Ok(()), cgroups::apply_devices)
+}
+
+/// Has the limits as they were, where one of the new ones is refused. Whoever asked hears of
+/// that one, and a warning of what could not be put back.
+fn put_back(container: &Container, held: &[Held<'_>]) {
+    let mut settings: Vec<_> = held.iter().flat_map(Held::back).collect();
+    let restored = properties(container, &mut settings)
+        .and_then(|properties| change(container, properties, &settings, None));
+    if let Err(error) = restored {
+        log::warn(format!("limits that were there before: {}", message(&error)));
     }
-    container.keep_resources(&resources)
 }
 
 /// Who lifts the limit of memory and says nothing of the one of memory and swap together

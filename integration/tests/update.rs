@@ -422,6 +422,15 @@ fn wrong_values_are_refused_and_change_nothing() {
                 &["--memory", "50331648", "--memory-swap", "33554432"],
                 ["linux.resources.memory.swap", "33554432"],
             ),
+            // What comes before the one that is refused is put back.
+            (
+                &["--cpu-share", "512", "--pids-limit", "20", "--cpuset-cpus", "9999"],
+                ["linux.resources.cpu.cpus", "9999"],
+            ),
+            (
+                &["--memory", "33554432", "--memory-swap", "50331648", "--cpuset-mems", "77"],
+                ["linux.resources.cpu.mems", "77"],
+            ),
             (&["--resources", "/no/such/file"], ["--resources", "/no/such/file"]),
             (&[], ["update", "no resource"]),
             (&["--bogus", "1"], ["--bogus", ""]),

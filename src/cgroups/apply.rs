@@ -7,11 +7,11 @@ use std::path::Path;
 use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use rustix::fs::{Mode, OFlags, open};
 
-use super::{bpf, open_to_write, read, try_write, write_to};
+use super::{bpf, open_to_write, read, try_read, try_write, write_to};
 use crate::error::{InField, message};
 use crate::log;
 use crate::plan::cgroup::settings::Otherwise;
-use crate::plan::cgroup::{DevicePlan, Setting, Stage, Version, program};
+use crate::plan::cgroup::{DevicePlan, Setting, Stage, Version, Write, program};
 
 /// Writes those of `settings` that belong to `stage`, or all. Returns warnings.
 ///
@@ -44,6 +44,36 @@ pub fn apply_settings(settings: &[Setting], stage: Option<Stage>) -> Result<Vec<
         }
     }
     Ok(warnings)
+}
+
+/// What a file of a group held.
+#[derive(Debug)]
+pub struct Held<'a> {
+    setting: &'a Setting,
+    file: &'a str,
+    text: String,
+}
+
+/// What the files of `settings` hold, as far as they can be read.
+pub fn held(settings: &[Setting]) -> Vec<Held<'_>> {
+    settings.iter().filter_map(Held::by).collect()
+}
+
+impl<'a> Held<'a> {
+    fn by(setting: &'a Setting) -> Option<Self> {
+        setting.writes.iter().find_map(|Write { file, .. }| {
+            let text = try_read(&setting.directory.join(file)).ok()?;
+            Some(Self { setting, file, text })
+        })
+    }
+
+    /// What makes its file hold that again, where it holds anything else by now.
+    pub fn back(&self) -> Vec<Setting> {
+        match try_read(&self.setting.directory.join(self.file)) {
+            Ok(now) if now == self.text => Vec::new(),
+            _ => self.setting.back(self.file, &self.text),
+        }
+    }
 }
 
 fn apply(setting: &Setting) -> Result<()> {

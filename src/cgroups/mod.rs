@@ -27,7 +27,7 @@ mod stats;
 pub mod systemd;
 mod tree;
 
-pub use apply::{apply_devices, apply_settings};
+pub use apply::{Held, apply_devices, apply_settings, held};
 pub use create::{
     CreatedGroups, Entering, TasksFiles, create, delegate, directory_fd, hand_down, put_into,
 };

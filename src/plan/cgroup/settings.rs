@@ -75,6 +75,31 @@ pub struct Setting {
     pub otherwise: Otherwise,
 }
 
+impl Setting {
+    /// What makes its file hold `text` again, which was read from it.
+    pub fn back(&self, file: &str, text: &str) -> Vec<Self> {
+        let mut values: Vec<_> = text.lines().map(str::to_owned).collect();
+        match file {
+            // It tells more than it takes.
+            "memory.oom_control" => {
+                values.truncate(1);
+                values.iter_mut().for_each(|value| value.retain(|char| char.is_ascii_digit()));
+            }
+            // Nothing is a value too, but a write of nothing is none.
+            _ if text.trim().is_empty() => values = vec!["\n".to_owned()],
+            // Lines of devices are taken one by one.
+            _ => {}
+        }
+        let back = |value| Self {
+            writes: vec![write(file, value)],
+            at_least: None,
+            otherwise: Otherwise::Warn,
+            ..self.clone()
+        };
+        values.into_iter().map(back).collect()
+    }
+}
+
 /// A field before it is known which version holds its controller.
 struct Row {
     field: String,
@@ -720,6 +745,42 @@ mod tests {
             refusal(json, Version::V2),
             "linux.resources.network.classID: no cgroup tree of this machine has the net_cls controller"
         );
+    }
+
+    #[test]
+    fn what_a_file_held_is_written_back_as_the_file_takes_it() {
+        let usage = Write { file: "usage".to_owned(), value: "7".to_owned() };
+        let setting = Setting {
+            field: "linux.resources.memory.limit".to_owned(),
+            directory: "/group".into(),
+            version: Version::V1,
+            controller: "memory".to_owned(),
+            stage: Stage::Last,
+            writes: vec![],
+            at_least: Some(usage),
+            otherwise: Otherwise::Fail,
+        };
+        for (file, text, values) in [
+            ("pids.max", "max\n", &["max"][..]),
+            ("cpu.max", "max 100000\n", &["max 100000"]),
+            ("io.weight", "default 100\n8:0 50\n", &["default 100", "8:0 50"]),
+            ("memory.oom_control", "oom_kill_disable 0\nunder_oom 1\noom_kill 2\n", &["0"]),
+            ("cpuset.cpus", "\n", &["\n"]),
+            ("cpuset.cpus", "", &["\n"]),
+        ] {
+            let back = setting.back(file, text);
+            let found: Vec<_> = back
+                .iter()
+                .flat_map(|back| &back.writes)
+                .map(|write| (write.file.as_str(), write.value.as_str()))
+                .collect();
+            let expected: Vec<_> = values.iter().map(|value| (file, *value)).collect();
+            assert_eq!(found, expected);
+            for back in back {
+                assert_eq!((back.at_least, back.otherwise), (None, Otherwise::Warn));
+                assert_eq!((&back.field, &back.directory), (&setting.field, &setting.directory));
+            }
+        }
     }
 
     #[test]
