@@ -374,6 +374,9 @@ fn terminal(process: &Process, field: Field, streams: &Streams) -> Result<Option
 /// and every file of a build would be writable to all.
 const DEFAULT_UMASK: u32 = 0o022;
 
+/// NGROUPS_MAX of linux/limits.h. An error of setgroups(2) names them all.
+const MOST_GROUPS: usize = 65_536;
+
 fn user(process: &Process, field: Field) -> Result<User> {
     let user = process.user();
     let (mut groups, mut seen) = (Vec::new(), BTreeSet::new());
@@ -384,6 +387,10 @@ fn user(process: &Process, field: Field) -> Result<User> {
         if seen.insert(group) {
             groups.push(group);
         }
+    }
+    if groups.len() > MOST_GROUPS {
+        let field = field.of("user.additionalGids");
+        bail!("{field}: {} groups: more than {MOST_GROUPS}", groups.len());
     }
     let umask = user.umask().unwrap_or(DEFAULT_UMASK);
     if umask > 0o777 {
@@ -538,6 +545,22 @@ mod tests {
         let planned =
             ProcessPlan::plan(&process, None, Field::CONFIG, &Streams::default()).unwrap();
         assert_eq!(planned.user.groups, [0, 10]);
+    }
+
+    #[test]
+    fn there_are_no_more_groups_than_the_kernel_takes() {
+        let planned = |count: u32| {
+            let gids: Vec<_> = (0..count).collect();
+            let user = format!(r#"{{"uid":0,"gid":0,"additionalGids":{gids:?}}}"#);
+            let json = format!(r#"{{"cwd":"/","args":["a"],"user":{user}}}"#);
+            let process = serde_json::from_str(&json).unwrap();
+            ProcessPlan::plan(&process, None, Field::CONFIG, &Streams::default())
+                .map(|planned| planned.user.groups.len())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(planned(65_536), Ok(65_536));
+        let refused = "process.user.additionalGids: 65537 groups: more than 65536";
+        assert_eq!(planned(65_537), Err(refused.to_owned()));
     }
 
     #[test]
