@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use integration::{Bed, Bundle, Container, Output, View, in_views, with_controllers};
+use integration::{Bed, Bundle, Container, Output, View, as_root, in_views, with_controllers};
 use serde_json::{Value, json};
 
 /// Runs the test where the controllers of `limited` are.
@@ -422,15 +422,6 @@ fn wrong_values_are_refused_and_change_nothing() {
                 &["--memory", "50331648", "--memory-swap", "33554432"],
                 ["linux.resources.memory.swap", "33554432"],
             ),
-            // What comes before the one that is refused is put back.
-            (
-                &["--cpu-share", "512", "--pids-limit", "20", "--cpuset-cpus", "9999"],
-                ["linux.resources.cpu.cpus", "9999"],
-            ),
-            (
-                &["--memory", "33554432", "--memory-swap", "50331648", "--cpuset-mems", "77"],
-                ["linux.resources.cpu.mems", "77"],
-            ),
             (&["--resources", "/no/such/file"], ["--resources", "/no/such/file"]),
             (&[], ["update", "no resource"]),
             (&["--bogus", "1"], ["--bogus", ""]),
@@ -455,6 +446,35 @@ fn wrong_values_are_refused_and_change_nothing() {
         update(bed, &container, &["--pids-limit", "40"]).success();
         assert_file(bed, &bundle, "pids.max", "40");
         bed.runtime(["update", "--pids-limit", "5", "no-such-container"]).failure(1);
+    });
+}
+
+#[test]
+fn what_was_changed_before_a_limit_is_refused_is_put_back() {
+    as_root(|bed| {
+        if bed.is_peer("crun 1.8 leaves it, and runc 1.1 what was not limited before") {
+            return;
+        }
+        let needed = ["cpu", "cpuset", "memory", "pids"];
+        if let Some(name) = needed.iter().find(|name| !bed.has_controller(name)) {
+            return bed.skip(&format!("no {name} controller is mounted"));
+        }
+        let bundle = limited(bed);
+        let container = bed.start(&bundle);
+        let reservation = bed.by_version("memory.soft_limit_in_bytes", "memory.low");
+        let before = file(bed, &bundle, reservation);
+        for flags in [
+            ["--cpu-share=512", "--pids-limit=20", "--memory-reservation=8m", "--cpuset-cpus=9999"],
+            ["--memory=33554432", "--memory-swap=50331648", "--cpu-quota=9000", "--cpuset-mems=77"],
+        ] {
+            let (_, refused) = flags[3].split_once('=').unwrap();
+            assert!(update(bed, &container, &flags).failure(1).contains(refused));
+            assert_memory(bed, &bundle, 67108864, 134217728);
+            assert_shares(bed, &bundle, "77", "14");
+            assert_quota(bed, &bundle, "50000", "100000");
+            assert_file(bed, &bundle, "pids.max", "50");
+            assert_eq!(file(bed, &bundle, reservation), before, "it had none");
+        }
     });
 }
 
