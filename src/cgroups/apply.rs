@@ -50,7 +50,7 @@ pub fn apply_settings(settings: &[Setting], stage: Option<Stage>) -> Result<Vec<
 #[derive(Debug)]
 pub struct Held<'a> {
     setting: &'a Setting,
-    file: &'a str,
+    write: &'a Write,
     text: String,
 }
 
@@ -61,17 +61,17 @@ pub fn held(settings: &[Setting]) -> Vec<Held<'_>> {
 
 impl<'a> Held<'a> {
     fn by(setting: &'a Setting) -> Option<Self> {
-        setting.writes.iter().find_map(|Write { file, .. }| {
-            let text = try_read(&setting.directory.join(file)).ok()?;
-            Some(Self { setting, file, text })
+        setting.writes.iter().find_map(|write| {
+            let text = try_read(&setting.directory.join(&write.file)).ok()?;
+            Some(Self { setting, write, text })
         })
     }
 
     /// What makes its file hold that again, where it holds anything else by now.
     pub fn back(&self) -> Vec<Setting> {
-        match try_read(&self.setting.directory.join(self.file)) {
+        match try_read(&self.setting.directory.join(&self.write.file)) {
             Ok(now) if now == self.text => Vec::new(),
-            _ => self.setting.back(self.file, &self.text),
+            _ => self.setting.back(self.write, &self.text),
         }
     }
 }

@@ -76,28 +76,43 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// What makes its file hold `text` again, which was read from it.
-    pub fn back(&self, file: &str, text: &str) -> Vec<Self> {
+    /// What takes back that `written` was written to a file which held `text`.
+    pub fn back(&self, written: &Write, text: &str) -> Vec<Self> {
         let mut values: Vec<_> = text.lines().map(str::to_owned).collect();
-        match file {
+        match written.file.as_str() {
             // It tells more than it takes.
             "memory.oom_control" => {
                 values.truncate(1);
                 values.iter_mut().for_each(|value| value.retain(|char| char.is_ascii_digit()));
             }
-            // Nothing is a value too, but a write of nothing is none.
-            _ if text.trim().is_empty() => values = vec!["\n".to_owned()],
-            // Lines of devices are taken one by one.
-            _ => {}
+            // None is a value too, but a write of nothing is none.
+            "cpuset.cpus" | "cpuset.mems" if text.trim().is_empty() => {
+                values = vec!["\n".to_owned()];
+            }
+            // Lines of devices are taken one by one, and a new one stays where it is not lifted.
+            _ => values.extend(lifted(written, text)),
         }
         let back = |value| Self {
-            writes: vec![write(file, value)],
+            writes: vec![write(&written.file, value)],
             at_least: None,
             otherwise: Otherwise::Warn,
             ..self.clone()
         };
         values.into_iter().map(back).collect()
     }
+}
+
+/// What lifts the limit of a device, where a file had none of it.
+fn lifted(written: &Write, text: &str) -> Option<String> {
+    let (device, limit) =
+        written.value.split_once(' ').filter(|(device, _)| device.contains(':'))?;
+    let of_device = |line: &str| line.split(' ').next() == Some(device);
+    let none = match limit.split_once('=') {
+        Some((kind, _)) => format!("{kind}=max"),
+        None if written.file.starts_with("io.") => "default".to_owned(),
+        None => "0".to_owned(),
+    };
+    (!text.lines().any(of_device)).then(|| format!("{device} {none}"))
 }
 
 /// A field before it is known which version holds its controller.
@@ -749,7 +764,6 @@ mod tests {
 
     #[test]
     fn what_a_file_held_is_written_back_as_the_file_takes_it() {
-        let usage = Write { file: "usage".to_owned(), value: "7".to_owned() };
         let setting = Setting {
             field: "linux.resources.memory.limit".to_owned(),
             directory: "/group".into(),
@@ -757,18 +771,25 @@ mod tests {
             controller: "memory".to_owned(),
             stage: Stage::Last,
             writes: vec![],
-            at_least: Some(usage),
+            at_least: Some(write("usage", 7)),
             otherwise: Otherwise::Fail,
         };
-        for (file, text, values) in [
-            ("pids.max", "max\n", &["max"][..]),
-            ("cpu.max", "max 100000\n", &["max 100000"]),
-            ("io.weight", "default 100\n8:0 50\n", &["default 100", "8:0 50"]),
-            ("memory.oom_control", "oom_kill_disable 0\nunder_oom 1\noom_kill 2\n", &["0"]),
-            ("cpuset.cpus", "\n", &["\n"]),
-            ("cpuset.cpus", "", &["\n"]),
+        let throttle = "blkio.throttle.read_bps_device";
+        for (file, written, text, values) in [
+            ("pids.max", "9", "max\n", &["max"][..]),
+            ("cpu.max", "5 100000", "max 100000\n", &["max 100000"]),
+            ("memory.oom_control", "1", "oom_kill_disable 0\nunder_oom 1\noom_kill 2\n", &["0"]),
+            ("cpuset.cpus", "1", "\n", &["\n"]),
+            ("cpuset.mems", "1", "", &["\n"]),
+            ("cpuset.cpus", "1", "0-1\n", &["0-1"]),
+            ("io.weight", "8:0 9", "default 100\n8:0 50\n", &["default 100", "8:0 50"]),
+            ("io.weight", "8:1 9", "default 100\n", &["default 100", "8:1 default"]),
+            ("io.max", "8:0 rbps=9", "", &["8:0 rbps=max"]),
+            ("io.max", "8:0 rbps=9", "8:0 rbps=5 wbps=max\n", &["8:0 rbps=5 wbps=max"]),
+            (throttle, "8:0 9", "8:1 5\n", &["8:1 5", "8:0 0"]),
+            ("net_prio.ifpriomap", "eth0 5", "lo 0\neth0 0\n", &["lo 0", "eth0 0"]),
         ] {
-            let back = setting.back(file, text);
+            let back = setting.back(&write(file, written), text);
             let found: Vec<_> = back
                 .iter()
                 .flat_map(|back| &back.writes)

@@ -241,6 +241,9 @@ fn property(write: &mut Write) -> Result<Vec<Property>> {
             // Of one device.
             Err(_) => Ok(Vec::new()),
         },
+        // None is no limit, in the file and to systemd.
+        "cpuset.cpus" if text.is_empty() => one("AllowedCPUs", Value::bytes(&[])),
+        "cpuset.mems" if text.is_empty() => one("AllowedMemoryNodes", Value::bytes(&[])),
         "cpuset.cpus" => one("AllowedCPUs", Value::bytes(&mask(text)?)),
         "cpuset.mems" => one("AllowedMemoryNodes", Value::bytes(&mask(text)?)),
         "cpu.max" => {
@@ -611,6 +614,8 @@ mod tests {
                 vec![("AllowedCPUs".to_owned(), Value::bytes(&last))]
             }),
             ("cpuset.cpus", "0-2,9", vec![("AllowedCPUs".to_owned(), Value::bytes(&[7, 2]))]),
+            ("cpuset.cpus", "\n", vec![("AllowedCPUs".to_owned(), Value::bytes(&[]))]),
+            ("cpuset.mems", "\n", vec![("AllowedMemoryNodes".to_owned(), Value::bytes(&[]))]),
             ("cpuset.mems", "0", vec![("AllowedMemoryNodes".to_owned(), Value::bytes(&[1]))]),
             ("memory.oom.group", "1", vec![("OOMPolicy".to_owned(), Value::text("kill"))]),
             ("memory.oom.group", "0", vec![("OOMPolicy".to_owned(), Value::text("continue"))]),
