@@ -288,7 +288,7 @@ fuzz: ## fuzz what others write, a minute for each target: fuzz/README.md; gets 
 
 # BASE=main looks at what has changed since then alone, PARTS="seccomp plan" at some parts.
 .PHONY: mutants-all
-mutants-all: ## change each expression of the parts that decide, and see a unit test fail
+mutants-all: ## change each expression of the parts that decide, and see a test fail
 	@$(TESTBED)/install.sh mutants
 	CARGO="$(CARGO)" $(TESTBED)/mutants.py $(if $(BASE),--in-diff $(BASE)) $(PARTS)
 

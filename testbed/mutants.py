@@ -77,6 +77,9 @@ def main():
 def run(name, base, known):
     """Whether a part has no survivor that is not known, and not too many of those."""
     part = PARTS[name]
+    if part.black_box and os.geteuid() != 0:
+        print(f"{name}: left out: its tests need root", flush=True)
+        return True
     changes = listed(part, base)
     results, strange = collections.defaultdict(list), 0
     trial = BlackBoxTrial if part.black_box else Trial
