@@ -37,6 +37,8 @@ SECTIONS
     *:memcpy.*(.text)
     *:memset.*(.text)
     *:memmove.*(.text)
+    *:__set_thread_area.*(.text)
+    *:syscall_cp.*(.text)
 {}
   }}
 }}
@@ -66,7 +68,7 @@ def main():
     # Sorting keeps what is alike in its order, which is that of the first use.
     order = sorted(tracer.users, key=lambda address: (-len(tracer.users[address]), list(tracer.users[address])))
     names = (name for address in order for name in functions[address])
-    lines = dict.fromkeys(f"    *(.text.{pattern(name)})" for name in names)
+    lines = dict.fromkeys(section(pattern(name)) for name in names)
     ORDER.write_text(SCRIPT.format("\n".join(lines)))
     print(f"{ORDER.relative_to(ROOT)}: {len(lines)} functions")
 
@@ -78,6 +80,11 @@ def functions_of(binary):
     for address, name in re.findall(r"(?m)^([0-9a-f]+) [tTwW] (\S+)$", listed):
         functions.setdefault(int(address, 16), []).append(name)
     return functions
+
+
+def section(pattern):
+    """The line for a function: one that is marked as cold has a section of another name."""
+    return f"    *(.text.{pattern} .text.unlikely.{pattern})"
 
 
 def pattern(name):
