@@ -114,7 +114,7 @@ fn from_options(given: &Given) -> Result<Value> {
     Ok(request)
 }
 
-/// A number, with the suffix of a size if need be: `32m`.
+/// A number, with the suffix of a size if need be: `32m`, `1.5g`.
 fn bytes(text: &str) -> Option<i64> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -124,9 +124,23 @@ fn bytes(text: &str) -> Option<i64> {
         "m" | "mb" | "mib" => 1 << 20,
         "g" | "gb" | "gib" => 1 << 30,
         "t" | "tb" | "tib" => 1 << 40,
+        "p" | "pb" | "pib" => 1 << 50,
         _ => return None,
     };
-    digits.parse::<i64>().ok()?.checked_mul(factor)
+    // Nine places are a byte of a gigabyte.
+    let (whole, fraction) = match digits.split_once('.') {
+        Some((whole, fraction)) if factor > 1 && (1..=9).contains(&fraction.len()) => {
+            (whole, fraction)
+        }
+        _ => (digits, "0"),
+    };
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if fraction != "0" && !(is_plain(whole) && is_plain(fraction)) {
+        return None;
+    }
+    let places = fraction.bytes().fold(1, |places, _| places * 10);
+    let part = fraction.parse::<i128>().ok()? * i128::from(factor) / places;
+    whole.parse::<i64>().ok()?.checked_mul(factor)?.checked_add(i64::try_from(part).ok()?)
 }
 
 #[cfg(test)]
@@ -188,12 +202,33 @@ mod tests {
 
     #[test]
     fn sizes_may_have_a_suffix() {
-        for (text, number) in
-            [("-1", -1), ("5", 5), ("2k", 2048), ("32M", 32 << 20), ("1GiB", 1 << 30)]
-        {
+        for (text, number) in [
+            ("-1", -1),
+            ("5", 5),
+            ("2k", 2048),
+            ("32M", 32 << 20),
+            ("1GiB", 1 << 30),
+            ("1.5g", 3 << 29),
+            ("0.25k", 256),
+            ("1.0m", 1 << 20),
+            ("2p", 2 << 50),
+        ] {
             assert_eq!(bytes(text), Some(number), "{text}");
         }
-        for wrong in ["", "m", "1x", "1.5g", "9999999999g"] {
+        for wrong in [
+            "",
+            "m",
+            "1x",
+            "1.5",
+            "1.g",
+            ".5g",
+            "-1.5g",
+            "1.-5g",
+            "1.2.3g",
+            "1.0000000001g",
+            "9999999999g",
+            "8192p",
+        ] {
             assert_eq!(bytes(wrong), None, "{wrong}");
         }
     }
