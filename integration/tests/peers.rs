@@ -1122,9 +1122,12 @@ fn options_of_a_cgroup_mount_reach_the_kernel() {
 #[test]
 fn an_owner_without_a_name_is_listed() {
     as_user(|bed| {
+        let Some(user) = bed.user() else {
+            return bed.skip("whoever runs the tests has a name");
+        };
         let container = bed.create(&bed.bundle());
         let list = bed.call().arg("list").output();
-        let owner = format!(" #{}\n", bed.user().expect("a user"));
+        let owner = format!(" #{user}\n");
         assert!(list.stdout.contains(&container.id) && list.stdout.ends_with(&owner), "{list}");
     });
 }
