@@ -194,7 +194,7 @@ class Machine:
         return is_well
 
     def stay(self):
-        print(f"fresh: Debian {self.debian} stays until `kill {self.init}`. To type there:\n"
+        print(f"fresh: Debian {self.debian} stays until `kill -KILL {self.init}`. To type there:\n"
               f"fresh: {self.entering()}nsenter --target={self.init} --mount --pid --uts --cgroup --root --wdns=/root/ferrun "
               f"env -i HOME=/root PATH={self.environment['PATH']} sh", flush=True)
         self.first.wait()
