@@ -225,7 +225,8 @@ class Trial:
 class BlackBoxTrial(Trial):
     """What a process does to itself before it is the program, which a test has to see from outside.
 
-    The tests are as they are, of what they change themselves, and call a program with the change in it."""
+    The tests are as they are, of what they change themselves, and call a program with the change in it. One that gave
+    its streams to whoever it became gave the machine's null device away, so they have devices of their own."""
 
     PROGRAM = WORK / "target" / f"{platform.machine()}-unknown-linux-musl" / "debug" / "ferrun"
     STAMPED = WORK / "ferrun"
@@ -253,7 +254,8 @@ class BlackBoxTrial(Trial):
         self.STAMPED.unlink(missing_ok=True)
         self.STAMPED.write_bytes(switched.stamped(self.PROGRAM.read_bytes(), number))
         self.STAMPED.chmod(0o755)
-        return ended(command, limit, ROOT / "integration", {"RUNTIME": str(self.STAMPED)})
+        private = ["unshare", "--mount", "--propagation=private", ROOT / "testbed" / "own-devices"]
+        return ended(private + command, limit, ROOT / "integration", {"RUNTIME": str(self.STAMPED)})
 
 
 def ended(command, limit, directory, words, **more):
