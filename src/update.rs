@@ -81,11 +81,11 @@ fn change_limits(container: &Container, request: Value) -> Result<()> {
     let properties = properties(container, &mut settings)?;
     let held = cgroups::held(&settings);
     let changed = change(container, properties, &settings, devices.as_ref())
-        .and_then(|()| container.keep_resources(&resources));
+        .and_then(|warnings| container.keep_resources(&resources).map(|()| warnings));
     if changed.is_err() {
         put_back(container, &held);
     }
-    changed
+    changed.map(|warnings| warnings.iter().for_each(log::warn))
 }
 
 /// The settings in systemd's words, where the group is one of its units.
@@ -96,30 +96,36 @@ fn properties(container: &Container, settings: &mut [Setting]) -> Result<Vec<Pro
     }
 }
 
+/// Sets all that. Returns warnings.
 fn change(
     container: &Container,
     mut properties: Vec<Property>,
     settings: &[Setting],
     devices: Option<&DevicePlan>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     if let Some(unit) = &container.record.unit {
         if let Some(devices) = devices {
             properties.extend(unit::device_properties(&devices.list, &systemd::majors()?));
         }
         systemd::change(unit, &properties)?;
     }
-    cgroups::apply_settings(settings, None)?.iter().for_each(log::warn);
-    devices.map_or(Ok(()), cgroups::apply_devices)
+    let warnings = cgroups::apply_settings(settings, None)?;
+    devices.map_or(Ok(()), cgroups::apply_devices)?;
+    Ok(warnings)
 }
 
 /// Has the limits as they were, where one of the new ones is refused. Whoever asked hears of
-/// that one, and a warning of what could not be put back.
+/// that one, and a warning of what could not be put back, unless the container was deleted meanwhile.
 fn put_back(container: &Container, held: &[Held<'_>]) {
     let mut settings: Vec<_> = held.iter().flat_map(Held::back).collect();
     let restored = properties(container, &mut settings)
         .and_then(|properties| change(container, properties, &settings, None));
-    if let Err(error) = restored {
-        log::warn(format!("limits that were there before: {}", message(&error)));
+    if held.iter().any(Held::has_gone) {
+        return;
+    }
+    match restored {
+        Ok(warnings) => warnings.iter().for_each(log::warn),
+        Err(error) => log::warn(format!("limits that were there before: {}", message(&error))),
     }
 }
 

@@ -67,6 +67,11 @@ impl<'a> Held<'a> {
         })
     }
 
+    /// Whether its file is not there any more, and so the group.
+    pub fn has_gone(&self) -> bool {
+        !self.setting.directory.join(&self.write.file).exists()
+    }
+
     /// What makes its file hold that again, where it holds anything else by now.
     pub fn back(&self) -> Vec<Setting> {
         match try_read(&self.setting.directory.join(&self.write.file)) {
