@@ -171,7 +171,7 @@ complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-rt-runtime 
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l cpu-share -d 'Relative weight for CPU time, 2 to 262144' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory -d 'Kernel memory limit, in bytes (obsolete)' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l kernel-memory-tcp -d 'TCP buffer limit, in bytes (cgroup v1)' -r
-complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory -d 'Memory limit, in bytes or with a suffix k, m, g or t; -1: no limit' -r
+complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory -d 'Memory limit, in bytes or with a suffix k, m, g or t, as in 1.5g; -1: no limit' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-reservation -d 'Memory that is kept for the container under pressure, as for --memory' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l memory-swap -d 'Limit for memory and swap together, as for --memory; -1: no limit' -r
 complete -c ferrun -n "__fish_ferrun_using_subcommand update" -l pids-limit -d 'Most processes and threads; -1: no limit' -r

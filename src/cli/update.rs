@@ -28,7 +28,7 @@ pub const NUMBERS: [Limit; 14] = [
     (
         "memory",
         &["memory", "limit"],
-        "Memory limit, in bytes or with a suffix k, m, g or t; -1: no limit",
+        "Memory limit, in bytes or with a suffix k, m, g or t, as in 1.5g; -1: no limit",
     ),
     (
         "memory-reservation",
