@@ -55,13 +55,15 @@ class Counting(unittest.TestCase):
                   "\nfailures:\n"
                   "\n---- b stdout ----\n\n"
                   "thread 'b' (7) panicked at tests/mounts.rs:3:9:\n"
-                  "wrong: 1 is not 2\n  more\n    indented\n"
+                  "wrong: 1 is not 2\n  more\n\n    indented\n"
+                  "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n"
                   "\nfailures:\n    b\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n"
                   "--- FAIL: TestC (0.00s)\n"
                   "test_d (x.Y.test_d) ... FAIL\n"
                   "pidfile                             0 passed   1 failed   0 skipped   30.5s  as expected\n"
                   "start                               3 passed   2 failed   0 skipped    1.2s  not clean\n")
-        self.assertEqual(run_tests.failures(output), ["tests/mounts.rs: b: tests/mounts.rs:3: wrong: 1 is not 2",
+        self.assertEqual(run_tests.failures(output), ["tests/mounts.rs: b: tests/mounts.rs:3: "
+                                                      "wrong: 1 is not 2 | more | indented",
                                                       "conformance: TestC", "x.Y.test_d", "OCI suite: start"])
 
 
