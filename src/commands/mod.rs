@@ -182,25 +182,32 @@ pub fn dispatch(verb: &str, given: &Given, global: &Global) -> Result<i32> {
 
 fn run_verb(verb: &str, given: &Given, global: &Global) -> Result<i32> {
     match verb {
-        "checkpoint" => checkpoint::run(given, global).map(|()| 0),
-        "create" => create::run(given, global).map(|()| 0),
-        "delete" => delete::run(given, global).map(|()| 0),
-        "events" => events::run(given, global).map(|()| 0),
-        "exec" => exec::run(given, global),
-        "features" => features::run().map(|()| 0),
-        "kill" => kill::run(given, global).map(|()| 0),
-        "list" => list::run(given, global).map(|()| 0),
-        "pause" => pause::run(given, global).map(|()| 0),
-        "ps" => ps::run(given, global).map(|()| 0),
-        "restore" => restore::run(given, global),
-        "resume" => resume::run(given, global).map(|()| 0),
-        "run" => run::run(given, global),
-        "spec" => spec::run(given).map(|()| 0),
-        "start" => start::run(given, global).map(|()| 0),
-        "state" => state::run(given, global).map(|()| 0),
-        "update" => update::run(given, global).map(|()| 0),
+        "checkpoint" => apart(|| checkpoint::run(given, global)).map(|()| 0),
+        "create" => apart(|| create::run(given, global)).map(|()| 0),
+        "delete" => apart(|| delete::run(given, global)).map(|()| 0),
+        "events" => apart(|| events::run(given, global)).map(|()| 0),
+        "exec" => apart(|| exec::run(given, global)),
+        "features" => apart(features::run).map(|()| 0),
+        "kill" => apart(|| kill::run(given, global)).map(|()| 0),
+        "list" => apart(|| list::run(given, global)).map(|()| 0),
+        "pause" => apart(|| pause::run(given, global)).map(|()| 0),
+        "ps" => apart(|| ps::run(given, global)).map(|()| 0),
+        "restore" => apart(|| restore::run(given, global)),
+        "resume" => apart(|| resume::run(given, global)).map(|()| 0),
+        "run" => apart(|| run::run(given, global)),
+        "spec" => apart(|| spec::run(given)).map(|()| 0),
+        "start" => apart(|| start::run(given, global)).map(|()| 0),
+        "state" => apart(|| state::run(given, global)).map(|()| 0),
+        "update" => apart(|| update::run(given, global)).map(|()| 0),
         other => bail!("{other:?}: unknown command"),
     }
+}
+
+/// Runs one verb, not inlined: all verbs in one function would have the stack of the largest,
+/// whose pages each of them would touch.
+#[inline(never)]
+fn apart<T>(run: impl FnOnce() -> T) -> T {
+    run()
 }
 
 /// Does something to a container that allows it now. Where that fails because somebody
