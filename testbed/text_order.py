@@ -32,6 +32,8 @@ SECTIONS
 {{
   .text.ordered :
   {{
+    /* What runs at the end of each. */
+    KEEP(*(SORT_NONE(.fini)))
     /* Assembler, which has no section for each function. */
     *crt1.o(.text)
     *:memcpy.*(.text)
@@ -43,7 +45,27 @@ SECTIONS
   }}
 }}
 INSERT BEFORE .text;
+
+/* The variables that each start writes, so that they share a page with the end of .data: those
+   of the C library's start and exit, all small ones of Rust, and the head of the arena, which
+   goes on from there. What comes after it is seldom touched. */
+SECTIONS
+{{
+  .bss.first (NOLOAD) :
+  {{
+    *crtbegin*.o(SORT_BY_ALIGNMENT(.bss.*))
+    *(.bss.builtin_tls .bss.main_tls COMMON)
+    *(.bss.__environ .bss.__progname .bss.__progname_full)
+    *(.bss.ofl_head .bss.ofl_lock .bss.dummy .bss.dummy_file)
+    *(.bss._RNvN*)
+    *(.bss._RNvC*)
+  }}
+}}
+INSERT BEFORE .bss;
 """
+
+# Commands that take most of the text.
+LONG = {"run", "create", "exec"}
 
 # ptrace(2), on x86_64.
 TRACEME, PEEKUSER, POKEUSER, CONT, DETACH, SETOPTIONS = 0, 3, 6, 7, 17, 0x4200
@@ -66,11 +88,17 @@ def main():
         for verb, *arguments in lives(pathlib.Path(directory), binary):
             tracer.run([str(binary), "--root", f"{directory}/state", verb, *arguments], verb)
     # Sorting keeps what is alike in its order, which is that of the first use.
-    order = sorted(tracer.users, key=lambda address: (-len(tracer.users[address]), list(tracer.users[address])))
+    order = sorted(tracer.users, key=lambda address: place(list(tracer.users[address])))
     names = (name for address in order for name in functions[address])
     lines = dict.fromkeys(section(pattern(name)) for name in names)
     ORDER.write_text(SCRIPT.format("\n".join(lines)))
     print(f"{ORDER.relative_to(ROOT)}: {len(lines)} functions")
+
+
+def place(users):
+    """Where a function lies: what a short command uses before all that only the long ones use,
+    which go over most of the text anyway; then by how many commands use it."""
+    return all(verb in LONG for verb in users), -len(users), users
 
 
 def functions_of(binary):
