@@ -6,7 +6,7 @@
    it and removes the cgroup.
 
    CGROUP is the name of the cgroup, from the root of each hierarchy. BINDS is how
-   many times /data of ROOTFS is bound read-only, to /binds/0000 and on. The TREEs
+   many times ROOTFS/../volume is bound read-only, to /binds/0000 and on. The TREEs
    are the directories of the v1 hierarchies below /sys/fs/cgroup; without any the
    hierarchy is v2. Every path is relative to ROOTFS until pivot_root. */
 #include <fcntl.h>
@@ -135,7 +135,8 @@ static void bind_data(int number)
     struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
     for (int digit = 9, rest = number; digit > 5; digit--, rest /= 10)
         target[digit] += rest % 10;
-    long tree = must(call(open_tree, AT_FDCWD, "data", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, 0, 0));
+    long tree = must(call(open_tree, AT_FDCWD, "../volume", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC,
+                          0, 0));
     must(call(mount_setattr, tree, "", AT_EMPTY_PATH, &read_only, sizeof read_only));
     must(call(move_mount, tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH));
     call(close, tree, 0, 0, 0, 0);

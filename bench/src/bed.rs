@@ -23,7 +23,10 @@ use crate::sample::Sample;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Directories of the root of every bundle.
-const DIRECTORIES: &[&str] = &["bin", "binds", "data", "dev", "etc", "proc", "sys", "tmp"];
+const DIRECTORIES: &[&str] = &["bin", "binds", "dev", "etc", "proc", "sys", "tmp"];
+/// What binds bind, beside the root: the kernel walks all that is mounted on a source's mount
+/// already, so a source within the root would make each bind dearer than the one before.
+pub const VOLUME: &str = "volume";
 /// How many bind mounts the root has places for.
 pub const MOST_BINDS: usize = 1000;
 
@@ -184,6 +187,7 @@ impl Bed {
             for name in DIRECTORIES {
                 fs::create_dir_all(root.join(name))?;
             }
+            fs::create_dir_all(self.directory.join(VOLUME))?;
             for number in 0..MOST_BINDS {
                 fs::create_dir(root.join(format!("binds/{number:04}")))?;
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, Container, Launch, MOST_BINDS};
+use crate::bed::{Bed, Container, Launch, MOST_BINDS, VOLUME};
 use crate::results::{Record, Setting};
 use crate::runtime::{FERRUN, Runtime};
 use crate::sample::{Sample, Summary, median};
@@ -406,7 +406,7 @@ fn with_binds(bed: &Bed, config: &Value, count: usize) -> Value {
     let mut config = config.clone();
     // crun opens all sources at once and under the container's limit, 1024.
     config["process"]["rlimits"] = json!([]);
-    let source = bed.rootfs().join("data");
+    let source = bed.directory.join(VOLUME);
     if let Some(mounts) = config["mounts"].as_array_mut() {
         mounts.extend((0..count.min(MOST_BINDS)).map(|number| {
             json!({"destination": format!("/binds/{number:04}"), "type": "bind",
