@@ -15,6 +15,9 @@ use crate::{Answer, Place, own_file, runtime_name};
 /// The runtime that every release of containerd knows, to compare with.
 pub const PEER: &str = "/usr/sbin/runc";
 
+/// A CRI that makes containers of archives has to be told to.
+const RESTORING: &str = "enable_experimental_restore_via_create = true";
+
 /// What a network of pods, images of a registry on 127.0.0.1:5001 and crictl need.
 pub(crate) const FOR_PODS: [(&str, &str); 3] = [
     ("/etc/cni/net.d/10-pods.conflist", include_str!("pods.conflist")),
@@ -117,10 +120,10 @@ impl<'place> Containerd<'place> {
     }
 
     fn config(&self, more: &str) -> String {
-        let (version, runtimes) = match self.release {
-            Release::Debian => (2, "io.containerd.grpc.v1.cri"),
-            Release::Between(_) => (3, "io.containerd.cri.v1.runtime"),
-            Release::Current => (4, "io.containerd.cri.v1.runtime"),
+        let (version, runtimes, restoring) = match self.release {
+            Release::Debian => (2, "io.containerd.grpc.v1.cri", ""),
+            Release::Between(_) => (3, "io.containerd.cri.v1.runtime", RESTORING),
+            Release::Current => (4, "io.containerd.cri.v1.runtime", ""),
         };
         let (name, program) = (runtime_name(), runtime().program.display());
         // A root that lacks CAP_SYS_RESOURCE cannot lower the score of a pod.
@@ -129,6 +132,7 @@ impl<'place> Containerd<'place> {
              [plugins.'{runtimes}']\n\
              restrict_oom_score_adj = true\n\
              enable_unprivileged_icmp = false\n\
+             {restoring}\n\
              {more}\n\
              [plugins.'{runtimes}'.containerd]\n\
              default_runtime_name = '{name}'\n"

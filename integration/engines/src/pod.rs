@@ -1,5 +1,7 @@
 //! Pods by `crictl`, which calls containerd as Kubernetes' node agent does.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
@@ -48,16 +50,35 @@ impl<'test> Pod<'test> {
     /// Starts a container, with `more` in its configuration. Returns its ID.
     #[track_caller]
     pub fn start(&self, name: &str, command: &[&str], more: &Value) -> String {
+        self.start_from(BUSYBOX, "--with-pull", name, command, more)
+    }
+
+    /// Starts a container from an archive that `crictl checkpoint` has made of another one with
+    /// the same program.
+    #[track_caller]
+    pub fn restore(&self, archive: &Path, name: &str, command: &[&str], more: &Value) -> String {
+        self.start_from(&archive.display().to_string(), "", name, command, more)
+    }
+
+    #[track_caller]
+    fn start_from(
+        &self,
+        image: &str,
+        options: &str,
+        name: &str,
+        command: &[&str],
+        more: &Value,
+    ) -> String {
         let mut config = json!({
             "metadata": {"name": name},
-            "image": {"image": BUSYBOX},
+            "image": {"image": image},
             "command": command,
             "log_path": format!("{name}.log"),
             "linux": {},
         });
         merge(&mut config, more);
         let file = self.daemon.place.bed.write(&format!("{name}.json"), &config.to_string());
-        let line = format!("create --with-pull {} {} {}", self.id, file.display(), self.config);
+        let line = format!("create {options} {} {} {}", self.id, file.display(), self.config);
         let id = self.crictl(&line).succeeds().text().to_owned();
         self.crictl(&format!("start {id}")).prints(&id);
         id

@@ -11,11 +11,11 @@ use serde_json::json;
 use crate::daemon::{Daemon, with_pods, with_shims};
 
 /// Counts in a file.
-const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i > /tmp/next; \
+pub const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i > /tmp/next; \
                        mv /tmp/next /tmp/count; sleep 0.1; done";
 
 /// Runs a test where containerd finds a CRIU that works, and says so elsewhere.
-fn with_criu(daemon: &Daemon<'_>, test: impl Fn()) {
+pub fn with_criu(daemon: &Daemon<'_>, test: impl Fn()) {
     let Some(path) = criu::path(daemon.place.bed) else { return };
     let directory = path.split(':').next().unwrap_or_default();
     daemon.take(&Path::new(directory).join("criu"));
@@ -26,7 +26,7 @@ fn with_criu(daemon: &Daemon<'_>, test: impl Fn()) {
 
 /// Waits until what `read` tells goes on from `before`. Returns what it told at first.
 #[track_caller]
-fn goes_on(daemon: &Daemon<'_>, before: u64, read: impl Fn() -> String) -> u64 {
+pub fn goes_on(daemon: &Daemon<'_>, before: u64, read: impl Fn() -> String) -> u64 {
     let mut first = None;
     daemon.place.eventually("it counts on", || {
         let Ok(now) = read().trim().parse::<u64>() else { return false };
