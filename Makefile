@@ -237,8 +237,9 @@ guest-systemd: $(BUILT) $(ENGINES)/.containerd $(ENGINES)/kubelet
 	CARGO="$(CARGO)" $(TESTBED)/guest_systemd.py $(TESTED) $(TESTS)
 
 .PHONY: test-checkpoint
-test-checkpoint: ## images of containers by the runtime, Docker, Podman and containerd, in a virtual Debian 13; an hour
+test-checkpoint: ## images of containers by the runtime, Docker, Podman, containerd and CRI-O, in a virtual Debian 13; an hour
 	@$(TESTBED)/install.sh systemd
+	@$(MAKE) --no-print-directory $(ENGINES)/.crio $(ENGINES)/../releases/2.3.7/ctr
 	@$(MAKE) --no-print-directory guest-systemd TESTS='checkpoint:: $(TESTS)'
 
 .PHONY: test-engines-current

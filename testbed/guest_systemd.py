@@ -29,7 +29,10 @@ DISK = "8G"
 KERNEL = "linux-image-cloud-amd64"
 BUILT = guest.CACHE.parent / "engines" / "bin"
 # Debian has none.
-PROGRAMS = [BUILT / "crictl", BUILT / "kubelet", debian13.CACHE.parents[2] / "bin" / "containerd-shim-ferrun-v2"]
+PROGRAMS = [BUILT / "crictl", BUILT / "kubelet", BUILT / "crio", BUILT / "pinns",
+            debian13.CACHE.parents[2] / "bin" / "containerd-shim-ferrun-v2"]
+# The last one whose CRI makes containers of archives, beside Debian's.
+RESTORING = BUILT.parent / "releases" / "2.3.7"
 OF_DEBIAN = {"runc": "/usr/sbin/runc", "crun": "/usr/bin/crun"}
 
 INIT = """\
@@ -117,6 +120,8 @@ def make_disk(home, files, runtime, tests, arguments):
         subprocess.run(["strip", root / "tests" / name], check=True)
     for program in filter(pathlib.Path.exists, PROGRAMS):
         guest.copy(program, root / "usr" / "local" / "bin" / program.name)
+    for program in RESTORING.glob("*"):
+        guest.copy(program, root / "opt" / "containerd" / program.name)
     tested = OF_DEBIAN.get(runtime.name)
     if tested is None:
         tested = f"/usr/local/bin/{runtime.name}"

@@ -1,7 +1,8 @@
 //! Checkpoints on a kernel that Debian 13's CRIU knows whole: by the runtime itself, with a
-//! connection over the container's loopback and a terminal, across runtimes both ways, and by
-//! Docker, Podman and containerd. Each goes on where it was, again and again. How often each did is
-//! printed, of Debian's runtimes too, which fail here and there: that is what one wants to know.
+//! connection over the container's loopback and a terminal, across runtimes both ways, by Docker,
+//! Podman and containerd, and from pod to pod by the CRI. Each goes on where it was, again and again.
+//! How often each did is printed, of Debian's runtimes too, which fail here and there: that is what
+//! one wants to know.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write as _;
@@ -10,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use engines::{Host, on_a_host};
 use integration::terminal::{ConsoleSocket, Terminal};
 use integration::{Kind, criu, runtime};
+use serde_json::json;
 
 use crate::docker::with_docker;
-use crate::pods::with_containerd;
+use crate::pods::{Pod, crictl_asks, import_images, make_images, with_containerd};
 
 /// How often each is dumped and restored.
 const OFTEN: u32 = 20;
@@ -95,6 +97,48 @@ fn bundle(host: &Host<'_>, name: &str, script: &str, terminal: bool) -> String {
     .succeeds();
     path
 }
+
+/// Where the last containerd is whose CRI makes containers of archives.
+const RESTORING: &str = "/opt/containerd";
+
+/// What it is told.
+const CONTAINERD: &str = r#"
+version = 3
+root = "/var/lib/restoring"
+state = "/run/restoring"
+[grpc]
+address = "/run/restoring/containerd.sock"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "docker.io/library/pause:latest"
+[plugins."io.containerd.cri.v1.runtime"]
+enable_experimental_restore_via_create = true
+[plugins."io.containerd.cri.v1.runtime".containerd]
+default_runtime_name = "$NAME"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.$NAME]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.$NAME.options]
+BinaryName = "$RUNTIME"
+SystemdCgroup = true
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.shim]
+runtime_type = "io.containerd.ferrun.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.shim.options]
+SystemdCgroup = true
+"#;
+
+/// What CRI-O is told.
+const CRIO: &str = r#"
+[crio.runtime]
+default_runtime = "$NAME"
+enable_criu_support = true
+pinns_path = "/usr/local/bin/pinns"
+[crio.runtime.runtimes.$NAME]
+runtime_path = "$RUNTIME"
+runtime_root = "/run/of-crio"
+monitor_path = "/usr/bin/conmon"
+[crio.image]
+pause_image = "docker.io/library/pause:latest"
+pause_command = ""
+"#;
 
 const QUIET: &str = "</dev/null >/dev/null 2>&1";
 
@@ -334,5 +378,71 @@ fn a_container_of_containerd_goes_on() {
             assert!(now >= before, "round {at}: {now} after {before}");
             gone(&new);
         });
+    });
+}
+
+/// A container goes from pod to pod by an archive. `words` are for `crictl runp`.
+fn goes_from_pod_to_pod(host: &Host<'_>, what: &str, words: &str) {
+    let script = format!("echo began >> /tmp/began; {COUNTER}");
+    let start = |image: &str| {
+        let pod = Pod::run_by(host, words, "moved", "kubepods-besteffort-podmoved.slice");
+        let id = pod.start_from(image, "box", &script, &json!({}));
+        (pod, id)
+    };
+    let held = RefCell::new(start("docker.io/library/small:latest"));
+    let read = |name: &str| format!("crictl exec {} cat /tmp/{name}", held.borrow().1);
+    let end = || {
+        let (pod, id) = &*held.borrow();
+        // A shell that is the first of its pids does not end at a word.
+        host.sh(&format!("crictl stop --timeout 0 {id}"));
+        pod.remove();
+    };
+    let now = || number(host, &read("count"));
+    let went_on = rounds(host, what, now, |at| {
+        let archive = format!("/var/tmp/moved-{at}.tar");
+        let id = held.borrow().1.clone();
+        host.sh(&format!("crictl checkpoint --export={archive} {id}")).succeeds();
+        end();
+        held.replace(start(&archive));
+        host.sh(&read("began")).prints("began");
+        host.sh(&format!("rm {archive}")).succeeds();
+    });
+    if went_on {
+        end();
+    }
+    host.sh("crictl rmp --all --force");
+}
+
+#[test]
+fn a_container_of_a_pod_of_containerd_goes_on_in_another_pod() {
+    on_a_host(&["criu", "crictl", "podman", "/opt/containerd/containerd"], |host| {
+        host.write("/etc/restoring.toml", CONTAINERD);
+        crictl_asks(host, "/run/restoring/containerd.sock");
+        host.sh(&format!(
+            "systemd-run --quiet --collect --unit restoring --property KillMode=process \
+             --setenv PATH={RESTORING}:$PATH {RESTORING}/containerd --config /etc/restoring.toml"
+        ))
+        .succeeds();
+        host.eventually("it answers", || host.sh("crictl version").output.code == 0);
+        let address = "--address /run/restoring/containerd.sock";
+        import_images(host, &format!("{RESTORING}/ctr {address}"));
+        goes_from_pod_to_pod(host, "a container of a pod of containerd", "");
+        if !host.bed.is_peer("our shim has ferrun inside") {
+            goes_from_pod_to_pod(host, "the same by our shim", "--runtime shim");
+        }
+        host.sh("systemctl stop restoring.service").succeeds();
+    });
+}
+
+#[test]
+fn a_container_of_a_pod_of_crio_goes_on_in_another_pod() {
+    on_a_host(&["criu", "crictl", "podman", "crio", "pinns", "conmon"], |host| {
+        host.write("/etc/crio/crio.conf", CRIO);
+        crictl_asks(host, "/run/crio/crio.sock");
+        make_images(host);
+        host.sh("systemd-run --quiet --collect --unit crio crio").succeeds();
+        host.eventually("it answers", || host.sh("crictl version").output.code == 0);
+        goes_from_pod_to_pod(host, "a container of a pod of CRI-O", "");
+        host.sh("systemctl stop crio.service").succeeds();
     });
 }

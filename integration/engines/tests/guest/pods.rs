@@ -31,26 +31,50 @@ const SLICE: &str = "kubepods-burstable-podone.slice";
 pub fn with_containerd(programs: &[&str], test: impl Fn(&Host<'_>)) {
     on_a_host(&[&["containerd", "crictl", "podman"], programs].concat(), |host| {
         host.write("/etc/containerd/config.toml", CONFIG);
-        let socket = "runtime-endpoint: unix:///run/containerd/containerd.sock\ntimeout: 120\n";
-        host.write("/etc/crictl.yaml", socket);
+        crictl_asks(host, "/run/containerd/containerd.sock");
         host.sh("systemctl restart containerd.service").succeeds();
-        for (name, command) in [("pause", "/bin/sleep infinity"), ("small", "sh")] {
-            let image = format!("docker.io/library/{name}:latest");
-            let words = json!(command.split(' ').collect::<Vec<_>>());
-            host.sh(&format!(
-                "crictl inspecti {image} >/dev/null 2>&1 || {{ \
-                 podman import --quiet --change 'CMD {words}' /var/tmp/image.tar {image} && \
-                 podman save --quiet --output /var/tmp/{name}.tar {image} && \
-                 ctr --namespace k8s.io images import /var/tmp/{name}.tar; }}"
-            ))
-            .succeeds();
-        }
+        import_images(host, "ctr");
         // Left by a test that has failed.
         host.sh("crictl rmp --all --force").succeeds();
         test(host);
         host.sh("crictl rmp --all --force").succeeds();
         host.becomes("systemctl list-units --all --no-legend 'cri-containerd-*.scope'", "");
     });
+}
+
+/// Tells `crictl` which engine to ask.
+pub fn crictl_asks(host: &Host<'_>, socket: &str) {
+    let text = format!("runtime-endpoint: unix://{socket}\ntimeout: 120\n");
+    host.write("/etc/crictl.yaml", &text);
+}
+
+/// Gives a containerd, by its `ctr`, the images of pods.
+#[track_caller]
+pub fn import_images(host: &Host<'_>, ctr: &str) {
+    make_images(host);
+    for name in ["pause", "small"] {
+        let image = format!("docker.io/library/{name}:latest");
+        host.sh(&format!(
+            "crictl inspecti {image} >/dev/null 2>&1 || {{ \
+             podman save --quiet --output /var/tmp/{name}.tar {image} && \
+             {ctr} --namespace k8s.io images import /var/tmp/{name}.tar; }}"
+        ))
+        .succeeds();
+    }
+}
+
+/// Makes the images of pods, in Podman's storage.
+#[track_caller]
+pub fn make_images(host: &Host<'_>) {
+    for (name, command) in [("pause", "/bin/sleep infinity"), ("small", "sh")] {
+        let image = format!("docker.io/library/{name}:latest");
+        let words = json!(command.split(' ').collect::<Vec<_>>());
+        host.sh(&format!(
+            "podman image exists {image} || \
+             podman import --quiet --change 'CMD {words}' /var/tmp/image.tar {image}"
+        ))
+        .succeeds();
+    }
 }
 
 /// A file with an object.
@@ -89,7 +113,7 @@ impl By {
 }
 
 /// A pod with the network of the host, which needs no plugin.
-struct Pod<'host> {
+pub struct Pod<'host> {
     host: &'host Host<'host>,
     id: String,
     config: String,
@@ -98,32 +122,49 @@ struct Pod<'host> {
 impl<'host> Pod<'host> {
     #[track_caller]
     fn run(host: &'host Host<'_>, by: By, name: &str, slice: &str) -> Self {
+        let pod = Self::run_by(host, by.words(), name, slice);
+        let serves = format!("pgrep --full --count '{SHIM}.*{}'", pod.id);
+        host.sh(&format!("{serves} || true")).prints(by.bring("0", "1"));
+        pod
+    }
+
+    /// Makes a pod, with these words for `crictl runp`.
+    #[track_caller]
+    pub fn run_by(host: &'host Host<'_>, words: &str, name: &str, slice: &str) -> Self {
         let config = json!({
             "metadata": {"name": name, "uid": name, "namespace": "default", "attempt": 0},
             "log_directory": "/var/tmp/logs",
             "linux": {
                 "cgroup_parent": slice,
-                "security_context": {"namespace_options": {"network": 2}},
+                // Pids of its own for each container, as the node agent asks for.
+                "security_context": {"namespace_options": {"network": 2, "pid": 1}},
             },
         });
         let config = file(host, "pod.json", &config);
-        let id = host.ask(&format!("crictl runp {} {config}", by.words())).trim().to_owned();
-        let serves = format!("pgrep --full --count '{SHIM}.*{id}'");
-        host.sh(&format!("{serves} || true")).prints(by.bring("0", "1"));
+        let id = host.ask(&format!("crictl runp {words} {config}")).trim().to_owned();
         Self { host, id, config }
     }
 
     /// Starts a container.
     #[track_caller]
     fn start(&self, name: &str, script: &str, resources: &Value) -> String {
+        self.start_from("docker.io/library/small:latest", name, script, resources)
+    }
+
+    /// Starts a container of an image, or of an archive that `crictl checkpoint` has made of one
+    /// with the same script.
+    #[track_caller]
+    pub fn start_from(&self, image: &str, name: &str, script: &str, resources: &Value) -> String {
         let config = json!({
             "metadata": {"name": name},
-            "image": {"image": "docker.io/library/small:latest"},
+            "image": {"image": image},
             "command": ["sh", "-c", script],
             "log_path": format!("{name}.log"),
+            // CRI-O mounts it by itself, and wants to be told of it by who restores.
+            "mounts": [{"container_path": "/etc/hosts", "host_path": "/etc/hosts"}],
             "linux": {
                 "resources": resources,
-                "security_context": {"namespace_options": {"network": 2}},
+                "security_context": {"namespace_options": {"network": 2, "pid": 1}},
             },
         });
         let config = file(self.host, &format!("{name}.json"), &config);
@@ -131,6 +172,12 @@ impl<'host> Pod<'host> {
         let id = self.host.ask(&line).trim().to_owned();
         self.host.sh(&format!("crictl start {id}")).succeeds();
         id
+    }
+
+    /// Ends all that is in it, and forgets it.
+    #[track_caller]
+    pub fn remove(&self) {
+        self.host.sh(&format!("crictl rmp --force {}", self.id)).succeeds();
     }
 }
 
@@ -209,7 +256,7 @@ fn have_and_update_limits(host: &Host<'_>, by: By) {
         &format!("systemctl show --property ActiveState --value {}", unit.name),
         "inactive",
     );
-    host.sh(&format!("crictl rmp --force {}", pod.id)).succeeds();
+    pod.remove();
 }
 
 #[test]
@@ -245,5 +292,5 @@ fn are_limited(host: &Host<'_>, by: By) {
     let status = format!("crictl inspect {many} | jq .status.exitCode");
     host.becomes(&status, "2");
     host.sh(&format!("crictl logs {many} 2>&1")).mentions("fork");
-    host.sh(&format!("crictl rmp --force {}", pod.id)).succeeds();
+    pod.remove();
 }
