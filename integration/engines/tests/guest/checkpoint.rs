@@ -386,31 +386,25 @@ fn goes_from_pod_to_pod(host: &Host<'_>, what: &str, words: &str) {
     let script = format!("echo began >> /tmp/began; {COUNTER}");
     let start = |image: &str| {
         let pod = Pod::run_by(host, words, "moved", "kubepods-besteffort-podmoved.slice");
-        let id = pod.start_from(image, "box", &script, &json!({}));
-        (pod, id)
+        pod.start_from(image, "box", &script, &json!({}))
     };
     let held = RefCell::new(start("docker.io/library/small:latest"));
-    let read = |name: &str| format!("crictl exec {} cat /tmp/{name}", held.borrow().1);
+    let read = |name: &str| format!("crictl exec {} cat /tmp/{name}", held.borrow());
+    // A shell that is the first of its pids does not end at a word.
     let end = || {
-        let (pod, id) = &*held.borrow();
-        // A shell that is the first of its pids does not end at a word.
-        host.sh(&format!("crictl stop --timeout 0 {id}"));
-        pod.remove();
+        host.sh("crictl ps --quiet | xargs -r crictl stop --timeout 0 && crictl rmp --all --force")
     };
     let now = || number(host, &read("count"));
-    let went_on = rounds(host, what, now, |at| {
+    rounds(host, what, now, |at| {
         let archive = format!("/var/tmp/moved-{at}.tar");
-        let id = held.borrow().1.clone();
+        let id = held.borrow().clone();
         host.sh(&format!("crictl checkpoint --export={archive} {id}")).succeeds();
-        end();
+        end().succeeds();
         held.replace(start(&archive));
         host.sh(&read("began")).prints("began");
         host.sh(&format!("rm {archive}")).succeeds();
     });
-    if went_on {
-        end();
-    }
-    host.sh("crictl rmp --all --force");
+    end();
 }
 
 #[test]

@@ -173,12 +173,6 @@ impl<'host> Pod<'host> {
         self.host.sh(&format!("crictl start {id}")).succeeds();
         id
     }
-
-    /// Ends all that is in it, and forgets it.
-    #[track_caller]
-    pub fn remove(&self) {
-        self.host.sh(&format!("crictl rmp --force {}", self.id)).succeeds();
-    }
 }
 
 #[test]
@@ -256,7 +250,7 @@ fn have_and_update_limits(host: &Host<'_>, by: By) {
         &format!("systemctl show --property ActiveState --value {}", unit.name),
         "inactive",
     );
-    pod.remove();
+    host.sh(&format!("crictl rmp --force {}", pod.id)).succeeds();
 }
 
 #[test]
@@ -292,5 +286,5 @@ fn are_limited(host: &Host<'_>, by: By) {
     let status = format!("crictl inspect {many} | jq .status.exitCode");
     host.becomes(&status, "2");
     host.sh(&format!("crictl logs {many} 2>&1")).mentions("fork");
-    pod.remove();
+    host.sh(&format!("crictl rmp --force {}", pod.id)).succeeds();
 }
