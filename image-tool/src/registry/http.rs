@@ -259,24 +259,25 @@ fn join(base: &Uri, location: &str) -> Result<Uri> {
 /// span of waiting. Time spent elsewhere, on extraction, does not count.
 pub struct Paced<R> {
     reader: R,
+    pace: Pace,
+}
+
+/// How much arrived in which time.
+struct Pace {
     span: Duration,
     least: u64,
     waited: Duration,
     got: u64,
 }
 
-impl<R: Read> Paced<R> {
-    /// Expects `least` bytes in every `span` of waiting.
-    pub fn new(reader: R, span: Duration, least: u64) -> Self {
-        Self { reader, span, least, waited: Duration::ZERO, got: 0 }
+impl Pace {
+    const fn new(span: Duration, least: u64) -> Self {
+        Self { span, least, waited: Duration::ZERO, got: 0 }
     }
-}
 
-impl<R: Read> Read for Paced<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let begun = Instant::now();
-        let count = self.reader.read(buffer)?;
-        self.waited += begun.elapsed();
+    /// Some more bytes came after some more waiting. An error where they are too few for that time.
+    fn note(&mut self, waited: Duration, count: usize) -> io::Result<()> {
+        self.waited += waited;
         self.got += count as u64;
         if count > 0 && self.waited >= self.span {
             if self.got < self.least {
@@ -286,6 +287,22 @@ impl<R: Read> Read for Paced<R> {
             }
             (self.waited, self.got) = (Duration::ZERO, 0);
         }
+        Ok(())
+    }
+}
+
+impl<R: Read> Paced<R> {
+    /// Expects `least` bytes in every `span` of waiting.
+    pub fn new(reader: R, span: Duration, least: u64) -> Self {
+        Self { reader, pace: Pace::new(span, least) }
+    }
+}
+
+impl<R: Read> Read for Paced<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let begun = Instant::now();
+        let count = self.reader.read(buffer)?;
+        self.pace.note(begun.elapsed(), count)?;
         Ok(count)
     }
 }
@@ -376,11 +393,11 @@ mod tests {
         let error = io::copy(&mut paced, &mut io::sink()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 
-        let quick = Slow(Duration::from_millis(2)).take(50);
-        assert_eq!(
-            io::copy(&mut Paced::new(quick, Duration::from_millis(20), 2), &mut io::sink())
-                .unwrap(),
-            50
-        );
+        // By times that nobody can make longer.
+        let mut pace = Pace::new(Duration::from_millis(20), 10);
+        for _ in 0..100 {
+            pace.note(Duration::from_millis(2), 1).unwrap();
+        }
+        assert!((0..10).any(|_| pace.note(Duration::from_millis(3), 1).is_err()));
     }
 }
