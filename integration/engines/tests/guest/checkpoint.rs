@@ -385,7 +385,10 @@ fn a_container_of_containerd_goes_on() {
 fn goes_from_pod_to_pod(host: &Host<'_>, what: &str, words: &str) {
     let script = format!("echo began >> /tmp/began; {COUNTER}");
     let start = |image: &str| {
-        let pod = Pod::run_by(host, words, "moved", "kubepods-besteffort-podmoved.slice");
+        let slice = "kubepods-besteffort-podmoved.slice";
+        // Pids of its own for each container, as the node agent asks for.
+        let namespaces = json!({"network": 2, "pid": 1});
+        let pod = Pod::run_by(host, words, "moved", slice, namespaces);
         pod.start_from(image, "box", &script, &json!({}))
     };
     let held = RefCell::new(start("docker.io/library/small:latest"));

@@ -55,7 +55,7 @@ pub fn import_images(host: &Host<'_>, ctr: &str) {
     for name in ["pause", "small"] {
         let image = format!("docker.io/library/{name}:latest");
         host.sh(&format!(
-            "crictl inspecti {image} >/dev/null 2>&1 || {{ \
+            "crictl inspecti {image} >/dev/null 2>&1 || {{ rm -f /var/tmp/{name}.tar; \
              podman save --quiet --output /var/tmp/{name}.tar {image} && \
              {ctr} --namespace k8s.io images import /var/tmp/{name}.tar; }}"
         ))
@@ -117,32 +117,38 @@ pub struct Pod<'host> {
     host: &'host Host<'host>,
     id: String,
     config: String,
+    namespaces: Value,
 }
 
 impl<'host> Pod<'host> {
     #[track_caller]
     fn run(host: &'host Host<'_>, by: By, name: &str, slice: &str) -> Self {
-        let pod = Self::run_by(host, by.words(), name, slice);
+        let pod = Self::run_by(host, by.words(), name, slice, json!({"network": 2}));
         let serves = format!("pgrep --full --count '{SHIM}.*{}'", pod.id);
         host.sh(&format!("{serves} || true")).prints(by.bring("0", "1"));
         pod
     }
 
-    /// Makes a pod, with these words for `crictl runp`.
+    /// Makes a pod whose containers have these options of namespaces, with words for `crictl runp`.
     #[track_caller]
-    pub fn run_by(host: &'host Host<'_>, words: &str, name: &str, slice: &str) -> Self {
+    pub fn run_by(
+        host: &'host Host<'_>,
+        words: &str,
+        name: &str,
+        slice: &str,
+        namespaces: Value,
+    ) -> Self {
         let config = json!({
             "metadata": {"name": name, "uid": name, "namespace": "default", "attempt": 0},
             "log_directory": "/var/tmp/logs",
             "linux": {
                 "cgroup_parent": slice,
-                // Pids of its own for each container, as the node agent asks for.
-                "security_context": {"namespace_options": {"network": 2, "pid": 1}},
+                "security_context": {"namespace_options": namespaces},
             },
         });
         let config = file(host, "pod.json", &config);
         let id = host.ask(&format!("crictl runp {words} {config}")).trim().to_owned();
-        Self { host, id, config }
+        Self { host, id, config, namespaces }
     }
 
     /// Starts a container.
@@ -164,7 +170,7 @@ impl<'host> Pod<'host> {
             "mounts": [{"container_path": "/etc/hosts", "host_path": "/etc/hosts"}],
             "linux": {
                 "resources": resources,
-                "security_context": {"namespace_options": {"network": 2, "pid": 1}},
+                "security_context": {"namespace_options": self.namespaces},
             },
         });
         let config = file(self.host, &format!("{name}.json"), &config);
