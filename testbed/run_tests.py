@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "target" / "test"
 PARTS = ["lint", "unit", "image-tool-test", "integration", "conformance"]
 TAIL = 40  # lines of a log that are shown when its part fails
-SAID = 500  # characters of what a failed test said
+SAID = (200, 600)  # characters of what a failed test said, at its beginning and at its end
 SLOWEST = 10
 
 # What cargo runs its test binaries by, on whatever machine this is.
@@ -149,13 +149,19 @@ def durations(output):
     return times
 
 
+def shortened(words):
+    """A long text without its middle: a command stands first, and why it failed last."""
+    first, last = SAID
+    return words if len(words) <= first + last else f"{words[:first]} [...] {words[-last:]}"
+
+
 def failures(output):
     """The tests that failed, each with the place and what it said, as one line."""
     said = {}
     for name, text in re.findall(r"(?m)^---- (\S+) stdout ----\n((?:(?!----|failures:).*\n?)*)", output):
         if panic := re.search(r"panicked at (\S+):\d+:\n((?:(?!note: run with |stack backtrace:).*\n?)*)", text):
             words = " | ".join(line.strip() for line in panic[2].splitlines() if line.strip())
-            said[name] = f": {panic[1]}: {words[:SAID]}"
+            said[name] = f": {panic[1]}: {shortened(words)}"
     failed = []
     binary = ""
     for found in re.finditer(r"(?m)^ +Running (?:unittests )?(?P<binary>\S+) \("

@@ -66,6 +66,12 @@ class Counting(unittest.TestCase):
                                                       "wrong: 1 is not 2 | more | indented",
                                                       "conformance: TestC", "x.Y.test_d", "OCI suite: start"])
 
+    def test_of_a_long_text_the_end_is_shown_too(self):
+        self.assertEqual(run_tests.shortened("short"), "short")
+        long = run_tests.shortened("command " + 1000 * "x" + " reason")
+        self.assertTrue(long.startswith("command xx") and long.endswith("xx reason"), long)
+        self.assertLess(len(long), 900)
+
 
 class Survivors(unittest.TestCase):
     def test_a_mutation_is_known_by_its_words_and_not_by_its_line(self):
