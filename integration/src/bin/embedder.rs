@@ -24,6 +24,8 @@ const FIRST: usize = 16;
 
 /// Whether the lives are over.
 static IS_OVER: AtomicBool = AtomicBool::new(false);
+/// Held by the thread that looks, while it has files open: the facts tell of descriptors too.
+static LOOKING: Mutex<()> = Mutex::new(());
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -163,6 +165,7 @@ fn at<T>(step: &'static str, result: Result<T, Error>) -> Result<T, (&'static st
 /// What another thread sees of the process, again and again: it never changes.
 fn watch() {
     let seen = || {
+        let _alone = LOOKING.lock().expect("a lock");
         let status = fs::read_to_string("/proc/self/status").expect("status");
         let umask = status.lines().find(|line| line.starts_with("Umask:")).map(str::to_owned);
         let directory = std::env::current_dir().ok();
@@ -179,6 +182,7 @@ fn watch() {
 
 /// What the process is, by name.
 fn facts() -> BTreeMap<String, String> {
+    let _alone = LOOKING.lock().expect("a lock");
     // What a container that has failed leaves behind becomes a child of this one.
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     while let Ok(Some(_)) = waitid(WaitId::All, options) {}
