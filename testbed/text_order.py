@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Writes text-order.ld: the functions of ferrun, those that most commands use before the others.
+"""Writes text-order.ld: where the functions of ferrun lie, and the variables that each start writes.
 
     text_order.py FERRUN
 
 The linker lays the functions that the everyday commands use side by side, so that a start
-touches few pages: first what all of them use, last what one of them does, and what is alike
-in the order of its first use. FERRUN is built with its symbols (`make text-order` does that);
-it is traced through the life of a container, as root. A name that no function has any more
-is passed over by the linker: an old order costs speed only.
+touches few pages: first what the short ones use, last what only run, create and exec do, in
+both what most of them use before the rest, and what is alike in the order of its first use.
+FERRUN is built with its symbols (`make text-order` does that); it is traced through the life
+of a container, as root. A name that no function has any more is passed over by the linker: an
+old order costs speed only.
 """
 
 import ctypes
@@ -25,14 +26,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = ROOT / "text-order.ld"
 PROFILE = ROOT / "seccomp" / "tests" / "data" / "docker-29.json"
 SCRIPT = """\
-/* The functions that everyday commands use, those of most commands first, so that a start
+/* The functions that everyday commands use, those of the short commands first, so that a start
    touches few pages. Written by `make text-order` (testbed/text_order.py); a name that no
    function has any more is passed over. */
 SECTIONS
 {{
   .text.ordered :
   {{
-    /* What runs at the end of each. */
+    /* What each command runs at its end. */
     KEEP(*(SORT_NONE(.fini)))
     /* Assembler, which has no section for each function. */
     *crt1.o(.text)
@@ -98,7 +99,7 @@ def main():
 def place(users):
     """Where a function lies: what a short command uses before all that only the long ones use,
     which go over most of the text anyway; then by how many commands use it."""
-    return all(verb in LONG for verb in users), -len(users), users
+    return LONG.issuperset(users), -len(users), users
 
 
 def functions_of(binary):
