@@ -158,7 +158,7 @@ fn attach_tree(root: impl AsFd, step: &MountStep, tree: &OwnedFd) -> Result<u64>
         _ => Target::File,
     };
     let destination = step.field.of("destination");
-    let place = resolve::make(root, &step.target, target).in_field(&destination)?;
+    let place = resolve::make(root, &step.target, target).in_field(destination)?;
     // Found out here: a move that fails costs a wait for every processor.
     if target == Target::File && file_type(&place)? == FileType::Directory {
         // Docker gives its hint, and its exit code, by "not a directory".
@@ -282,11 +282,11 @@ fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Res
                 "filesystem {:?} must be mounted on ordinary directory",
                 file_system.fstype
             );
-            Err(resolve::explain(&root, &step.target, errno).context(needs)).in_field(&destination)
+            Err(resolve::explain(&root, &step.target, errno).context(needs)).in_field(destination)
         }
         Err(_) => {
             let handle = resolve::make(&root, &step.target, Target::Directory);
-            Ok(Place { handle: handle.in_field(&destination)?, is_new: true })
+            Ok(Place { handle: handle.in_field(destination)?, is_new: true })
         }
     }
 }
@@ -306,7 +306,7 @@ fn new_mount(
     opened: &impl Fn() -> Result<OwnedFd>,
 ) -> Result<OwnedFd> {
     let FileSystem { fstype, .. } = file_system;
-    let field = |property: &str| step.field.of(property);
+    let field = |property: &'static str| step.field.of(property);
     let context = match file_system.opener {
         Opener::Creator => opened()?,
         Opener::Init => match fsopen(fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC) {
@@ -344,14 +344,13 @@ fn new_mount(
             .in_field("linux.mountLabel")?;
     }
     for (key, value) in &file_system.data {
-        let (set, word) = match value {
-            Some(value) => (
-                fsconfig_set_string(&context, key.as_str(), value.as_str()),
-                format!("\"{key}={value}\""),
-            ),
-            None => (fsconfig_set_flag(&context, key.as_str()), format!("{key:?}")),
+        let set = match value {
+            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str())
+                .map_err(|errno| explain(errno, format!("\"{key}={value}\""))),
+            None => fsconfig_set_flag(&context, key.as_str())
+                .map_err(|errno| explain(errno, format!("{key:?}"))),
         };
-        set.map_err(|errno| explain(errno, word)).in_field(field("options"))?;
+        set.in_field(field("options"))?;
     }
     fsconfig_create(&context)
         .map_err(|errno| explain(errno, format!("mount {fstype:?}")))

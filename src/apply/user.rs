@@ -27,8 +27,8 @@ impl Granted {
     /// Looks what the runtime holds, and warns of what it cannot give.
     pub fn of(plan: &ProcessPlan) -> Result<Self> {
         let field = plan.field.of("capabilities");
-        let held = capabilities(None).context("capget").in_field(&field)?.permitted.bits();
-        let granted = plan.capabilities.of_what_is(held, &field);
+        let held = capabilities(None).context("capget").in_field(field)?.permitted.bits();
+        let granted = plan.capabilities.of_what_is(held, field);
         granted.warnings.iter().for_each(log::warn);
         Ok(Self { held, wanted: granted.sets })
     }
@@ -39,7 +39,7 @@ impl Granted {
 pub fn set_user(plan: &ProcessPlan, granted: &Granted) -> Result<ThreadSets> {
     let field = plan.field.of("capabilities");
     let &Granted { held, ref wanted } = granted;
-    drop_bounding(plan.capabilities.bounding, held).in_field(format!("{field}.bounding"))?;
+    drop_bounding(plan.capabilities.bounding, held).in_field(format_args!("{field}.bounding"))?;
     set_keep_capabilities(true).context("prctl")?;
     set_ids(plan)?;
     let extra = if plan.filter_needs_admin() { SYS_ADMIN & held } else { 0 };
@@ -48,12 +48,12 @@ pub fn set_user(plan: &ProcessPlan, granted: &Granted) -> Result<ThreadSets> {
         permitted: CapabilitySet::from_bits_retain(wanted.permitted | extra),
         inheritable: CapabilitySet::from_bits_retain(wanted.inheritable),
     };
-    set_capabilities(None, sets(extra)).context("capset").in_field(&field)?;
-    clear_ambient_capability_set().context("prctl").in_field(format!("{field}.ambient"))?;
+    set_capabilities(None, sets(extra)).context("capset").in_field(field)?;
+    clear_ambient_capability_set().context("prctl").in_field(format_args!("{field}.ambient"))?;
     for bit in (0..64).map(|number| 1 << number).filter(|bit| wanted.ambient & bit != 0) {
         configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(bit), true)
             .context("prctl")
-            .in_field(format!("{field}.ambient"))?;
+            .in_field(format_args!("{field}.ambient"))?;
     }
     Ok(sets(0))
 }

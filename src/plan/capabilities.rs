@@ -1,5 +1,7 @@
 //! `process.capabilities`: what is wanted, and what of it a process can be given.
 
+use std::fmt;
+
 use oci_spec::runtime::{Capabilities, Process};
 
 /// Capabilities as bit masks, bit n for capability n (capabilities(7)).
@@ -40,7 +42,7 @@ impl CapabilitySets {
     }
 
     /// What a process that holds the capabilities `held` can be given. `field` names the sets.
-    pub fn of_what_is(&self, held: u64, field: &str) -> Granted {
+    pub fn of_what_is(&self, held: u64, field: impl fmt::Display) -> Granted {
         let mut warnings = Vec::new();
         let all = self.effective | self.permitted | self.inheritable | self.bounding;
         let unheld = names(all & !held);
@@ -67,6 +69,9 @@ impl CapabilitySets {
 }
 
 fn names(mask: u64) -> Vec<String> {
+    if mask == 0 {
+        return Vec::new();
+    }
     let mut names: Vec<String> = caps::all()
         .into_iter()
         .filter(|capability| capability.bitmask() & mask != 0)

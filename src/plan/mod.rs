@@ -454,7 +454,7 @@ mod tests {
         let plan = Plan::new(&request, &Host::default()).unwrap();
         let step = plan.rootfs.mounts.last().unwrap();
         assert_eq!(step.target, Path::new("/run/notify"));
-        assert_eq!(step.field.of("destination"), "NOTIFY_SOCKET");
+        assert_eq!(step.field.of("destination").to_string(), "NOTIFY_SOCKET");
         let process = plan.process.unwrap();
         assert_eq!(process.variable("NOTIFY_SOCKET"), Some(&b"/run/notify/notify.sock"[..]));
         assert_eq!((process.env.len(), plan.notify), (1, notify));

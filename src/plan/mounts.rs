@@ -26,10 +26,23 @@ pub enum Origin {
 
 impl Origin {
     /// The name of a property of the entry. What nobody has written has none.
-    pub fn of(self, property: &str) -> String {
-        match self {
-            Self::Entry(_) | Self::Rootfs(_) => format!("{self}.{property}"),
-            Self::NotifySocket => self.to_string(),
+    pub fn of(self, property: &str) -> Property<'_> {
+        Property { origin: self, property }
+    }
+}
+
+/// The name of a property of an entry, put into words only where an error needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Property<'a> {
+    origin: Origin,
+    property: &'a str,
+}
+
+impl fmt::Display for Property<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.origin {
+            Origin::Entry(_) | Origin::Rootfs(_) => write!(f, "{}.{}", self.origin, self.property),
+            Origin::NotifySocket => self.origin.fmt(f),
         }
     }
 }
@@ -80,7 +93,8 @@ impl MountStep {
 
     /// Whether it is mounted over the container's root itself.
     pub fn covers_the_root(&self) -> bool {
-        self.target == Path::new("/") && !matches!(self.kind, MountKind::Existing)
+        // It is clean, so there is one way to write it.
+        self.target.as_os_str() == "/" && !matches!(self.kind, MountKind::Existing)
     }
 
     /// Gives a new file system an SELinux label, where its type takes one and its entry
@@ -296,8 +310,8 @@ fn plan_ids(
     options: &MountOptions,
     around: &Surroundings<'_>,
 ) -> Result<Option<MappedIds>> {
-    let uids = id_ranges(mount.uid_mappings(), &format!("{field}.uidMappings"))?;
-    let gids = id_ranges(mount.gid_mappings(), &format!("{field}.gidMappings"))?;
+    let uids = id_ranges(mount.uid_mappings(), field.of("uidMappings"))?;
+    let gids = id_ranges(mount.gid_mappings(), field.of("gidMappings"))?;
     match (uids.is_empty(), gids.is_empty()) {
         (false, true) => bail!("{field}.gidMappings: missing beside uidMappings"),
         (true, false) => bail!("{field}.uidMappings: missing beside gidMappings"),

@@ -1,6 +1,7 @@
 //! `linux.namespaces`, the id mappings and the time offsets: what to make new,
 //! what to join, and which combinations cannot be had.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -222,7 +223,10 @@ pub fn proc_name(kind: Kind) -> &'static str {
 }
 
 /// Reads the list of mappings that `field` names.
-pub fn id_ranges(mappings: &Option<Vec<LinuxIdMapping>>, field: &str) -> Result<Vec<IdRange>> {
+pub fn id_ranges(
+    mappings: &Option<Vec<LinuxIdMapping>>,
+    field: impl fmt::Display,
+) -> Result<Vec<IdRange>> {
     let mut ranges: Vec<IdRange> = Vec::new();
     for (at, mapping) in mappings.iter().flatten().enumerate() {
         let range = IdRange {

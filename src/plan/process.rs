@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -98,8 +99,22 @@ impl Field {
     pub const OWN: Self = Self("");
 
     /// The full name of a property of the process.
-    pub fn of(self, property: &str) -> String {
-        format!("{}{property}", self.0)
+    pub fn of(self, property: &str) -> Property<'_> {
+        Property { of: self, property }
+    }
+}
+
+/// The full name of a property of the process, put into words only where an error needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Property<'a> {
+    of: Field,
+    property: &'a str,
+}
+
+impl fmt::Display for Property<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.of.0)?;
+        f.write_str(self.property)
     }
 }
 
@@ -408,7 +423,7 @@ fn rlimits(process: &Process, field: Field) -> Result<Vec<Rlimit>> {
     let mut limits: Vec<Rlimit> = Vec::new();
     for (at, limit) in process.rlimits().iter().flatten().enumerate() {
         let name = limit.typ().to_string();
-        let field = field.of(&format!("rlimits[{at}]"));
+        let field = format!("{}[{at}]", field.of("rlimits"));
         let kind = limit.typ();
         if limits.iter().any(|other| other.kind == kind) {
             bail!("{field}.type: {name} is given twice");

@@ -2,6 +2,7 @@
 //! hidden or read-only in it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -32,11 +33,24 @@ pub struct Rootfs {
     /// Symbolic links and their texts.
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Paths that show nothing.
-    pub masked_paths: Vec<(String, PathBuf)>,
+    pub masked_paths: Vec<(PathField, PathBuf)>,
     /// Paths that cannot be written.
-    pub readonly_paths: Vec<(String, PathBuf)>,
+    pub readonly_paths: Vec<(PathField, PathBuf)>,
     /// The working directory, which is made where it is missing.
     pub cwd: Option<PathBuf>,
+}
+
+/// An entry of a list of paths, as errors name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathField(&'static str, usize);
+
+const MASKED_PATHS: &str = "linux.maskedPaths";
+const READONLY_PATHS: &str = "linux.readonlyPaths";
+
+impl fmt::Display for PathField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.0, self.1)
+    }
 }
 
 impl Rootfs {
@@ -188,12 +202,9 @@ pub fn plan_rootfs(spec: &Spec, around: &Surroundings<'_>) -> Result<(Rootfs, Ve
         label,
         devices,
         links,
-        masked_paths: paths(
-            "maskedPaths",
-            linux.and_then(|linux| linux.masked_paths().as_deref()),
-        )?,
+        masked_paths: paths(MASKED_PATHS, linux.and_then(|linux| linux.masked_paths().as_deref()))?,
         readonly_paths: paths(
-            "readonlyPaths",
+            READONLY_PATHS,
             linux.and_then(|linux| linux.readonly_paths().as_deref()),
         )?,
         cwd: spec
@@ -206,14 +217,15 @@ pub fn plan_rootfs(spec: &Spec, around: &Surroundings<'_>) -> Result<(Rootfs, Ve
 }
 
 /// The paths of a field, each once.
-fn paths(field: &str, given: Option<&[String]>) -> Result<Vec<(String, PathBuf)>> {
+fn paths(field: &'static str, given: Option<&[String]>) -> Result<Vec<(PathField, PathBuf)>> {
     let (mut paths, mut seen) = (Vec::new(), BTreeSet::new());
     for (at, path) in given.unwrap_or_default().iter().enumerate() {
-        let field = format!("linux.{field}[{at}]");
+        let field = PathField(field, at);
         if !path.starts_with('/') {
             bail!("{field}: {path:?}: not absolute");
         }
-        if seen.insert(Path::new(path)) {
+        // Spelt alike: to cover a place twice does no harm.
+        if seen.insert(path.trim_end_matches('/')) {
             paths.push((field, PathBuf::from(path)));
         }
     }

@@ -159,10 +159,10 @@ impl DeviceList {
     fn append(&mut self, rule: &LinuxDeviceCgroup, for_v1: bool, field: &str) -> Result<()> {
         let allow = rule.allow();
         let (major, minor) = (
-            number(rule.major(), numbers::major).in_field(format!("{field}.major"))?,
-            number(rule.minor(), numbers::minor).in_field(format!("{field}.minor"))?,
+            number(rule.major(), numbers::major).in_field(format_args!("{field}.major"))?,
+            number(rule.minor(), numbers::minor).in_field(format_args!("{field}.minor"))?,
         );
-        let access = access(rule.access().as_deref()).in_field(format!("{field}.access"))?;
+        let access = access(rule.access().as_deref()).in_field(format_args!("{field}.access"))?;
         let kinds: &[Kind] = match rule.typ().unwrap_or_default() {
             LinuxDeviceType::A => &[Kind::Char, Kind::Block],
             LinuxDeviceType::C => &[Kind::Char],

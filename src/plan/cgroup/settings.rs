@@ -555,8 +555,8 @@ fn io_weight(weight: Option<u16>, field: &str) -> Result<Option<u16>> {
 }
 
 fn device_number(major: i64, minor: i64, field: &str) -> Result<String> {
-    numbers::major(major).in_field(format!("linux.resources.{field}.major"))?;
-    numbers::minor(minor).in_field(format!("linux.resources.{field}.minor"))?;
+    numbers::major(major).in_field(format_args!("linux.resources.{field}.major"))?;
+    numbers::minor(minor).in_field(format_args!("linux.resources.{field}.minor"))?;
     Ok(format!("{major}:{minor}"))
 }
 

@@ -401,7 +401,9 @@ pub fn of_annotations<'a>(
     found.sort_unstable();
     found
         .into_iter()
-        .map(|(name, key, value)| annotation(name, value).in_field(format!("annotations[{key:?}]")))
+        .map(|(name, key, value)| {
+            annotation(name, value).in_field(format_args!("annotations[{key:?}]"))
+        })
         .collect()
 }
 
