@@ -25,7 +25,9 @@ pub struct CreatedGroups {
 impl CreatedGroups {
     /// Those directories of `group` that were not there before.
     pub fn part_of(&self, group: &Group) -> Result<Group> {
-        mark::filter(group, |directory| Ok(self.directories.contains(&directory.path)))
+        let is_new =
+            |path: &Path| self.directories.iter().any(|new| new.as_os_str() == path.as_os_str());
+        mark::filter(group, |directory| Ok(is_new(&directory.path)))
     }
 
     /// Removes what was made. Parents that others use by now stay.

@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{Access, AtFlags, CWD, FsWord, Mode, OFlags, accessat, open, statfs};
@@ -120,7 +120,7 @@ pub fn group_of(group: &Group, member: u32) -> Result<Group> {
         };
         let path = found.below(&directory.mount);
         ensure!(
-            path.starts_with(checked(directory)?) && is_plain(&path),
+            path.starts_with(checked(directory)?) && !climbs(&path),
             "process {member} has left its cgroup {:?} for {:?}",
             directory.path,
             OsStr::from_bytes(found.path)
@@ -258,20 +258,26 @@ fn unescape(text: &[u8]) -> PathBuf {
 
 /// The directory's path, if it is below its mount point and climbs nowhere.
 fn checked(directory: &Directory) -> Result<&Path> {
-    let below = directory.path.strip_prefix(&directory.mount);
+    let (path, mount) = (&directory.path, &directory.mount);
+    // By their bytes: to take paths apart was a twelfth of all that `create` computed.
+    let below = path.as_os_str().as_bytes().strip_prefix(mount.as_os_str().as_bytes());
+    let is_below = below.is_some_and(|below| {
+        below.starts_with(b"/") && parts(below).any(|part| !matches!(part, b"" | b"."))
+    });
     ensure!(
-        below.is_ok_and(|below| !below.as_os_str().is_empty())
-            && directory.mount.is_absolute()
-            && is_plain(&directory.path),
-        "{:?} is no cgroup below {:?}",
-        directory.path,
-        directory.mount
+        is_below && mount.is_absolute() && !climbs(path),
+        "{path:?} is no cgroup below {mount:?}"
     );
-    Ok(&directory.path)
+    Ok(path)
 }
 
-fn is_plain(path: &Path) -> bool {
-    path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+/// Whether a path leads upwards somewhere.
+fn climbs(path: &Path) -> bool {
+    parts(path.as_os_str().as_bytes()).any(|part| part == b"..")
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/')
 }
 
 fn read(path: &Path) -> Result<String> {
