@@ -214,13 +214,13 @@ impl Container {
     /// Writes the record for the first time. Nobody counts on it before it is there:
     /// an empty one is none.
     pub fn save_first(&self) -> Result<()> {
-        write_file(&self.directory.join(RECORD), OFlags::EXCL, &serde_json::to_vec(&self.record)?)
+        write_file(&self.directory.join(RECORD), OFlags::EXCL, &self.record.text()?)
     }
 
     /// Writes the record.
     pub fn save(&self) -> Result<()> {
         crate::log::debug(|| format!("record {:?}: written", self.directory));
-        self.replace(RECORD, &serde_json::to_vec(&self.record)?)
+        self.replace(RECORD, &self.record.text()?)
     }
 
     /// Writes a file so that a reader finds the old one or the new one whole.
