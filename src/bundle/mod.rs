@@ -137,9 +137,13 @@ pub fn parse_resources(text: &str) -> Result<Value> {
 
 /// Parses what was stored before, where nothing is to be checked again.
 pub fn parse_stored(text: &str) -> Result<Box<Spec>> {
-    let given = scan::scan_stored(text)?;
     let (mut spec, _) = parse::<Spec>(text)?;
-    drop_absent_pids(&mut spec, &given);
+    // Whether a limit of 0 was given only the text tells.
+    let linux = spec.linux().as_ref();
+    let pids = linux.and_then(|linux| linux.resources().as_ref()?.pids().as_ref());
+    if pids.is_some_and(|pids| pids.limit() == 0) {
+        drop_absent_pids(&mut spec, &scan::scan_stored(text)?);
+    }
     Ok(spec)
 }
 
