@@ -345,9 +345,9 @@ pub fn ignored_signals() -> u64 {
             let file = open("/proc/self/status", flags, Mode::empty()).ok()?;
             let mut buffer = [0; 4096];
             let length = rustix::io::read(file, &mut buffer).ok()?;
-            let status = String::from_utf8_lossy(buffer.get(..length)?);
-            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
-            u64::from_str_radix(mask.trim(), 16).ok()
+            let mut lines = buffer.get(..length)?.split(|byte| *byte == b'\n');
+            let mask = lines.find_map(|line| line.strip_prefix(b"SigIgn:"))?;
+            u64::from_str_radix(std::str::from_utf8(mask).ok()?.trim(), 16).ok()
         };
         mask().unwrap_or_default()
     })
