@@ -1,8 +1,12 @@
-//! What strace(1) has written, counted: what commands cost by the kernel's counters.
+//! What commands cost: what strace(1) has written, counted, and instructions, one by one.
 
 use std::fs;
 
-use crate::{Bed, View};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use crate::{Bed, Running, View};
 
 const FORKS: [&str; 4] = ["clone", "clone3", "fork", "vfork"];
 const OPENED: [&str; 3] = ["open", "openat", "openat2"];
@@ -40,6 +44,30 @@ pub fn count(counts: &mut [u64; 3], call: &str) {
     counts[0] += 1;
     counts[1] += u64::from(FORKS.contains(&name));
     counts[2] += u64::from(OPENED.contains(&name));
+}
+
+/// How many instructions a call that was started traced takes to its end, in user mode. What it
+/// executes in its own place is among them, what processes do that it makes is not.
+///
+/// # Panics
+/// If it cannot be traced.
+pub fn instructions_of(running: &Running) -> u64 {
+    let pid = running.pid();
+    let next = || waitpid(pid, Some(WaitPidFlag::__WALL)).expect("waitpid");
+    // At its execve(2).
+    assert!(matches!(next(), WaitStatus::Stopped(..)));
+    ptrace::setoptions(pid, Options::PTRACE_O_EXITKILL).expect("PTRACE_SETOPTIONS");
+    let mut signal = None;
+    for instructions in 0.. {
+        ptrace::step(pid, signal.take()).expect("PTRACE_SINGLESTEP");
+        match next() {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+            WaitStatus::Stopped(_, other) => signal = Some(other),
+            WaitStatus::Exited(_, 0) => return instructions,
+            other => panic!("{other:?}"),
+        }
+    }
+    unreachable!("some instruction ends it")
 }
 
 /// All calls of all processes in a log of `strace -f`.
