@@ -1,6 +1,6 @@
 //! What a filter says of a call of which not everything is known.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::program::{AND, If, Instruction, JUMP, LOAD, RETURN};
 use crate::{Arch, Filter};
@@ -35,34 +35,34 @@ impl Filter {
             FIRST_ARGUMENT_HIGH => call.first.map(|first| (first >> 32) as u32),
             _ => None,
         };
-        // Jumps lead forward, so every way ends. One that was gone once need not be again.
-        let mut gone = HashSet::new();
-        let mut ways = vec![(0_usize, None::<u32>)];
-        while let Some((at, accumulator)) = ways.pop() {
-            if !gone.insert((at, accumulator)) {
-                continue;
-            }
-            let Some(&Instruction { code, jt, jf, k }) = self.instructions.get(at) else {
-                return false;
-            };
-            let next = at + 1;
-            match code {
-                LOAD => ways.push((next, word(k))),
-                AND => ways.push((next, accumulator.map(|value| value & k))),
-                JUMP => ways.push((next + k as usize, accumulator)),
-                RETURN => {
-                    if k != RET_ALLOW {
-                        return false;
-                    }
-                }
-                _ => {
-                    let Some(condition) = If::of(code) else { return false };
-                    let holds = accumulator.map(|value| condition.holds(value, k));
-                    if holds != Some(false) {
-                        ways.push((next + usize::from(jt), accumulator));
-                    }
-                    if holds != Some(true) {
-                        ways.push((next + usize::from(jf), accumulator));
+        // Jumps lead forward, so every way ends. Where a condition is about what is not known two
+        // ways part, and go on alike for all that get there: so they are gone once.
+        let mut parted = BTreeSet::new();
+        let mut ways = vec![0_usize];
+        while let Some(start) = ways.pop() {
+            let (mut at, mut accumulator) = (start, None::<u32>);
+            loop {
+                let Some(&Instruction { code, jt, jf, k }) = self.instructions.get(at) else {
+                    return false;
+                };
+                at += 1;
+                match code {
+                    LOAD => accumulator = word(k),
+                    AND => accumulator = accumulator.map(|value| value & k),
+                    JUMP => at += k as usize,
+                    RETURN if k == RET_ALLOW => break,
+                    RETURN => return false,
+                    _ => {
+                        let Some(condition) = If::of(code) else { return false };
+                        match accumulator.map(|value| condition.holds(value, k)) {
+                            Some(true) => at += usize::from(jt),
+                            Some(false) => at += usize::from(jf),
+                            None if parted.insert(at) => {
+                                ways.push(at + usize::from(jf));
+                                at += usize::from(jt);
+                            }
+                            None => break,
+                        }
                     }
                 }
             }
