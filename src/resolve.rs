@@ -79,10 +79,14 @@ pub fn make(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
         Target::File => HANDLE,
     };
     match in_root(&root, path, flags, ResolveFlags::empty()) {
-        Err(Errno::NOENT) => {}
-        Err(errno) => return Err(explain(&root, path, errno)),
-        Ok(found) => return Ok(found),
+        Err(Errno::NOENT) => make_missing(root, path, target),
+        Err(errno) => Err(explain(&root, path, errno)),
+        Ok(found) => Ok(found),
     }
+}
+
+/// The same where nothing was there just now.
+pub fn make_missing(root: impl AsFd, path: &Path, target: Target) -> Result<OwnedFd> {
     if target == Target::Directory
         && let Ok(made) = make_last(&root, path)
     {

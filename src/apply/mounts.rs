@@ -284,8 +284,9 @@ fn directory(root: impl AsFd, step: &MountStep, file_system: &FileSystem) -> Res
             );
             Err(resolve::explain(&root, &step.target, errno).context(needs)).in_field(destination)
         }
-        Err(_) => {
-            let handle = resolve::make(&root, &step.target, Target::Directory);
+        Err(errno) => {
+            let make = if errno == Errno::NOENT { resolve::make_missing } else { resolve::make };
+            let handle = make(&root, &step.target, Target::Directory);
             Ok(Place { handle: handle.in_field(destination)?, is_new: true })
         }
     }

@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Error, Result, bail};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags, open};
 
-use super::{checked, mark, read, try_read, try_write, write};
+use super::{checked, life, mark, read, try_read, try_write, write};
 use crate::error::{InField, message, words};
 use crate::log;
 use crate::plan::cgroup::{CgroupPlan, Directory, Group, Version};
@@ -25,9 +25,12 @@ pub struct CreatedGroups {
 impl CreatedGroups {
     /// Those directories of `group` that were not there before.
     pub fn part_of(&self, group: &Group) -> Result<Group> {
-        let is_new =
-            |path: &Path| self.directories.iter().any(|new| new.as_os_str() == path.as_os_str());
-        mark::filter(group, |directory| Ok(is_new(&directory.path)))
+        mark::filter(group, |directory| Ok(self.has(directory)))
+    }
+
+    fn has(&self, directory: &Directory) -> bool {
+        let path = directory.path.as_os_str();
+        self.directories.iter().any(|new| new.as_os_str() == path)
     }
 
     /// Removes what was made. Parents that others use by now stay.
@@ -78,7 +81,7 @@ fn make(plan: &CgroupPlan, created: &mut CreatedGroups) -> Result<()> {
             Version::V2 => enable_controllers(plan, directory, plan.group.directories.len() == 1)?,
         }
     }
-    refuse_frozen(&plan.group).in_field("linux.cgroupsPath")
+    refuse_frozen(&plan.group, created).in_field("linux.cgroupsPath")
 }
 
 /// Hands down to a group that systemd has made what is to be written there: of some controllers
@@ -128,14 +131,16 @@ fn refuse_occupied(path: &Path) -> Result<()> {
     }
 }
 
-/// A new group is frozen if one above it is; what joins it would wait for ever.
-fn refuse_frozen(group: &Group) -> Result<()> {
-    match group.freezer() {
-        Some(directory) if super::is_frozen(group)? => {
-            bail!("{:?}: container's cgroup unexpectedly frozen", directory.path)
-        }
-        _ => Ok(()),
-    }
+/// A group is frozen if one above it is; what joins it would wait for ever.
+fn refuse_frozen(group: &Group, created: &CreatedGroups) -> Result<()> {
+    let Some(directory) = group.freezer() else { return Ok(()) };
+    // A new one has not been told to freeze, and without a process it is what those above are.
+    let is_frozen = match created.has(directory) {
+        true => life::stands_still(directory)?,
+        false => life::is_frozen(group)?,
+    };
+    ensure!(!is_frozen, "{:?}: container's cgroup unexpectedly frozen", directory.path);
+    Ok(())
 }
 
 /// A cpuset of version 1 starts empty, and an empty one cannot be joined: it

@@ -105,7 +105,7 @@ pub fn is_frozen(group: &Group) -> Result<bool> {
 }
 
 /// Whether every process of the group stands still.
-fn stands_still(directory: &Directory) -> Result<bool> {
+pub fn stands_still(directory: &Directory) -> Result<bool> {
     match directory.version {
         Version::V1 => has_line(directory, "freezer.state", &["FROZEN"]),
         Version::V2 => has_line(directory, "cgroup.events", &["frozen 1"]),
