@@ -19,14 +19,15 @@ CACHE = pathlib.Path(__file__).resolve().parent / "cache" / "peers"
 
 def build():
     """The copies. Made if need be."""
-    root = debian13.build()
+    # A copy names its loader, and a link to the cache may go before that does.
+    root = debian13.build().resolve()
     place = CACHE / root.name
     place.mkdir(parents=True, exist_ok=True)
     loader = only(root.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*"))
     made = []
     for name in ["crun", "runc"]:
         copy = place / name
-        if not copy.exists():
+        if not copy.exists() or loader_of(copy) != str(loader):
             new = copy.with_suffix(".new")
             new.write_bytes((root / "usr" / "bin" / name).resolve().read_bytes())
             new.chmod(0o755)
@@ -35,6 +36,11 @@ def build():
             new.rename(copy)
         made.append((f"{name}-debian13", copy))
     return made
+
+
+def loader_of(program):
+    printed = subprocess.run(["patchelf", "--print-interpreter", program], check=True, capture_output=True, text=True)
+    return printed.stdout.strip()
 
 
 def only(found):
