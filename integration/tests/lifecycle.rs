@@ -446,6 +446,26 @@ fn freezer(bed: &Bed, bundle: &Bundle) -> (PathBuf, &'static str, &'static str) 
 }
 
 #[test]
+fn a_new_group_below_a_frozen_one_is_refused_and_not_left() {
+    in_views(|bed| {
+        if bed.is_peer("they wait for ever, or leave it") {
+            return;
+        }
+        let above = bed.bundle();
+        let (file, frozen, thawed) = freezer(bed, &above);
+        let group = file.parent().unwrap();
+        fs::create_dir_all(group).unwrap();
+        fs::write(&file, frozen).unwrap();
+        let path = above.config["linux"]["cgroupsPath"].as_str().unwrap();
+        let output = bed.run(&bed.bundle().with("/linux/cgroupsPath", format!("{path}/below")));
+        assert!(output.failure(1).contains("container's cgroup unexpectedly frozen"), "{output}");
+        assert!(!group.join("below").exists(), "it was made for the container");
+        fs::write(&file, thawed).unwrap();
+        fs::remove_dir(group).unwrap();
+    });
+}
+
+#[test]
 fn a_create_that_fails_leaves_a_group_that_was_there_before() {
     in_views(|bed| {
         if bed.is_peer("they remove it") {
