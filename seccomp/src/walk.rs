@@ -122,6 +122,23 @@ mod tests {
     }
 
     #[test]
+    fn ways_that_part_and_meet_again_are_gone_once() {
+        // Sixty conditions on an argument: 2^60 ways.
+        let part = |jf| Instruction { code: If::Equal as u16, jt: 0, jf, k: 1 };
+        let mut filter = filter(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW"}"#);
+        let load = Instruction { code: LOAD, jt: 0, jf: 0, k: FIRST_ARGUMENT };
+        let end = |k| Instruction { code: RETURN, jt: 0, jf: 0, k };
+        let diamonds = [load].into_iter().chain([part(0); 60]);
+        filter.instructions = diamonds.clone().chain([end(RET_ALLOW)]).collect();
+        assert!(allows(&filter, READ, None));
+        // The last one has a way of its own.
+        let last = [part(1), end(RET_ALLOW), end(0)];
+        filter.instructions = diamonds.chain(last).collect();
+        assert!(!allows(&filter, READ, None));
+        assert!(allows(&filter, READ, Some(1)));
+    }
+
+    #[test]
     fn a_program_that_ends_nowhere_allows_nothing() {
         let mut filter = filter(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW"}"#);
         filter.instructions.truncate(1);
