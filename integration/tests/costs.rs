@@ -2,10 +2,13 @@
 //!
 //! A counter depends little on who else is at work; how often somebody has to be waited for does,
 //! and stands in the table with the most that was seen on a busy machine. Whoever makes a
-//! command dearer changes the table, and says why in the message of the commit. System calls, new processes and opened files are counted by strace(1)
-//! until the command itself has ended, page faults and context switches by wait4(2), the least
-//! of some lives. The instructions of the command itself, in user mode, are stepped through, with
-//! version 1 alone: a second has some 100,000 of them, and little of it depends on the version.
+//! command dearer changes the table, and says why in the message of the commit.
+//!
+//! System calls, new processes and opened files are counted by strace(1) until the command itself
+//! has ended, page faults and context switches by wait4(2), the least of some lives. The
+//! instructions of the command itself, in user mode, are counted by stepping through them, with
+//! version 1 alone: that takes a second for some 100,000, and they depend little on the version.
+//! A 0 there stands for what is not counted.
 
 use std::collections::BTreeMap;
 use std::fs;
